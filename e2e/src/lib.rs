@@ -1,1 +1,3 @@
-//! Placeholder until the crate's first part lands.
+//! The ground that tests, demo and `up` stand on: a real Kubernetes, nodes with kernels of their own, an iSCSI array.
+
+pub mod image;
