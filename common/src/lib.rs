@@ -1,1 +1,4 @@
-//! Placeholder until the crate's first part lands.
+//! What operator and node agent share and what is not an API type: the key-release protocol, telemetry, the admin
+//! server, shutdown.
+
+pub mod release;

@@ -1,1 +1,9 @@
-//! Placeholder until the crate's first part lands.
+//! The API of cryptvol: custom resource types, their validation rules, condition types and names.
+//!
+//! No client, no runtime, no I/O. Operator, node agent and command line meet in these types.
+
+pub mod conditions;
+pub mod names;
+pub mod v1alpha1;
+
+pub use v1alpha1::{EncryptedVolume, EncryptionClass, KeyService, NodeVolume};

@@ -1,0 +1,164 @@
+//! The key-release protocol between node agent and operator.
+//!
+//! `POST /v1/release` over HTTPS with the agent's projected service-account token (audience
+//! `cryptvol_crds::names::KEY_RELEASE_AUDIENCE`, bound to pod and node) as bearer token; body [`Request`]. The answer is
+//! 200 with [`Released`], or an error status with [`Refusal`].
+
+use cryptvol_crds::conditions::Reason;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+
+/// Path of the endpoint.
+pub const PATH: &str = "/v1/release";
+
+/// What the agent wants to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Purpose {
+    /// Passphrase of the volume's LUKS header: lower-case hex of the secret's bytes.
+    Passphrase,
+    /// CHAP credentials for the login to the target.
+    ChapCredentials,
+}
+
+/// What the agent asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Request {
+    /// Namespace of the NodeVolume.
+    pub namespace: String,
+    /// Name of the NodeVolume.
+    pub name: String,
+    /// UID of the NodeVolume, so that an object made anew under the same name is another one.
+    pub uid: String,
+    /// What for.
+    pub purpose: Purpose,
+    /// Random id of this request (UUID). A repeated id is refused.
+    pub request_id: String,
+}
+
+/// What the agent gets. `Debug` shows no secret.
+#[derive(Debug)]
+pub enum Released {
+    /// For [`Purpose::Passphrase`].
+    Passphrase(SecretString),
+    /// For [`Purpose::ChapCredentials`].
+    Chap {
+        /// CHAP name of the initiator.
+        username: String,
+        /// CHAP secret of the initiator.
+        password: SecretString,
+    },
+}
+
+/// JSON form of [`Released`]; its strings are wiped when dropped.
+#[derive(Serialize, Deserialize, zeroize::Zeroize, zeroize::ZeroizeOnDrop)]
+#[serde(rename_all = "camelCase")]
+struct Wire {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    passphrase: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    username: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    password: Option<String>,
+}
+
+impl Released {
+    /// JSON body. The caller wipes it after sending.
+    ///
+    /// # Errors
+    /// Never in practice; serialisation of strings.
+    pub fn to_json(&self) -> Result<zeroize::Zeroizing<Vec<u8>>, serde_json::Error> {
+        let wire = match self {
+            Self::Passphrase(p) => Wire {
+                passphrase: Some(p.expose_secret().to_owned()),
+                username: None,
+                password: None,
+            },
+            Self::Chap { username, password } => Wire {
+                passphrase: None,
+                username: Some(username.clone()),
+                password: Some(password.expose_secret().to_owned()),
+            },
+        };
+        // Grown in advance: a vector that reallocates leaves unwiped copies behind.
+        let mut out = zeroize::Zeroizing::new(Vec::with_capacity(4096));
+        serde_json::to_writer(&mut *out, &wire)?;
+        Ok(out)
+    }
+
+    /// Reads a JSON body.
+    ///
+    /// # Errors
+    /// When the body is not of the protocol; the message holds no part of it.
+    pub fn from_json(body: &[u8]) -> Result<Self, MalformedAnswer> {
+        let mut wire: Wire = serde_json::from_slice(body).map_err(|_| MalformedAnswer)?;
+        match (
+            wire.passphrase.take(),
+            wire.username.take(),
+            wire.password.take(),
+        ) {
+            (Some(p), None, None) => Ok(Self::Passphrase(p.into())),
+            (None, Some(username), Some(password)) => Ok(Self::Chap {
+                username,
+                password: password.into(),
+            }),
+            _ => Err(MalformedAnswer),
+        }
+    }
+}
+
+/// The answer was not of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MalformedAnswer;
+
+impl std::fmt::Display for MalformedAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the answer to a key release is not of the protocol")
+    }
+}
+
+impl std::error::Error for MalformedAnswer {}
+
+/// Why nothing is released.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refusal {
+    /// A word of [`Reason`].
+    pub reason: String,
+    /// What happened and the next step. Never contains a secret.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal for a reason.
+    pub fn new(reason: Reason, what: &str) -> Self {
+        Self {
+            reason: reason.as_str().to_owned(),
+            message: cryptvol_crds::conditions::message(reason, what),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip_and_no_secret_in_debug() {
+        let r = Released::Chap {
+            username: "u".into(),
+            password: "hunter2hunter2".to_owned().into(),
+        };
+        assert!(!format!("{r:?}").contains("hunter2"));
+        match Released::from_json(&r.to_json().unwrap()).unwrap() {
+            Released::Chap { username, password } => {
+                assert_eq!(
+                    (username.as_str(), password.expose_secret()),
+                    ("u", "hunter2hunter2")
+                );
+            }
+            Released::Passphrase(_) => panic!("wrong kind"),
+        }
+        assert!(Released::from_json(b"{}").is_err());
+    }
+}

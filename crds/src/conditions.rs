@@ -1,0 +1,318 @@
+//! Condition types, reasons, and the one way to change a list of conditions.
+//!
+//! A reason says what kind of thing a person must do, and `Reason::next_step` is the sentence that ends its message.
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+
+/// The device is there for the hypervisor (EncryptedVolume), or the service answers (KeyService).
+pub const READY: &str = "Ready";
+/// Work is under way; false when done or when only a person can go on.
+pub const PROGRESSING: &str = "Progressing";
+/// References resolve and the operator can log in with the credentials.
+pub const CREDENTIALS_VALID: &str = "CredentialsValid";
+/// The key exists in the key manager.
+pub const KEY_READY: &str = "KeyReady";
+/// The node is logged in and the disk is the right one.
+pub const DEVICE_VERIFIED: &str = "DeviceVerified";
+/// The disk carries this volume's header.
+pub const HEADER_VERIFIED: &str = "HeaderVerified";
+/// The mapping exists and the link leads to it.
+pub const ATTACHED: &str = "Attached";
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident => $next:literal,)*) => {
+        /// Why a condition is as it is: one word a cause, each with its next step.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[$doc])* $name,)* }
+
+        impl Reason {
+            /// All reasons, for documentation and for parsing.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The word in conditions, Events, metrics and audit records.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)* }
+            }
+
+            /// What to do now, as a sentence; empty where nothing is to be done.
+            pub fn next_step(self) -> &'static str {
+                match self { $(Self::$name => $next,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// All is as wanted.
+    AsDesired => "",
+    /// Work is under way.
+    InProgress => "",
+    /// No attachment is wanted.
+    Detached => "",
+    /// An earlier stage is not done.
+    Waiting => "",
+
+    // What the operator finds.
+    /// No such EncryptionClass, or no default one.
+    EncryptionClassNotFound => "Name an existing EncryptionClass (kubectl get encryptionclasses) or mark one as default.",
+    /// No such KeyService, or more than one and none named.
+    KeyServiceNotFound => "Name an existing KeyService (kubectl get keyservices) in spec.keyServiceName.",
+    /// No such Node.
+    NodeNotFound => "Name an existing node (kubectl get nodes) in spec.attachments.",
+    /// The agent's own check says that the node cannot do the job, or no agent runs there.
+    NodeUnfit => "See the node's condition CryptvolReady (kubectl describe node) and mend what it names, or attach to another node.",
+    /// The credentials Secret is not there.
+    CredentialsSecretNotFound => "Create the Secret named in spec.credentials.secretName in the volume's namespace, with a key clouds.yaml.",
+    /// The clouds.yaml cannot be used.
+    CredentialsInvalid => "Correct the clouds.yaml in the Secret named in spec.credentials.",
+    /// The identity service does not accept the credentials.
+    CredentialsRejected => "Put working credentials into the Secret named in spec.credentials: the identity service answered 401.",
+    /// The application credential has expired.
+    CredentialsExpired => "Create a new application credential and put it into the Secret named in spec.credentials.",
+    /// Logged in, but not allowed.
+    RoleMissing => "Give the user or application credential a role that may create and read secrets (member), in its project.",
+    /// The identity/keys API does not answer or answers with a server error.
+    KeyServiceUnavailable => "Check the KeyService's endpoint, its certificate and that it runs; cryptvol goes on by itself when it answers.",
+    /// No key with that id.
+    KeyNotFound => "Restore the key in the key manager under the same id; without it the disk cannot be read.",
+    /// The key is not of a form that can open a volume.
+    KeyUnusable => "Name a symmetric key or passphrase secret in spec.key.secretRef.",
+    /// The key manager's quota is used up.
+    KeyQuotaExceeded => "Raise the project's secret quota in the key manager or delete secrets that are not needed.",
+    /// The CHAP Secret is not there or incomplete.
+    ChapSecretInvalid => "Create the Secret named in source.iscsi.chapSecretRef with keys username and password.",
+    /// Erasure needs a node and there is none.
+    EraseBlocked => "Bring the node or the array back, or set deletionPolicy to Retain to let the object go and keep key and data.",
+
+    // What the agent finds.
+    /// No answer from the portal.
+    PortalUnreachable => "Check the portal's address and that the node reaches it; cryptvol tries again by itself.",
+    /// The portal does not offer the target to this node.
+    TargetNotFound => "Check source.iscsi.iqn, and that the array lets this node's initiator name in.",
+    /// The target refused the login.
+    ChapRejected => "Correct the CHAP credentials in the Secret named in source.iscsi.chapSecretRef, or on the array.",
+    /// The target has no such LUN.
+    LunNotFound => "Check source.iscsi.lun and that the array maps it to this node; cryptvol tries again by itself.",
+    /// Another disk answers at this LUN.
+    WwidMismatch => "The disk at this LUN is another one. Map the right disk on the array, or correct source.iscsi.wwid; nothing was read or written.",
+    /// The disk is smaller than before.
+    SizeMismatch => "The disk is smaller than when it was pinned. Map the right disk on the array; nothing was written.",
+    /// The disk cannot be read.
+    DeviceUnreadable => "The disk gives read errors. Mend it on the array; nothing was written.",
+    /// The disk holds something that is not this volume.
+    ForeignSignature => "The disk holds data that is not this volume's. Map the right disk, or wipe it on the array if its data is not wanted; nothing was written.",
+    /// The disk is neither blank nor known.
+    DeviceNotBlank => "The disk is not blank, so it is not formatted. Wipe it on the array if its data is not wanted; nothing was written.",
+    /// A header is missing where one was written before.
+    HeaderMissing => "The disk carried this volume's header and does not any more. Bring back the right disk or restore the header; it is never formatted again.",
+    /// Formatting was begun and not finished.
+    FormatInterrupted => "If the disk never held data, allow formatting once more: kubectl annotate encryptedvolume NAME cryptvol.dev/new-format-permit=LUKS-UUID (from status.luksUuid).",
+    /// The header does not agree with what was pinned.
+    HeaderMismatch => "The header on the disk was changed or is another volume's. Map the right disk or restore the header; nothing was unlocked.",
+    /// A header is missing and formatting is not allowed.
+    FormatNotPermitted => "The disk is blank and formatting is not allowed. Map the right disk, or set spec.format to IfPermitted for a new volume.",
+    /// The key does not open the header.
+    KeyDoesNotOpen => "The key in the key manager does not open this disk. Check status.key and that the right disk is mapped.",
+    /// The operator refused to release the key.
+    KeyReleaseRefused => "See the operator's audit log for this volume (kubectl logs, audit lines).",
+    /// The operator cannot be reached for key release.
+    KeyReleaseUnavailable => "Check that the operator runs and that the node reaches its Service; cryptvol goes on by itself.",
+    /// The mapping is still open.
+    DeviceBusy => "Stop what uses the device (the message names it); cryptvol goes on by itself.",
+    /// Something that is not ours stands where we would work.
+    NotOurs => "Remove or rename what the message names: cryptvol does not touch what it did not make.",
+    /// A step did not end in its time.
+    DeadlineExceeded => "See the message for the step; a hung device or array is the usual cause. cryptvol tries again by itself.",
+    /// The kernel or a tool refused for another cause.
+    StepFailed => "See the message and the agent's log on that node; cryptvol tries again by itself.",
+}
+
+impl Reason {
+    /// The reason that a word stands for.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|r| r.as_str() == word)
+    }
+
+    /// Whether trying again can help without a person changing something first. Where it cannot, the object is looked
+    /// at again only when something changes (and at long intervals, because arrays do not tell).
+    pub fn is_transient(self) -> bool {
+        matches!(
+            self,
+            Self::InProgress
+                | Self::Waiting
+                | Self::KeyServiceUnavailable
+                | Self::PortalUnreachable
+                | Self::KeyReleaseUnavailable
+                | Self::DeviceBusy
+                | Self::DeadlineExceeded
+                | Self::StepFailed
+        )
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Status of a condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Is {
+    /// Holds.
+    True,
+    /// Does not hold.
+    False,
+    /// Not known yet.
+    Unknown,
+}
+
+impl Is {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// A message with its next step, cut to what an Event takes (1024 bytes).
+pub fn message(reason: Reason, what: &str) -> String {
+    let mut text = match (what.trim(), reason.next_step()) {
+        (what, "") => what.to_owned(),
+        ("", next) => next.to_owned(),
+        (what, next) => format!("{}. {next}", what.trim_end_matches('.')),
+    };
+    if text.len() > 1024 {
+        let cut = (0..=1021)
+            .rev()
+            .find(|i| text.is_char_boundary(*i))
+            .unwrap_or(0);
+        text.truncate(cut);
+        text.push('…');
+    }
+    text
+}
+
+/// Sets one condition and says whether anything changed. The transition time moves only when the status does, so that
+/// an unchanged state makes an unchanged object and no write.
+pub fn set(
+    conditions: &mut Vec<Condition>,
+    type_: &str,
+    is: Is,
+    reason: Reason,
+    what: &str,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> bool {
+    let message = message(reason, what);
+    let new = |since| Condition {
+        type_: type_.to_owned(),
+        status: is.as_str().to_owned(),
+        reason: reason.as_str().to_owned(),
+        message: message.clone(),
+        observed_generation: generation,
+        last_transition_time: since,
+    };
+    match conditions.iter_mut().find(|c| c.type_ == type_) {
+        None => {
+            conditions.push(new(Time(now)));
+            true
+        }
+        Some(old) => {
+            let since = if old.status == is.as_str() {
+                old.last_transition_time.clone()
+            } else {
+                Time(now)
+            };
+            let new = new(since);
+            let changed = *old != new;
+            *old = new;
+            changed
+        }
+    }
+}
+
+/// The condition of a type.
+pub fn get<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|c| c.type_ == type_)
+}
+
+/// Whether a condition is `True`.
+pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
+    get(conditions, type_).is_some_and(|c| c.status == "True")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transition_time_moves_only_with_the_status() {
+        let (t1, t2) = (
+            Timestamp::from_second(1).unwrap(),
+            Timestamp::from_second(2).unwrap(),
+        );
+        let mut list = vec![];
+        assert!(set(
+            &mut list,
+            READY,
+            Is::False,
+            Reason::InProgress,
+            "a",
+            Some(1),
+            t1
+        ));
+        assert!(!set(
+            &mut list,
+            READY,
+            Is::False,
+            Reason::InProgress,
+            "a",
+            Some(1),
+            t2
+        ));
+        assert!(set(
+            &mut list,
+            READY,
+            Is::False,
+            Reason::InProgress,
+            "b",
+            Some(1),
+            t2
+        ));
+        assert_eq!(list[0].last_transition_time.0, t1);
+        assert!(set(
+            &mut list,
+            READY,
+            Is::True,
+            Reason::AsDesired,
+            "",
+            Some(1),
+            t2
+        ));
+        assert_eq!(list[0].last_transition_time.0, t2);
+    }
+
+    #[test]
+    fn every_failure_has_a_next_step_and_words_parse_back() {
+        for r in Reason::ALL {
+            assert_eq!(Reason::parse(r.as_str()), Some(*r));
+            let quiet = matches!(
+                r,
+                Reason::AsDesired | Reason::InProgress | Reason::Detached | Reason::Waiting
+            );
+            assert_eq!(r.next_step().is_empty(), quiet, "{r}");
+        }
+    }
+
+    #[test]
+    fn long_messages_are_cut_at_a_character() {
+        let text = message(Reason::StepFailed, &"ü".repeat(2000));
+        assert!(text.len() <= 1024);
+    }
+}

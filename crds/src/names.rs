@@ -1,0 +1,111 @@
+//! Names that more than one part uses. Nothing else in the project spells them.
+
+use crate::v1alpha1::{EncryptedVolume, NodeVolume};
+
+/// Finalizer of the operator on an EncryptedVolume.
+pub const VOLUME_FINALIZER: &str = "cryptvol.dev/volume";
+/// Finalizer on a NodeVolume: gone only when nothing of the volume is left on the node.
+pub const NODE_VOLUME_FINALIZER: &str = "cryptvol.dev/node-volume";
+/// Annotation that makes an EncryptionClass the default one (value `true`).
+pub const DEFAULT_CLASS_ANNOTATION: &str = "cryptvol.dev/is-default-class";
+/// Annotation by which a person asks for a new format permit; its value is the volume's LUKS UUID, as a proof that the
+/// person read the status. Honoured only for a volume that was never opened.
+pub const NEW_PERMIT_ANNOTATION: &str = "cryptvol.dev/new-format-permit";
+/// Annotation on a Node with what the agent's own check found (JSON list of `NodeCheck`-like objects).
+pub const NODE_CHECK_ANNOTATION: &str = "cryptvol.dev/node-check";
+/// Condition type on a Node: whether the node can hold encrypted volumes.
+pub const NODE_CONDITION: &str = "CryptvolReady";
+/// Label on a NodeVolume: name of its EncryptedVolume.
+pub const VOLUME_LABEL: &str = "cryptvol.dev/volume";
+/// Field manager of the operator.
+pub const OPERATOR_MANAGER: &str = "cryptvol-operator";
+/// Field manager of the node agent.
+pub const AGENT_MANAGER: &str = "cryptvol-node-agent";
+/// Lease by which one operator replica reconciles.
+pub const OPERATOR_LEASE: &str = "cryptvol-operator";
+/// Audience of the agent's projected token for key release.
+pub const KEY_RELEASE_AUDIENCE: &str = "cryptvol-key-release";
+/// Name of the agent's service account.
+pub const AGENT_SERVICE_ACCOUNT: &str = "cryptvol-node-agent";
+/// Name of the operator's service account.
+pub const OPERATOR_SERVICE_ACCOUNT: &str = "cryptvol-operator";
+/// Directory of the links that hypervisors open.
+pub const LINK_DIR: &str = "/dev/cryptvol";
+/// Prefix of the device-mapper UUID of every mapping that is ours.
+pub const DM_UUID_PREFIX: &str = "CRYPTVOL-";
+/// Key of the `clouds.yaml` file in a credentials Secret.
+pub const CLOUDS_YAML_KEY: &str = "clouds.yaml";
+
+/// Link of a volume.
+pub fn link_path(namespace: &str, name: &str) -> String {
+    format!("{LINK_DIR}/{namespace}/{name}")
+}
+
+/// Device-mapper name of a volume's mapping: `cryptvol-` and the volume's UID (45 characters of 127).
+pub fn mapping_name(volume_uid: &str) -> String {
+    format!("cryptvol-{volume_uid}")
+}
+
+/// Device-mapper UUID of a volume's mapping: our prefix, the LUKS UUID and the volume's UID, so that a mapping tells
+/// whose it is without any record (82 characters of 128).
+pub fn mapping_uuid(luks_uuid: &str, volume_uid: &str) -> String {
+    format!("{DM_UUID_PREFIX}{luks_uuid}-{volume_uid}")
+}
+
+/// Name of a volume's key in the key manager. Found again after a crash between making it and recording it.
+pub fn key_name(namespace: &str, name: &str, volume_uid: &str) -> String {
+    format!("cryptvol/{namespace}/{name}/{volume_uid}")
+}
+
+/// Name of the NodeVolume of a volume on a node. Both together can exceed what a name may have; the volume's name is
+/// limited to 63 characters and a node name is cut and told apart by a checksum then.
+pub fn node_volume_name(volume: &str, node: &str) -> String {
+    let name = format!("{volume}.{node}");
+    if name.len() <= 253 {
+        return name;
+    }
+    // FNV-1a, only to tell cut names apart: the spec holds the full node name and is what counts.
+    let hash = node.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{}-{hash:016x}", name[..236].trim_end_matches(['.', '-']))
+}
+
+/// Name of the NodeVolume of `volume` on `node`.
+pub fn node_volume_name_for(volume: &EncryptedVolume, node: &str) -> String {
+    node_volume_name(volume.metadata.name.as_deref().unwrap_or_default(), node)
+}
+
+/// `namespace/name` of a NodeVolume, for logs.
+pub fn display(volume: &NodeVolume) -> String {
+    format!(
+        "{}/{}",
+        volume.metadata.namespace.as_deref().unwrap_or_default(),
+        volume.metadata.name.as_deref().unwrap_or_default()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_volume_names_stay_valid_and_distinct() {
+        assert_eq!(node_volume_name("db-0", "node-1"), "db-0.node-1");
+        let volume = "v".repeat(63);
+        let (a, b) = (
+            format!("{}a", "n".repeat(252)),
+            format!("{}b", "n".repeat(252)),
+        );
+        let (x, y) = (node_volume_name(&volume, &a), node_volume_name(&volume, &b));
+        assert!(x.len() <= 253 && y.len() <= 253);
+        assert_ne!(x, y);
+    }
+
+    #[test]
+    fn mapping_names_fit_device_mapper() {
+        let uid = "123e4567-e89b-12d3-a456-426614174000";
+        assert!(mapping_name(uid).len() < 128);
+        assert!(mapping_uuid(uid, uid).len() < 129);
+    }
+}

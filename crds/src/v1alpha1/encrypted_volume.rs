@@ -1,0 +1,303 @@
+//! EncryptedVolume: what a user writes.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    encryption::Encryption,
+    node_volume::{EraseReceipt, HeaderFacts, Stage},
+    source::Source,
+    status::LastError,
+};
+
+/// A volume that is encrypted on the node: the array and the network see ciphertext only.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "cryptvol.dev",
+    version = "v1alpha1",
+    kind = "EncryptedVolume",
+    namespaced,
+    shortname = "ev",
+    category = "cryptvol",
+    status = "EncryptedVolumeStatus",
+    derive = "PartialEq",
+    doc = "A volume that is encrypted on the node: the array and the network see ciphertext only.",
+    printcolumn(json_path = ".status.conditions[?(@.type==\"Ready\")].status", name = "Ready", type_ = "string"),
+    printcolumn(json_path = ".status.conditions[?(@.type==\"Ready\")].reason", name = "Reason", type_ = "string"),
+    printcolumn(json_path = ".spec.attachments[*].nodeName", name = "Node", type_ = "string"),
+    printcolumn(json_path = ".status.attachments[*].link", name = "Link", type_ = "string"),
+    printcolumn(json_path = ".status.usableBytes", name = "Bytes", type_ = "integer", priority = 1),
+    printcolumn(json_path = ".status.luksUuid", name = "LUKS UUID", type_ = "string", priority = 1),
+    printcolumn(json_path = ".status.key.id", name = "Key", type_ = "string", priority = 1),
+    printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date"),
+    validation = ("self.metadata.name.size() <= 63", "the name of an EncryptedVolume has at most 63 characters"),
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("!has(oldSelf.source.iscsi) || (has(self.source.iscsi) && self.source.iscsi.iqn == oldSelf.source.iscsi.iqn && self.source.iscsi.lun == oldSelf.source.iscsi.lun)", "source.iscsi.iqn and source.iscsi.lun are immutable, they say which disk holds the data: create another EncryptedVolume for another disk"),
+    validation = ("!has(oldSelf.source.iscsi) || !has(self.source.iscsi) || !has(oldSelf.source.iscsi.wwid) || (has(self.source.iscsi.wwid) && self.source.iscsi.wwid == oldSelf.source.iscsi.wwid)", "source.iscsi.wwid is immutable once set: create another EncryptedVolume for another disk"),
+    validation = ("has(self.encryption) == has(oldSelf.encryption) && (!has(self.encryption) || self.encryption == oldSelf.encryption)", "encryption is immutable, it describes what is written on the disk: create another EncryptedVolume and copy the data"),
+    validation = ("has(self.encryptionClassName) == has(oldSelf.encryptionClassName) && (!has(self.encryptionClassName) || self.encryptionClassName == oldSelf.encryptionClassName)", "encryptionClassName is immutable, it describes what is written on the disk: create another EncryptedVolume and copy the data"),
+    validation = ("has(self.key) == has(oldSelf.key) && (!has(self.key) || self.key == oldSelf.key)", "key is immutable: without the key that wrote it the disk cannot be read; create another EncryptedVolume"),
+    validation = ("has(self.keyServiceName) == has(oldSelf.keyServiceName) && (!has(self.keyServiceName) || self.keyServiceName == oldSelf.keyServiceName)", "keyServiceName is immutable: the volume's key lies there"),
+    validation = ("!(has(self.encryptionClassName) && has(self.encryption))", "set encryptionClassName or encryption, not both"),
+    validation = ("self.attachments.size() <= 1 || self.access == 'Migratable'", "a volume may be attached to one node at a time: name one attachment"),
+    validation = ("self.access == 'Exclusive'", "access Migratable is not implemented in this version: remove it and name one attachment"),
+    validation = ("!has(self.link)", "link.path and link.shadow are not implemented in this version: remove link; the device is at /dev/cryptvol/NAMESPACE/NAME"),
+    validation = ("!has(self.rotation)", "rotation is not implemented in this version: remove it"),
+)]
+pub struct EncryptedVolumeSpec {
+    /// Where the ciphertext lies.
+    pub source: Source,
+    /// EncryptionClass to use; where absent together with `encryption`, the default class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub encryption_class_name: Option<String>,
+    /// Encryption of this volume alone, instead of a class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
+    /// Where the key comes from; generated where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeySource>,
+    /// KeyService that holds the key; where absent the class's, else the one KeyService of the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key_service_name: Option<String>,
+    /// Nodes that shall have the decrypted device: none is detached, one is attached.
+    #[serde(default)]
+    #[schemars(length(max = 2))]
+    pub attachments: Vec<Attachment>,
+    /// Whether two nodes may have the device during a live migration.
+    #[serde(default)]
+    pub access: Access,
+    /// Further names for the device. Not implemented in this version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<Link>,
+    /// What becomes of key and data when this object is deleted.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+    /// Rotation of the passphrase. Not implemented in this version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Rotation>,
+    /// Whether a blank disk may be formatted, once.
+    #[serde(default)]
+    pub format: FormatPolicy,
+    /// Who the operator is towards the KeyService.
+    pub credentials: Credentials,
+}
+
+/// Where the key comes from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("!(has(self.generated) && has(self.secretRef))", "set key.generated or key.secretRef, not both"))]
+pub struct KeySource {
+    /// The key manager makes the key (default).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generated: Option<GeneratedKey>,
+    /// Barbican href or id of an existing secret, for a volume that OpenStack or another cluster made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 36, max = 2048))]
+    #[x_kube(validation = (r"self.matches('^(https://[^ ]+/v1/secrets/)?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/?$')", "key.secretRef is the id (a UUID) or the href (https://…/v1/secrets/UUID) of a Barbican secret"))]
+    pub secret_ref: Option<String>,
+}
+
+/// A key that the key manager generates. No choices yet: 256 bits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GeneratedKey {}
+
+/// A node that shall have the decrypted device.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Attachment {
+    /// Name of the Node.
+    #[schemars(length(min = 1, max = 253))]
+    pub node_name: String,
+}
+
+/// Whether two nodes may have the device at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Access {
+    /// One node.
+    #[default]
+    Exclusive,
+    /// Two during a live migration. Not implemented in this version.
+    Migratable,
+}
+
+/// Further names for the device.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Link {
+    /// A further link to the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub path: Option<String>,
+    /// An existing by-path or by-id name that shall lead to the decrypted device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub shadow: Option<String>,
+}
+
+/// What becomes of key and data at deletion.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// The device is detached; key and data stay.
+    #[default]
+    Retain,
+    /// The device is detached, the key slots on the disk are wiped and shown to be gone, then the key is destroyed.
+    Erase,
+}
+
+/// Rotation of the passphrase.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Rotation {
+    /// Days between rotations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval_days: Option<i32>,
+}
+
+/// Whether a blank disk may be formatted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FormatPolicy {
+    /// Once, when the operator has issued a permit and the disk is blank.
+    #[default]
+    IfPermitted,
+    /// Never: the disk must carry a header that the key opens.
+    Never,
+}
+
+/// A Secret with a `clouds.yaml`, in the volume's namespace.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Credentials {
+    /// Name of the Secret; its key `clouds.yaml` holds the file.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
+    /// Entry under `clouds:` in that file.
+    #[schemars(length(min = 1, max = 253))]
+    pub cloud_name: String,
+}
+
+/// What the operator knows of the volume.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EncryptedVolumeStatus {
+    /// Generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// See `conditions` for the types and reasons.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(["type".into()].to_vec()))]
+    pub conditions: Vec<Condition>,
+    /// One entry a node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(["nodeName".into()].to_vec()))]
+    pub attachments: Vec<AttachmentStatus>,
+    /// UUID of the LUKS header, chosen before the disk is formatted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub luks_uuid: Option<String>,
+    /// Facts of the header, pinned when it was first read after format or import.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<HeaderFacts>,
+    /// The one-time right to format the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format_permit: Option<FormatPermitStatus>,
+    /// The key, never its material.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyReferenceStatus>,
+    /// Size of the raw device in bytes, pinned when first seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<i64>,
+    /// Size of the decrypted device in bytes: the raw size less the header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usable_bytes: Option<i64>,
+    /// WWID of the raw device, pinned when first seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wwid: Option<String>,
+    /// The node that last had the device; it does the work of `deletionPolicy: Erase`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_node_name: Option<String>,
+    /// When the volume was first opened; from then on no format permit exists for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_opened: Option<Time>,
+    /// When the passphrase was last rotated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_rotation: Option<Time>,
+    /// Proof of erasure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erased: Option<EraseReceipt>,
+    /// The last thing that went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<LastError>,
+}
+
+/// The state of one attachment, as its node's agent reported it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AttachmentStatus {
+    /// Name of the Node.
+    pub node_name: String,
+    /// Stage reached.
+    pub stage: Stage,
+    /// Path of the decrypted device for the hypervisor, once it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
+    /// Kernel name of the raw device, for example `/dev/sda`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Since when the stage holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+}
+
+/// Life of a format permit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PermitState {
+    /// The agent may spend it.
+    #[default]
+    Issued,
+    /// The agent recorded that it began to write.
+    Spent,
+    /// The volume was opened, or formatting was never wanted.
+    Void,
+}
+
+/// The one-time right to write a LUKS header, as the operator remembers it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FormatPermitStatus {
+    /// Random id of the permit.
+    pub id: String,
+    /// State of the permit.
+    pub state: PermitState,
+    /// When it was issued.
+    pub issued_at: Time,
+    /// When the agent recorded it as spent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spent_at: Option<Time>,
+    /// Node that spent it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spent_by: Option<String>,
+}
+
+/// The key in the key manager, never its material.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyReferenceStatus {
+    /// Id of the secret.
+    pub id: String,
+    /// Whether this volume's operator made it (and so may destroy it).
+    pub generated: bool,
+    /// KeyService that holds it.
+    pub key_service_name: String,
+    /// Project that owns it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project_id: Option<String>,
+    /// Version of the key, counted up at rotation.
+    pub version: i64,
+    /// When it was made or first seen.
+    pub since: Time,
+}

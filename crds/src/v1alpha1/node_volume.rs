@@ -1,0 +1,268 @@
+//! NodeVolume: the hand-over between operator and one node's agent. Spec by the operator, status by that agent alone.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{encryption::Encryption, status::LastError};
+
+/// What one node shall do for one volume.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "cryptvol.dev",
+    version = "v1alpha1",
+    kind = "NodeVolume",
+    namespaced,
+    shortname = "nv",
+    category = "cryptvol",
+    status = "NodeVolumeStatus",
+    derive = "PartialEq",
+    doc = "Internal hand-over between operator and node agent: what one node shall do for one volume. Do not edit.",
+    selectable = ".spec.nodeName",
+    printcolumn(json_path = ".spec.nodeName", name = "Node", type_ = "string"),
+    printcolumn(json_path = ".spec.desired", name = "Desired", type_ = "string"),
+    printcolumn(json_path = ".status.stage", name = "Stage", type_ = "string"),
+    printcolumn(json_path = ".status.error.reason", name = "Error", type_ = "string"),
+    printcolumn(
+        json_path = ".metadata.creationTimestamp",
+        name = "Age",
+        type_ = "date"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("self.nodeName == oldSelf.nodeName", "nodeName is immutable"),
+    validation = ("self.volumeRef == oldSelf.volumeRef", "volumeRef is immutable"),
+)]
+pub struct NodeVolumeSpec {
+    /// Node whose agent acts on this object.
+    #[schemars(length(min = 1, max = 253))]
+    pub node_name: String,
+    /// The EncryptedVolume in the same namespace.
+    pub volume_ref: VolumeRef,
+    /// State to reach.
+    pub desired: Desired,
+    /// The raw device.
+    pub iscsi: NodeIscsi,
+    /// How sectors are encrypted.
+    pub encryption: Encryption,
+    /// UUID that the LUKS header must have. Absent only for a first import (`format: Never`): then the header found is
+    /// reported and pinned by the operator before the link is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub luks_uuid: Option<String>,
+    /// Size of the raw device in bytes, pinned earlier. A device may be larger, never smaller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<i64>,
+    /// WWID of the raw device: given by the user, or pinned earlier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wwid: Option<String>,
+    /// Facts that the header must agree with, pinned earlier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<HeaderFacts>,
+    /// The right to write a header, as long as it is issued and not spent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format_permit: Option<FormatPermit>,
+    /// Set once the permit of this volume was spent, by whatever node: a missing header is then an error.
+    #[serde(default)]
+    pub formatted_before: bool,
+    /// Link that the hypervisor opens, `/dev/cryptvol/NAMESPACE/NAME`.
+    #[schemars(length(min = 1, max = 4096))]
+    pub link: String,
+}
+
+/// The EncryptedVolume that a NodeVolume serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeRef {
+    /// Name in the same namespace.
+    pub name: String,
+    /// UID, part of the mapping's device-mapper UUID: a new volume of the same name is another volume.
+    pub uid: String,
+}
+
+/// A logical unit as the agent needs it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeIscsi {
+    /// Portals as `address:port`, the port always given.
+    pub portals: Vec<String>,
+    /// Name of the target.
+    pub iqn: String,
+    /// Logical unit number.
+    pub lun: i32,
+    /// Whether CHAP credentials are to be asked for at key release before login.
+    #[serde(default)]
+    pub chap: bool,
+}
+
+/// State that the agent shall reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Desired {
+    /// Mapping and link are there.
+    Attached,
+    /// Nothing of the volume is left on the node.
+    #[default]
+    Detached,
+    /// Detached, and the key slots on the disk are wiped and shown to be gone.
+    Erased,
+}
+
+/// The one-time right to write a LUKS header, as the agent gets it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FormatPermit {
+    /// Random id.
+    pub id: String,
+    /// UUID to write.
+    pub luks_uuid: String,
+}
+
+/// Facts of a LUKS2 header that must not change between one opening and the next.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HeaderFacts {
+    /// UUID of the header.
+    pub luks_uuid: String,
+    /// Cipher of the one crypt segment, for example `aes-xts-plain64`.
+    pub cipher: String,
+    /// Size of the volume key in bits.
+    pub key_size: i32,
+    /// Encryption sector in bytes.
+    pub sector_size: i32,
+    /// Where data begins on the raw device, in bytes.
+    pub data_offset: i64,
+    /// SHA-256 (lower-case hex) over the header's volume key digest: another volume key is another volume.
+    pub digest: String,
+}
+
+/// How far the agent has come. Stages follow each other in this order.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+pub enum Stage {
+    /// Nothing done yet.
+    #[default]
+    Pending,
+    /// iSCSI session.
+    Session,
+    /// Raw block device.
+    Device,
+    /// WWID and size agree.
+    Identity,
+    /// LUKS header written or found, and agrees.
+    Header,
+    /// Passphrase received.
+    KeyRelease,
+    /// Decrypted device.
+    Mapping,
+    /// Link made: attached.
+    Attached,
+    /// On the way down.
+    Detaching,
+    /// Nothing left on the node.
+    Detached,
+    /// Key slots wiped and nothing left on the node.
+    Erased,
+}
+
+/// What the agent saw and did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeVolumeStatus {
+    /// Generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Stage reached, or the stage that failed when `error` is set.
+    #[serde(default)]
+    pub stage: Stage,
+    /// Since when the stage holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+    /// Why the agent cannot go on; absent when all is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<LastError>,
+    /// Raw device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceStatus>,
+    /// Facts of the header as last read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<HeaderFacts>,
+    /// Decrypted device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapping: Option<MappingStatus>,
+    /// Link, once it leads to the mapping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
+    /// Receipt of the format permit: written before the first byte of the header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permit: Option<PermitReceipt>,
+    /// When the mapping of this volume was first made on this node; written before the link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_opened: Option<Time>,
+    /// Proof of erasure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erased: Option<EraseReceipt>,
+}
+
+/// The raw device as the kernel shows it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceStatus {
+    /// Kernel name, for example `/dev/sda`.
+    pub path: String,
+    /// WWID from sysfs, where the device has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wwid: Option<String>,
+    /// Size in bytes.
+    pub size_bytes: i64,
+}
+
+/// The decrypted device.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MappingStatus {
+    /// Device-mapper name.
+    pub name: String,
+    /// Kernel path, for example `/dev/dm-0`.
+    pub path: String,
+    /// Size in bytes.
+    pub size_bytes: i64,
+}
+
+/// Record of a spent format permit.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PermitReceipt {
+    /// Id of the permit.
+    pub id: String,
+    /// When it was spent.
+    pub spent_at: Option<Time>,
+}
+
+/// Proof that the disk opens no more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EraseReceipt {
+    /// LUKS UUID of the erased volume.
+    pub luks_uuid: String,
+    /// Key slots that were wiped.
+    pub key_slots_wiped: i32,
+    /// Whether the header area was read back from the disk and found without key slots.
+    pub verified: bool,
+    /// When.
+    pub at: Time,
+    /// Node that did it.
+    pub node_name: String,
+}

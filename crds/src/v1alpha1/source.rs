@@ -1,0 +1,108 @@
+//! Where the ciphertext lies: the raw device below the mapping.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Exactly one kind of raw device.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("[has(self.iscsi), has(self.device), has(self.file), has(self.ephemeral)].filter(x, x).size() == 1", "set exactly one of source.iscsi, source.device, source.file and source.ephemeral"),
+    validation = ("!has(self.device) && !has(self.file) && !has(self.ephemeral)", "source.device, source.file and source.ephemeral are not implemented in this version: use source.iscsi"),
+)]
+pub struct Source {
+    /// A logical unit of an iSCSI target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iscsi: Option<IscsiSource>,
+    /// A local disk or logical volume. Not implemented in this version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceSource>,
+    /// A file through a loop device. Not implemented in this version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileSource>,
+    /// A device with a random key that is never stored. Not implemented in this version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ephemeral: Option<EphemeralSource>,
+}
+
+/// A logical unit of an iSCSI target (RFC 7143).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("!has(self.discoveryChapSecretRef)", "source.iscsi.discoveryChapSecretRef is not implemented in this version: portals are named, never discovered; remove it"),
+    validation = ("!has(self.multipath) || !self.multipath", "source.iscsi.multipath is not implemented in this version: remove it and name one portal"),
+    validation = ("self.portals.size() == 1", "more than one portal needs multipath, which is not implemented in this version: name one portal"),
+)]
+pub struct IscsiSource {
+    /// Portals as `address:port`; IPv6 addresses in brackets; the port defaults to 3260.
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 270)))]
+    #[x_kube(validation = (r"self.all(p, p.matches('^(\\[[0-9a-fA-F:.]+\\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?$'))", "a portal is address or address:port, for example 192.0.2.10:3260 or [2001:db8::10]:3260"))]
+    pub portals: Vec<String>,
+    /// Name of the target: `iqn.`, `eui.` or `naa.` form (RFC 3720 section 3.2.6.3), at most 223 characters.
+    #[schemars(length(min = 1, max = 223))]
+    #[x_kube(validation = (r"self.matches('^(iqn\\.[0-9]{4}-(0[1-9]|1[0-2])\\.[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[^ /]+)?|eui\\.[0-9A-Fa-f]{16}|naa\\.([0-9A-Fa-f]{16}|[0-9A-Fa-f]{32}))$')", "not an iSCSI name: write it like iqn.2026-11.com.example:volume-1 (year-month, reversed domain in lower case, then a name), or an eui. or naa. name"))]
+    pub iqn: String,
+    /// Logical unit number, 0 to 16383.
+    #[x_kube(validation = ("self >= 0 && self <= 16383", "a LUN is a number from 0 to 16383"))]
+    pub lun: i32,
+    /// World-wide identifier of the logical unit as the kernel reports it in sysfs (`wwid` of the SCSI device, for
+    /// example `naa.6001405…` or `t10.IET …`). When set, another disk at the same LUN is refused before anything is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub wwid: Option<String>,
+    /// Secret in the volume's namespace with one-way CHAP credentials: keys `username` and `password`, or those of a
+    /// Secret of type `kubernetes.io/iscsi-chap`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chap_secret_ref: Option<SecretName>,
+    /// CHAP credentials for discovery. Not implemented in this version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discovery_chap_secret_ref: Option<SecretName>,
+    /// Several paths through dm-multipath. Not implemented in this version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multipath: Option<bool>,
+}
+
+/// A Secret in the same namespace.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretName {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// A block device that is already on the node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceSource {
+    /// Stable path, for example under `/dev/disk/by-id/`.
+    #[schemars(length(min = 1, max = 4096))]
+    pub path: String,
+}
+
+/// A file on the node, offered as a block device by a loop device.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FileSource {
+    /// Path of the file on the node.
+    #[schemars(length(min = 1, max = 4096))]
+    pub path: String,
+    /// Size as a quantity, for example `10Gi`.
+    #[schemars(length(min = 1, max = 32))]
+    pub size: String,
+}
+
+/// A device whose key is random and never stored.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EphemeralSource {
+    /// Stable path of a block device on the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub device: Option<String>,
+    /// Size of a scratch file as a quantity, where no device is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    pub size: Option<String>,
+}
