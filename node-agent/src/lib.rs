@@ -1,1 +1,4 @@
-//! Placeholder until the crate's first part lands.
+//! One node's agent: it reads what the kernel holds (inventory), compares with what is wanted (plan) and does one
+//! idempotent step after the other in a worker process that can be killed (execute).
+
+pub mod host;

@@ -1,0 +1,92 @@
+//! The node as the agent sees it: what can be observed and the few things that can be done.
+//!
+//! `trait Host` has two implementations: the real one, which runs inside a worker process (see `worker`), and a
+//! simulated kernel for tests (`sim`). All calls are synchronous and may block; whoever calls them from the daemon does so
+//! through a worker with a deadline.
+//!
+//! Every step is idempotent: done already is success. Every step that writes re-checks, in the same call and
+//! immediately before writing, that it acts on the thing it was planned for (device number, WWID, LUKS UUID, mapping UUID).
+
+pub mod model;
+
+pub use model::*;
+
+/// What can be observed and done on a node.
+pub trait Host {
+    /// Reads sessions, device, mapping and link of one volume from sysfs, device-mapper and the link directory. Never
+    /// opens the device for reading: that can hang, and has a step of its own.
+    ///
+    /// # Errors
+    /// When the kernel's state cannot be read; an absent thing is not an error.
+    fn observe(&mut self, query: &Query) -> Result<Observed, StepError>;
+
+    /// Makes an iSCSI session to the target without scanning for LUNs. Success when there is one already.
+    ///
+    /// # Errors
+    /// `PortalUnreachable`, `TargetNotFound`, `ChapRejected`, `DeadlineExceeded`, `StepFailed`.
+    fn login(&mut self, target: &Target, chap: Option<&Chap>) -> Result<(), StepError>;
+
+    /// Asks the kernel to add exactly one LUN of a session.
+    ///
+    /// # Errors
+    /// `LunNotFound` when no disk appears.
+    fn scan(&mut self, target: &Target, lun: u32) -> Result<(), StepError>;
+
+    /// Reads the beginning of the device once, with direct I/O and read-only, and says what is there. Does not write, not even to
+    /// repair a damaged copy of the header.
+    ///
+    /// # Errors
+    /// `DeviceUnreadable`; `WwidMismatch` when `device` is not what it was.
+    fn read_header(&mut self, device: &DeviceId) -> Result<HeaderFound, StepError>;
+
+    /// Writes a LUKS2 header with one key slot. The caller holds a permit that is recorded as spent. Checks once more that
+    /// the device is blank, or carries a header with the permit's UUID and nothing else.
+    ///
+    /// # Errors
+    /// `DeviceNotBlank`, `ForeignSignature`, `DeviceUnreadable`, `StepFailed`.
+    fn format(&mut self, device: &DeviceId, order: &FormatOrder) -> Result<Header, StepError>;
+
+    /// Opens the key slot and makes the mapping under our name and UUID, from a header that agrees with `order.expected`,
+    /// the volume key going through the kernel keyring. Success when the same mapping is there already.
+    ///
+    /// # Errors
+    /// `KeyDoesNotOpen`, `HeaderMismatch`, `NotOurs` (another mapping of that name), `StepFailed`.
+    fn open(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError>;
+
+    /// Makes the link lead to the mapping, by rename. Refuses to replace what is not ours.
+    ///
+    /// # Errors
+    /// `NotOurs`, `StepFailed`.
+    fn link(&mut self, link: &str, mapping: &Mapping) -> Result<(), StepError>;
+
+    /// Removes our link. Absent is success; not ours is an error.
+    ///
+    /// # Errors
+    /// `NotOurs`, `StepFailed`.
+    fn unlink(&mut self, link: &str) -> Result<(), StepError>;
+
+    /// Removes the mapping with this name and UUID.
+    ///
+    /// # Errors
+    /// `DeviceBusy` (message names the holders), `NotOurs`, `StepFailed`.
+    fn close(&mut self, name: &str, uuid: &str) -> Result<(), StepError>;
+
+    /// Flushes the raw device and removes it from the kernel. Refuses while anything is stacked on it.
+    ///
+    /// # Errors
+    /// `DeviceBusy`, `StepFailed`.
+    fn delete_device(&mut self, device: &DeviceId) -> Result<(), StepError>;
+
+    /// Ends the session, only when no device of it is left in the kernel and the session is one that we made or nobody
+    /// else uses. Success when there is none, or when it has other users (it is theirs then).
+    ///
+    /// # Errors
+    /// `StepFailed`.
+    fn logout(&mut self, target: &Target) -> Result<(), StepError>;
+
+    /// Wipes all key slots of the header with this UUID, reads the area back and says what it found. Needs no key.
+    ///
+    /// # Errors
+    /// `HeaderMismatch` when the header has another UUID, `DeviceUnreadable`, `StepFailed`.
+    fn erase(&mut self, device: &DeviceId, luks_uuid: &str) -> Result<Erased, StepError>;
+}

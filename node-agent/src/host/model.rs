@@ -1,0 +1,245 @@
+//! Data of `trait Host`: plain, serialisable (it crosses the pipe to the worker), and without secrets in `Debug`.
+
+use cryptvol_crds::{
+    conditions::Reason,
+    v1alpha1::{Encryption, HeaderFacts},
+};
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// Which volume to look for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Query {
+    /// Target of the volume.
+    pub target: Target,
+    /// Logical unit number.
+    pub lun: u32,
+    /// Device-mapper name of the volume's mapping (`names::mapping_name`).
+    pub mapping_name: String,
+    /// Link of the volume.
+    pub link: String,
+}
+
+/// An iSCSI target through one portal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// Portal address without brackets.
+    pub address: String,
+    /// TCP port.
+    pub port: u16,
+    /// Name of the target.
+    pub iqn: String,
+}
+
+/// What the kernel holds for one volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    /// Session to the target, through whatever portal.
+    pub session: Option<Session>,
+    /// Raw device at the volume's LUN in that session.
+    pub device: Option<Device>,
+    /// Mapping with the volume's name.
+    pub mapping: Option<Mapping>,
+    /// What is at the volume's link path.
+    pub link: LinkFound,
+}
+
+/// An iSCSI session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Kernel's session id.
+    pub sid: u32,
+    /// State as in sysfs: `LOGGED_IN`, `FAILED`, `FREE`.
+    pub state: String,
+    /// Disks of this session in the kernel, this volume's included.
+    pub disks: u32,
+}
+
+/// Identity of a raw device: all of it must still hold when a step acts on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceId {
+    /// Kernel path, for example `/dev/sda`.
+    pub path: String,
+    /// Major and minor number, for example `8:0`.
+    pub dev: String,
+    /// SCSI address `host:channel:target:lun`.
+    pub hctl: String,
+    /// WWID from sysfs, where there is one.
+    pub wwid: Option<String>,
+    /// Size in bytes.
+    pub size_bytes: u64,
+}
+
+/// A raw device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// What it is.
+    pub id: DeviceId,
+    /// State as in sysfs: `running`, `offline`, `transport-offline`, `blocked`.
+    pub state: String,
+    /// Names of what is stacked on it (sysfs `holders`), for example `dm-0`.
+    pub holders: Vec<String>,
+}
+
+/// A device-mapper mapping.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapping {
+    /// Name.
+    pub name: String,
+    /// UUID; ours begins with `names::DM_UUID_PREFIX`.
+    pub uuid: String,
+    /// Kernel path, for example `/dev/dm-0`.
+    pub path: String,
+    /// Major and minor number.
+    pub dev: String,
+    /// Devices below it, as major:minor.
+    pub deps: Vec<String>,
+    /// Table, as far as it matters; absent where none is loaded.
+    pub table: Option<CryptTable>,
+    /// Whether it is suspended.
+    pub suspended: bool,
+    /// How often it is open.
+    pub open_count: u32,
+    /// Size in bytes.
+    pub size_bytes: u64,
+}
+
+/// A live table of one crypt target. The key is never read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CryptTable {
+    /// Target type; anything but `crypt` is not ours.
+    pub target_type: String,
+    /// Cipher, for example `aes-xts-plain64`.
+    pub cipher: String,
+    /// Whether the key came through the kernel keyring.
+    pub key_in_keyring: bool,
+    /// Raw device as major:minor.
+    pub dev: String,
+    /// Where data begins on the raw device, in bytes.
+    pub data_offset: u64,
+    /// Encryption sector in bytes.
+    pub sector_size: u32,
+}
+
+/// What is at a link's path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LinkFound {
+    /// Nothing.
+    #[default]
+    Absent,
+    /// A symbolic link, with what it leads to.
+    To(String),
+    /// Something that is no symbolic link.
+    NoLink,
+}
+
+/// What the beginning of a device holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HeaderFound {
+    /// A LUKS2 header.
+    Luks(Box<Header>),
+    /// All zeros where a header would be (16 MiB), and no signature anywhere that libblkid knows.
+    Blank,
+    /// Something else, named, for example `ext4`, `LVM2_member`, `crypto_LUKS version 1`.
+    Foreign(String),
+    /// Not zeros and not known.
+    Unknown,
+}
+
+/// A LUKS2 header that was read and found well-formed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    /// Facts to pin.
+    pub facts: HeaderFacts,
+    /// Number of key slots in use.
+    pub key_slots: u32,
+    /// What in it is not acceptable whatever was pinned (null cipher, costly KDF, re-encryption, several segments…);
+    /// empty when all is well.
+    pub objections: Vec<String>,
+}
+
+impl Eq for Header {}
+
+/// CHAP credentials of the initiator. Wiped when dropped.
+#[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+pub struct Chap {
+    /// CHAP name.
+    pub username: String,
+    /// CHAP secret.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Chap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Chap([REDACTED])")
+    }
+}
+
+/// A passphrase. Wiped when dropped.
+#[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+#[serde(transparent)]
+pub struct Passphrase(pub String);
+
+impl std::fmt::Debug for Passphrase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Passphrase([REDACTED])")
+    }
+}
+
+/// What header to write.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FormatOrder {
+    /// UUID to write, from the permit.
+    pub luks_uuid: String,
+    /// How sectors are encrypted.
+    pub encryption: Encryption,
+    /// Opens key slot 0.
+    pub passphrase: Passphrase,
+}
+
+/// What mapping to make.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OpenOrder {
+    /// Device-mapper name.
+    pub mapping_name: String,
+    /// Device-mapper UUID.
+    pub mapping_uuid: String,
+    /// What the header must be.
+    pub expected: HeaderFacts,
+    /// Opens a key slot.
+    pub passphrase: Passphrase,
+}
+
+/// Result of an erasure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Erased {
+    /// Key slots that were wiped.
+    pub key_slots_wiped: u32,
+    /// Whether the area was read back and no key slot was found.
+    pub verified: bool,
+}
+
+/// Why a step did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{message}")]
+pub struct StepError {
+    /// Word of a `Reason`.
+    reason: String,
+    /// What happened, without the next step (the reason has it) and without secrets.
+    pub message: String,
+}
+
+impl StepError {
+    /// An error for a reason.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason: reason.as_str().to_owned(),
+            message: message.into(),
+        }
+    }
+
+    /// The reason.
+    pub fn reason(&self) -> Reason {
+        Reason::parse(&self.reason).unwrap_or(Reason::StepFailed)
+    }
+}
