@@ -23,10 +23,10 @@ pub const HEADER_VERIFIED: &str = "HeaderVerified";
 pub const ATTACHED: &str = "Attached";
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident => $next:literal,)*) => {
+    ($(#[doc = $doc:literal] $name:ident => $next:literal,)*) => {
         /// Why a condition is as it is: one word a cause, each with its next step.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Reason { $($(#[$doc])* $name,)* }
+        pub enum Reason { $(#[doc = $doc] $name,)* }
 
         impl Reason {
             /// All reasons, for documentation and for parsing.
@@ -35,6 +35,11 @@ macro_rules! reasons {
             /// The word in conditions, Events, metrics and audit records.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => stringify!($name),)* }
+            }
+
+            /// What it means, as a sentence.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$name => $doc.trim_ascii(),)* }
             }
 
             /// What to do now, as a sentence; empty where nothing is to be done.

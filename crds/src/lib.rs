@@ -4,6 +4,7 @@
 
 pub mod conditions;
 pub mod names;
+pub mod rbac;
 pub mod v1alpha1;
 
 pub use v1alpha1::{EncryptedVolume, EncryptionClass, KeyService, NodeVolume};
