@@ -14,11 +14,18 @@ pub use model::*;
 /// What can be observed and done on a node.
 pub trait Host {
     /// Reads sessions, device, mapping and link of one volume from sysfs, device-mapper and the link directory. Never
-    /// opens the device for reading: that can hang, and has a step of its own.
+    /// opens the device for reading: that can hang, and has a step of its own. On a node without device-mapper or iSCSI
+    /// there is no mapping or session, which is an answer and not an error.
     ///
     /// # Errors
     /// When the kernel's state cannot be read; an absent thing is not an error.
     fn observe(&mut self, query: &Query) -> Result<Observed, StepError>;
+
+    /// All mappings whose UUID begins with `names::DM_UUID_PREFIX`, to find those that no volume wants.
+    ///
+    /// # Errors
+    /// `StepFailed` when device-mapper cannot be read.
+    fn mappings(&mut self) -> Result<Vec<Mapping>, StepError>;
 
     /// Makes an iSCSI session to the target without scanning for LUNs. Success when there is one already.
     ///
@@ -26,7 +33,8 @@ pub trait Host {
     /// `PortalUnreachable`, `TargetNotFound`, `ChapRejected`, `DeadlineExceeded`, `StepFailed`.
     fn login(&mut self, target: &Target, chap: Option<&Chap>) -> Result<(), StepError>;
 
-    /// Asks the kernel to add exactly one LUN of a session.
+    /// Asks the kernel to add exactly one LUN of a session. Where the LUN is there already, makes the kernel read its
+    /// WWID and size anew (sysfs `rescan`): they are cached, and the array may show another disk under the same number now.
     ///
     /// # Errors
     /// `LunNotFound` when no disk appears.
@@ -71,7 +79,8 @@ pub trait Host {
     /// `DeviceBusy` (message names the holders), `NotOurs`, `StepFailed`.
     fn close(&mut self, name: &str, uuid: &str) -> Result<(), StepError>;
 
-    /// Flushes the raw device and removes it from the kernel. Refuses while anything is stacked on it.
+    /// Flushes the raw device and removes it from the kernel. Refuses while anything is stacked on it or
+    /// has it open exclusively (a mount is no holder). Absent is success.
     ///
     /// # Errors
     /// `DeviceBusy`, `StepFailed`.
