@@ -1,3 +1,10 @@
 //! The ground that tests, demo and `up` stand on: a real Kubernetes, nodes with kernels of their own, an iSCSI array.
 
+pub mod audit_log;
+pub mod control_plane;
 pub mod image;
+pub mod parts;
+pub mod pki;
+pub mod process;
+pub mod sandbox;
+pub mod workdir;

@@ -1,0 +1,345 @@
+//! What `kubectl apply` refuses, and the sentence that it answers with, on a real API server.
+
+use anyhow::{Context, Result};
+use cryptvol_crds::{EncryptedVolume, EncryptionClass, KeyService, NodeVolume};
+use cryptvol_e2e::control_plane::{ControlPlane, Options};
+use cryptvol_e2e::parts::{Parts, Set};
+use cryptvol_e2e::workdir::WorkDir;
+use kube::CustomResourceExt;
+use serde_json::{Value, json};
+
+/// A change to a good manifest by JSON merge patch, and what the answer must say.
+struct Case {
+    what: &'static str,
+    patch: Value,
+    says: &'static str,
+}
+
+fn good_volume(name: &str) -> Value {
+    json!({
+        "apiVersion": "cryptvol.dev/v1alpha1", "kind": "EncryptedVolume",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "source": {"iscsi": {"portals": ["192.0.2.10:3260"], "iqn": "iqn.2026-11.dev.cryptvol:db-0", "lun": 1}},
+            "credentials": {"secretName": "keystone", "cloudName": "tenant"},
+        },
+    })
+}
+
+fn good_key_service() -> Value {
+    json!({
+        "apiVersion": "cryptvol.dev/v1alpha1", "kind": "KeyService", "metadata": {"name": "site"},
+        "spec": {"authUrl": "https://keystone.example.com/identity/v3"},
+    })
+}
+
+fn merge(base: &mut Value, patch: &Value) {
+    match (base, patch) {
+        (Value::Object(base), Value::Object(patch)) => {
+            for (key, value) in patch {
+                if value.is_null() {
+                    base.remove(key);
+                } else {
+                    merge(base.entry(key).or_insert(Value::Null), value);
+                }
+            }
+        }
+        (base, patch) => *base = patch.clone(),
+    }
+}
+
+/// The error text of an apply that must fail.
+async fn refusal(plane: &ControlPlane, manifest: &Value) -> Result<String> {
+    let output = plane
+        .kubectl_output(&["apply", "-f", "-"], Some(&manifest.to_string()))
+        .await?;
+    anyhow::ensure!(!output.status.success(), "this was accepted: {manifest}");
+    Ok(String::from_utf8(output.stderr)?)
+}
+
+async fn plane_with_crds(work: &WorkDir) -> Result<ControlPlane> {
+    let parts = Parts::locate(Set::ControlPlane)?;
+    let plane =
+        ControlPlane::start(&work.dir("control-plane")?, &parts, Options::default()).await?;
+    for crd in [
+        EncryptedVolume::crd(),
+        EncryptionClass::crd(),
+        KeyService::crd(),
+        NodeVolume::crd(),
+    ] {
+        plane.apply(&serde_json::to_string(&crd)?).await?;
+    }
+    plane
+        .kubectl(&[
+            "wait",
+            "--for=condition=Established",
+            "--timeout=30s",
+            "crd",
+            "--all",
+        ])
+        .await?;
+    Ok(plane)
+}
+
+#[tokio::test]
+async fn what_cannot_work_is_refused_at_apply_with_a_sentence() -> Result<()> {
+    let work = WorkDir::new("validation")?;
+    let plane = plane_with_crds(&work).await?;
+    plane
+        .apply(&good_volume("good").to_string())
+        .await
+        .context("the good manifest")?;
+    plane
+        .apply(&good_key_service().to_string())
+        .await
+        .context("the good KeyService")?;
+
+    let iscsi = |patch: Value| json!({"spec": {"source": {"iscsi": patch}}});
+    let spec = |patch: Value| json!({"spec": patch});
+    let cases = [
+        Case {
+            what: "two sources",
+            patch: spec(json!({"source": {"file": {"path": "/a", "size": "1Gi"}}})),
+            says: "set exactly one of source.iscsi",
+        },
+        Case {
+            what: "no source",
+            patch: json!({"spec": {"source": {"iscsi": null}}}),
+            says: "set exactly one of source.iscsi",
+        },
+        Case {
+            what: "LUN over 16383",
+            patch: iscsi(json!({"lun": 16384})),
+            says: "a LUN is a number from 0 to 16383",
+        },
+        Case {
+            what: "negative LUN",
+            patch: iscsi(json!({"lun": -1})),
+            says: "a LUN is a number from 0 to 16383",
+        },
+        Case {
+            what: "LUN that is a word",
+            patch: iscsi(json!({"lun": "one"})),
+            says: "must be of type integer",
+        },
+        Case {
+            what: "bad IQN",
+            patch: iscsi(json!({"iqn": "iqn.26-11.dev:x"})),
+            says: "write it like iqn.2026-11.com.example:volume-1",
+        },
+        Case {
+            what: "IQN with month 13",
+            patch: iscsi(json!({"iqn": "iqn.2026-13.dev:x"})),
+            says: "not an iSCSI name",
+        },
+        Case {
+            what: "IQN with a path in it",
+            patch: iscsi(json!({"iqn": "iqn.2026-11.dev:../../x"})),
+            says: "not an iSCSI name",
+        },
+        Case {
+            what: "bad portal",
+            patch: iscsi(json!({"portals": ["a b"]})),
+            says: "a portal is address or address:port",
+        },
+        Case {
+            what: "two portals",
+            patch: iscsi(json!({"portals": ["192.0.2.1:3260", "192.0.2.2:3260"]})),
+            says: "needs multipath, which is not implemented",
+        },
+        Case {
+            what: "multipath",
+            patch: iscsi(json!({"multipath": true})),
+            says: "multipath is not implemented",
+        },
+        Case {
+            what: "discovery CHAP",
+            patch: iscsi(json!({"discoveryChapSecretRef": {"name": "x"}})),
+            says: "not implemented in this version: portals are named",
+        },
+        Case {
+            what: "class and inline encryption",
+            patch: spec(json!({"encryptionClassName": "a", "encryption": {}})),
+            says: "set encryptionClassName or encryption, not both",
+        },
+        Case {
+            what: "LUKS1",
+            patch: spec(json!({"encryption": {"provider": "luks"}})),
+            says: "use luks2",
+        },
+        Case {
+            what: "null cipher",
+            patch: spec(json!({"encryption": {"cipher": "cipher_null-ecb"}})),
+            says: "cipher must be aes-xts-plain64",
+        },
+        Case {
+            what: "short key",
+            patch: spec(json!({"encryption": {"keySize": 128}})),
+            says: "keySize must be 512",
+        },
+        Case {
+            what: "odd sector",
+            patch: spec(json!({"encryption": {"sectorSize": 1000}})),
+            says: "sectorSize must be 512 or 4096 bytes",
+        },
+        Case {
+            what: "back-end",
+            patch: spec(json!({"encryption": {"controlLocation": "back-end"}})),
+            says: "back-end would leave plaintext on the network",
+        },
+        Case {
+            what: "two attachments",
+            patch: spec(json!({"attachments": [{"nodeName": "a"}, {"nodeName": "b"}]})),
+            says: "name one attachment",
+        },
+        Case {
+            what: "migratable",
+            patch: spec(json!({"access": "Migratable"})),
+            says: "access Migratable is not implemented",
+        },
+        Case {
+            what: "own link",
+            patch: spec(json!({"link": {"path": "/dev/x"}})),
+            says: "the device is at /dev/cryptvol/NAMESPACE/NAME",
+        },
+        Case {
+            what: "rotation",
+            patch: spec(json!({"rotation": {"intervalDays": 3}})),
+            says: "rotation is not implemented",
+        },
+        Case {
+            what: "both kinds of key",
+            patch: spec(
+                json!({"key": {"generated": {}, "secretRef": "0b7b2f0e-54bc-4a0b-9d6d-8f3e0ed1f4a5"}}),
+            ),
+            says: "set key.generated or key.secretRef, not both",
+        },
+        Case {
+            what: "bad key reference",
+            patch: spec(json!({"key": {"secretRef": "x".repeat(40)}})),
+            says: "the id (a UUID) or the href",
+        },
+        Case {
+            what: "no credentials",
+            patch: json!({"spec": {"credentials": null}}),
+            says: "spec.credentials: Required value",
+        },
+        Case {
+            what: "long name",
+            patch: json!({"metadata": {"name": "v".repeat(64)}}),
+            says: "at most 63 characters",
+        },
+    ];
+    for case in cases {
+        let mut manifest = good_volume("bad");
+        merge(&mut manifest, &case.patch);
+        let answer = refusal(&plane, &manifest).await.context(case.what)?;
+        assert!(answer.contains(case.says), "{}: {answer}", case.what);
+    }
+
+    for (what, patch, says) in [
+        (
+            "http",
+            json!({"spec": {"authUrl": "http://keystone.example.com/v3"}}),
+            "authUrl is an https URL",
+        ),
+        (
+            "tenancy",
+            json!({"spec": {"tenancy": "ProjectPerNamespace"}}),
+            "use CredentialsPerNamespace",
+        ),
+        (
+            "back end",
+            json!({"spec": {"backend": "Vault"}}),
+            "use Barbican",
+        ),
+    ] {
+        let mut manifest = good_key_service();
+        merge(&mut manifest, &patch);
+        let answer = refusal(&plane, &manifest).await.context(what)?;
+        assert!(answer.contains(says), "{what}: {answer}");
+    }
+    plane.check()
+}
+
+#[tokio::test]
+async fn what_describes_the_disk_cannot_be_changed_later() -> Result<()> {
+    let work = WorkDir::new("immutable")?;
+    let plane = plane_with_crds(&work).await?;
+    let mut volume = good_volume("fixed");
+    merge(
+        &mut volume,
+        &json!({"spec": {"encryption": {"keySize": 512}, "source": {"iscsi": {"wwid": "naa.6001405aa"}},
+            "key": {"secretRef": "0b7b2f0e-54bc-4a0b-9d6d-8f3e0ed1f4a5"}, "keyServiceName": "site"}}),
+    );
+    plane.apply(&volume.to_string()).await?;
+    for (what, patch, says) in [
+        (
+            "iqn",
+            json!({"spec": {"source": {"iscsi": {"iqn": "iqn.2026-11.dev.cryptvol:other"}}}}),
+            "iqn and source.iscsi.lun are immutable",
+        ),
+        (
+            "lun",
+            json!({"spec": {"source": {"iscsi": {"lun": 2}}}}),
+            "iqn and source.iscsi.lun are immutable",
+        ),
+        (
+            "wwid",
+            json!({"spec": {"source": {"iscsi": {"wwid": "naa.other"}}}}),
+            "wwid is immutable once set",
+        ),
+        (
+            "encryption",
+            json!({"spec": {"encryption": {"keySize": 256}}}),
+            "encryption is immutable",
+        ),
+        (
+            "encryption removed",
+            json!({"spec": {"encryption": null}}),
+            "encryption is immutable",
+        ),
+        (
+            "class added",
+            json!({"spec": {"encryption": null, "encryptionClassName": "x"}}),
+            "encryptionClassName is immutable",
+        ),
+        (
+            "key",
+            json!({"spec": {"key": {"secretRef": "1b7b2f0e-54bc-4a0b-9d6d-8f3e0ed1f4a5"}}}),
+            "key is immutable",
+        ),
+        (
+            "key service",
+            json!({"spec": {"keyServiceName": "other"}}),
+            "keyServiceName is immutable",
+        ),
+    ] {
+        let mut manifest = volume.clone();
+        merge(&mut manifest, &patch);
+        let answer = refusal(&plane, &manifest).await.context(what)?;
+        assert!(answer.contains(says), "{what}: {answer}");
+    }
+    // What does not describe the disk may change: where it is attached, by which way, with which credentials.
+    merge(
+        &mut volume,
+        &json!({"spec": {"attachments": [{"nodeName": "node-2"}], "deletionPolicy": "Erase", "format": "Never",
+            "source": {"iscsi": {"portals": ["192.0.2.99:3260"], "chapSecretRef": {"name": "chap"}}},
+            "credentials": {"secretName": "other", "cloudName": "tenant"}}}),
+    );
+    plane.apply(&volume.to_string()).await?;
+
+    let class = json!({"apiVersion": "cryptvol.dev/v1alpha1", "kind": "EncryptionClass", "metadata": {"name": "std"}, "spec": {"encryption": {"keySize": 512}}});
+    plane.apply(&class.to_string()).await?;
+    let mut changed = class;
+    merge(
+        &mut changed,
+        &json!({"spec": {"encryption": {"keySize": 256}}}),
+    );
+    let answer = refusal(&plane, &changed).await?;
+    assert!(
+        answer.contains("the spec of an EncryptionClass is immutable"),
+        "{answer}"
+    );
+    plane.check()
+}
