@@ -2,6 +2,9 @@
 //!
 //! No client, no runtime, no I/O. Operator, node agent and command line meet in these types.
 
+// Printer columns repeat `type_ = "string"`; clippy takes the columns of one kind for one attribute.
+#![allow(clippy::duplicated_attributes)]
+
 pub mod conditions;
 pub mod names;
 pub mod rbac;

@@ -66,7 +66,9 @@ fn operator_namespaced() -> Role {
         purpose: "keeps the lease by which one replica reconciles",
         namespaced: true,
         aggregate_to: &[],
-        rules: vec![rule::<Lease>(&["get", "list", "watch", "create", "update", "patch"])],
+        rules: vec![rule::<Lease>(&[
+            "get", "list", "watch", "create", "update", "patch",
+        ])],
     }
 }
 
@@ -148,7 +150,10 @@ mod tests {
         let agent = agent();
         assert!(allowed(&agent, "", "secrets").is_empty());
         assert_eq!(allowed(&agent, "cryptvol.dev", "nodevolumes"), READ);
-        assert_eq!(allowed(&agent, "cryptvol.dev", "nodevolumes/status"), ["patch"]);
+        assert_eq!(
+            allowed(&agent, "cryptvol.dev", "nodevolumes/status"),
+            ["patch"]
+        );
     }
 
     #[test]
@@ -156,7 +161,11 @@ mod tests {
         for role in roles() {
             for rule in &role.rules {
                 let all = [&rule.api_groups, &rule.resources, &Some(rule.verbs.clone())];
-                assert!(all.into_iter().flatten().flatten().all(|word| word != "*"), "{}", role.name);
+                assert!(
+                    all.into_iter().flatten().flatten().all(|word| word != "*"),
+                    "{}",
+                    role.name
+                );
             }
         }
     }

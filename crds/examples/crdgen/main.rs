@@ -25,9 +25,15 @@ fn main() -> Result<(), Error> {
     let mut files = Files::new();
     for crd in &crds {
         let name = crd.metadata.name.as_deref().unwrap_or_default();
-        files.insert(format!("charts/cryptvol-crds/templates/{name}.yaml"), template(crd)?);
+        files.insert(
+            format!("charts/cryptvol-crds/templates/{name}.yaml"),
+            template(crd)?,
+        );
     }
-    files.insert("charts/cryptvol/templates/generated-rbac.yaml".into(), roles()?);
+    files.insert(
+        "charts/cryptvol/templates/generated-rbac.yaml".into(),
+        roles()?,
+    );
     files.insert("docs/reference/api.md".into(), reference::api(&crds)?);
     files.insert("docs/reference/reasons.md".into(), reference::reasons());
     println!("{}", serde_json::to_string(&files)?);
@@ -51,7 +57,11 @@ fn template(crd: &CustomResourceDefinition) -> Result<String, Error> {
 fn roles() -> Result<String, Error> {
     let mut out = format!("# {MARK}\n");
     for role in rbac::roles() {
-        let kind = if role.namespaced { "Role" } else { "ClusterRole" };
+        let kind = if role.namespaced {
+            "Role"
+        } else {
+            "ClusterRole"
+        };
         out += &format!(
             "---\n# {purpose}\napiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\nmetadata:\n  name: {name}\n",
             purpose = role.purpose,
@@ -74,7 +84,11 @@ fn roles() -> Result<String, Error> {
 }
 
 fn binding(kind: &str, role: &rbac::Role) -> String {
-    let namespace = if role.namespaced { "  namespace: {{ .Release.Namespace }}\n" } else { "" };
+    let namespace = if role.namespaced {
+        "  namespace: {{ .Release.Namespace }}\n"
+    } else {
+        ""
+    };
     format!(
         "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}Binding\nmetadata:\n  name: {name}\n{namespace}  \
          labels:\n    {{{{- include \"cryptvol.labels\" . | nindent 4 }}}}\nroleRef:\n  apiGroup: rbac.authorization.k8s.io\n  \

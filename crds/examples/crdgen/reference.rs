@@ -8,16 +8,27 @@ use crate::{Error, MARK};
 
 /// One section a kind, one table an object, one row a field.
 pub fn api(crds: &[CustomResourceDefinition]) -> Result<String, Error> {
-    let mut out = format!("<!-- {MARK} -->\n\n# API reference\n\nGroup `cryptvol.dev`, version `v1alpha1`.\n");
+    let mut out = format!(
+        "<!-- {MARK} -->\n\n# API reference\n\nGroup `cryptvol.dev`, version `v1alpha1`.\n"
+    );
     for crd in crds {
         let spec = &crd.spec;
         let version = spec.versions.first().ok_or("a CRD without a version")?;
-        let schema = serde_json::to_value(version.schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref()))?;
+        let schema = serde_json::to_value(
+            version
+                .schema
+                .as_ref()
+                .and_then(|s| s.open_api_v3_schema.as_ref()),
+        )?;
         out += &format!(
             "\n## {}\n\n{}\n\n{}{}.\n",
             spec.names.kind,
             text(&schema["description"]),
-            if spec.scope == "Namespaced" { "Namespaced" } else { "Cluster-wide" },
+            if spec.scope == "Namespaced" {
+                "Namespaced"
+            } else {
+                "Cluster-wide"
+            },
             spec.names
                 .short_names
                 .as_deref()
@@ -40,7 +51,12 @@ fn object(out: &mut String, path: &str, schema: &Value) {
     let Some(fields) = schema["properties"].as_object() else {
         return;
     };
-    let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let required: Vec<&str> = schema["required"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     *out += &format!("\n### {path}\n\n");
     if !text(&schema["description"]).is_empty() {
         *out += &format!("{}\n", text(&schema["description"]));
@@ -52,7 +68,11 @@ fn object(out: &mut String, path: &str, schema: &Value) {
             Value::Null => String::new(),
             value => format!(" Default: `{value}`."),
         };
-        let must = if required.contains(&name.as_str()) { "**Required.** " } else { "" };
+        let must = if required.contains(&name.as_str()) {
+            "**Required.** "
+        } else {
+            ""
+        };
         // An object has its rules in its own section.
         let rules = messages(field).filter(|_| !field["properties"].is_object());
         let refused: String = rules.map(|m| format!(" *{m}.*")).collect();
@@ -64,7 +84,11 @@ fn object(out: &mut String, path: &str, schema: &Value) {
         );
     }
     for (name, field) in fields {
-        let inner = if field["items"].is_object() { &field["items"] } else { field };
+        let inner = if field["items"].is_object() {
+            &field["items"]
+        } else {
+            field
+        };
         let suffix = if field["items"].is_object() { "[]" } else { "" };
         // Conditions are the same everywhere and described by Kubernetes.
         if inner["properties"].is_object() && name != "conditions" {
@@ -84,12 +108,20 @@ fn rules(out: &mut String, schema: &Value) {
 }
 
 fn messages(schema: &Value) -> impl Iterator<Item = &str> {
-    schema["x-kubernetes-validations"].as_array().into_iter().flatten().filter_map(|rule| rule["message"].as_str())
+    schema["x-kubernetes-validations"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|rule| rule["message"].as_str())
 }
 
 fn kind(schema: &Value) -> String {
     if let Some(values) = schema["enum"].as_array() {
-        let names: Vec<_> = values.iter().filter_map(Value::as_str).map(|v| format!("`{v}`")).collect();
+        let names: Vec<_> = values
+            .iter()
+            .filter_map(Value::as_str)
+            .map(|v| format!("`{v}`"))
+            .collect();
         return names.join(", ");
     }
     match (schema["type"].as_str(), schema["format"].as_str()) {
@@ -122,7 +154,11 @@ pub fn reasons() -> String {
             next => next,
         };
         let retried = if reason.is_transient() { "yes" } else { "" };
-        out += &format!("| `{reason}` | {} | {} | {retried} |\n", cell(reason.meaning()), cell(next));
+        out += &format!(
+            "| `{reason}` | {} | {} | {retried} |\n",
+            cell(reason.meaning()),
+            cell(next)
+        );
     }
     out
 }
