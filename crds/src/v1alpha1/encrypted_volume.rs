@@ -19,7 +19,8 @@ use super::{
     version = "v1alpha1",
     kind = "EncryptedVolume",
     namespaced,
-    shortname = "ev",
+    // `ev` is taken by Events (docs/adr/0005).
+    shortname = "evol",
     category = "cryptvol",
     status = "EncryptedVolumeStatus",
     derive = "PartialEq",
