@@ -16,7 +16,6 @@ pub fn check() -> Result<()> {
         installed()?
     };
     run::check(std::process::Command::new(program).args([
-        "--offline",
         "--workspace",
         "check",
         "bans",
