@@ -1,1 +1,21 @@
-//! Placeholder until the crate's first part lands.
+//! The embedded identity and key-manager service: Keystone v3 and Barbican v1 on the wire, in one process.
+//!
+//! Layers, each of which knows only those below it: `identity` and `keymanager` (one folder an API, one file
+//! a family of routes) → `policy` (may they?) and `token` (who are they?) → `store` (records) and `crypto`
+//! (sealing, password hashes). `server` puts them behind TLS.
+
+pub mod app;
+pub mod audit;
+pub mod bootstrap;
+pub mod cli;
+pub mod crypto;
+pub mod http;
+pub mod identity;
+pub mod ids;
+pub mod keymanager;
+pub mod metrics;
+pub mod policy;
+pub mod server;
+pub mod store;
+pub mod time;
+pub mod token;

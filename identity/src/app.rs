@@ -1,0 +1,235 @@
+//! What every request needs: records, keys, policies. Opened once.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use thiserror::Error;
+
+use crate::{
+    crypto::{
+        Kek, KekError, PasswordHasher, SealError, SealingKey, password::PasswordError,
+        seal::KEY_LEN,
+    },
+    ids::random_bytes,
+    metrics::Metrics,
+    policy::{Policy, PolicyError, identity_defaults, key_manager_defaults},
+    store::{Store, StoreError, token_state::TokenKey},
+    time::now_us,
+    token::{AuthContext, TokenCache, TokenError, TokenKeys, resolve},
+};
+
+/// Sealed by the key-encryption key at first start, to tell a wrong key from damaged records.
+const KEK_CHECK: &str = "kek-check";
+const MICROSECONDS: i64 = 1_000_000;
+
+/// How long an expired token may still be shown to a service that asks for it (seconds, as in Keystone).
+pub const EXPIRED_WINDOW_SECS: i64 = 172_800;
+
+/// How the service is set up.
+#[derive(Debug, Clone)]
+pub struct AppConfig {
+    /// Where the database lies.
+    pub data_dir: PathBuf,
+    /// Lifetime of a token, in seconds.
+    pub token_lifetime_secs: u32,
+    /// bcrypt's logarithmic cost.
+    pub password_rounds: u32,
+    /// Password hashes computed at once.
+    pub password_parallel: usize,
+    /// Whether clients reach us over TLS; decides the scheme of the links in answers.
+    pub tls: bool,
+}
+
+/// Why the service could not start.
+#[derive(Debug, Error)]
+pub enum AppError {
+    /// The key-encryption key.
+    #[error(transparent)]
+    Kek(#[from] KekError),
+    /// The records.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A key that does not open, or could not be sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The key-encryption key is not the one that sealed these records.
+    #[error(
+        "the key-encryption key does not belong to {0}; give --kek-file the key that this data directory was made with"
+    )]
+    WrongKek(PathBuf),
+    /// Password hashing is set up wrongly.
+    #[error("{0}; --password-rounds must be from 4 to 31")]
+    Password(#[from] PasswordError),
+    /// A built-in policy does not parse.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+}
+
+impl AppError {
+    /// Machine-readable reason.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Kek(error) => error.reason(),
+            Self::Store(error) => error.reason(),
+            Self::Seal(error) => error.reason(),
+            Self::WrongKek(_) => "WrongKek",
+            Self::Password(error) => error.reason(),
+            Self::Policy(error) => error.reason(),
+        }
+    }
+}
+
+/// The open service.
+pub struct App {
+    /// Records.
+    pub store: Store,
+    /// Key-encryption key.
+    pub kek: Kek,
+    /// Password hashes.
+    pub hasher: PasswordHasher,
+    /// Rules of the identity API.
+    pub identity_policy: Policy,
+    /// Rules of the key manager.
+    pub key_policy: Policy,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Settings.
+    pub config: AppConfig,
+    token_keys: TokenKeys,
+    token_cache: TokenCache,
+}
+
+impl App {
+    /// Opens the data directory with its key.
+    ///
+    /// # Errors
+    /// Any [`AppError`].
+    pub async fn open(config: AppConfig, kek: Kek) -> Result<Arc<Self>, AppError> {
+        let store = Store::open(&config.data_dir).await?;
+        check_kek(&store, &kek, &config.data_dir).await?;
+        let token_keys = load_token_keys(&store, &kek).await?;
+        let (rounds, parallel) = (config.password_rounds, config.password_parallel);
+        let hasher = tokio::task::spawn_blocking(move || PasswordHasher::new(rounds, parallel))
+            .await
+            .map_err(|_| SealError::Seal)??;
+        Ok(Arc::new(Self {
+            store,
+            kek,
+            hasher,
+            identity_policy: identity_defaults()?,
+            key_policy: key_manager_defaults()?,
+            metrics: Metrics::new(),
+            config,
+            token_keys,
+            token_cache: TokenCache::default(),
+        }))
+    }
+
+    /// Lifetime of a token, in microseconds.
+    pub fn token_lifetime(&self) -> i64 {
+        i64::from(self.config.token_lifetime_secs) * MICROSECONDS
+    }
+
+    /// The keys that seal tokens.
+    pub fn token_keys(&self) -> &TokenKeys {
+        &self.token_keys
+    }
+
+    /// What a token means now, from the cache if nothing changed.
+    ///
+    /// # Errors
+    /// Any [`TokenError`] but `AccessRules`.
+    pub async fn validate(
+        &self,
+        token: &str,
+        allow_expired: bool,
+    ) -> Result<Arc<AuthContext>, TokenError> {
+        let generation = self.store.generation();
+        let expired = |context: &AuthContext| {
+            let grace = if allow_expired {
+                EXPIRED_WINDOW_SECS * MICROSECONDS
+            } else {
+                0
+            };
+            context.payload.expires_at + grace <= now_us()
+        };
+        if let Some(context) = self.token_cache.get(token, generation) {
+            return if expired(&context) {
+                Err(TokenError::Expired)
+            } else {
+                Ok(context)
+            };
+        }
+        let payload = self.token_keys.open(token)?;
+        let context = Arc::new(resolve(&self.store, &payload).await?);
+        if expired(&context) {
+            return Err(TokenError::Expired);
+        }
+        self.token_cache
+            .put(token, generation, Arc::clone(&context));
+        Ok(context)
+    }
+
+    /// Housekeeping: forgets expired revocations, secrets and cached tokens, empties the write-ahead log.
+    ///
+    /// # Errors
+    /// From the store.
+    pub async fn housekeeping(&self) -> Result<(), StoreError> {
+        self.token_cache.sweep();
+        let mut change = self.store.change_keys().await?;
+        let now = now_us();
+        change
+            .prune_revoked(now - EXPIRED_WINDOW_SECS * MICROSECONDS)
+            .await?;
+        if change.delete_expired_secrets(now).await? > 0 {
+            self.store.mark_log_dirty();
+        }
+        self.store.commit(change).await?;
+        self.store.truncate_log().await
+    }
+}
+
+async fn check_kek(store: &Store, kek: &Kek, data_dir: &Path) -> Result<(), AppError> {
+    if store.meta(KEK_CHECK).await?.is_none() {
+        let sealed = kek.key().seal(&[KEK_CHECK], KEK_CHECK.as_bytes())?;
+        let mut change = store.change_keys().await?;
+        match change.insert_meta(KEK_CHECK, &sealed).await {
+            Ok(()) => store.commit(change).await?,
+            // Another process was first; its key is checked below.
+            Err(StoreError::Duplicate) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let sealed = store.meta(KEK_CHECK).await?.unwrap_or_default();
+    kek.key()
+        .open(&[KEK_CHECK], &sealed)
+        .map(|_| ())
+        .map_err(|_| AppError::WrongKek(data_dir.into()))
+}
+
+async fn load_token_keys(store: &Store, kek: &Kek) -> Result<TokenKeys, AppError> {
+    if store.token_keys().await?.is_empty() {
+        let key = zeroize::Zeroizing::new(random_bytes::<KEY_LEN>());
+        let sealed = kek.key().seal(&["token-key", "1"], key.as_slice())?;
+        let mut change = store.change_keys().await?;
+        match change
+            .insert_token_key(&TokenKey { id: 1, sealed }, now_us())
+            .await
+        {
+            Ok(()) => store.commit(change).await?,
+            Err(StoreError::Duplicate) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let mut keys = Vec::new();
+    for key in store.token_keys().await? {
+        let number = u32::try_from(key.id).map_err(|_| SealError::Format)?;
+        let opened = kek
+            .key()
+            .open(&["token-key", &number.to_string()], &key.sealed)?;
+        keys.push((number, SealingKey::from_slice(&opened)?));
+    }
+    Ok(TokenKeys::new(keys))
+}

@@ -1,0 +1,100 @@
+//! The audit trail: one line for every login and every change or read of something that matters, in the
+//! terms of CADF (action, outcome, initiator, target). Never a secret, a password or a token.
+
+use crate::token::{AuthContext, Scope};
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done.
+    Success,
+    /// Refused or failed.
+    Failure,
+}
+
+/// One line about an action of a known caller. `action` is a verb of CADF (`create`, `read`, `delete`,
+/// `update`, `authenticate`, …), `kind` the type of the target.
+pub fn record(
+    caller: &AuthContext,
+    action: &str,
+    kind: &str,
+    target_id: &str,
+    outcome: Outcome,
+    reason: &str,
+) {
+    let (scope_type, scope_id) = match &caller.scope {
+        Scope::Unscoped => ("none", ""),
+        Scope::System => ("system", "all"),
+        Scope::Domain(domain) => ("domain", domain.id.as_str()),
+        Scope::Project(project, _) => ("project", project.id.as_str()),
+    };
+    let credential = caller
+        .app_credential
+        .as_ref()
+        .map_or("", |credential| credential.id.as_str());
+    write(&Line {
+        action,
+        outcome,
+        reason,
+        user_id: &caller.user.id,
+        user_name: &caller.user.name,
+        credential,
+        scope_type,
+        scope_id,
+        kind,
+        target_id,
+    });
+}
+
+/// One line about a login that failed: only what the client claimed is known.
+pub fn failed_login(claimed_user: &str, reason: &str) {
+    write(&Line {
+        action: "authenticate",
+        outcome: Outcome::Failure,
+        reason,
+        user_id: "",
+        user_name: claimed_user,
+        credential: "",
+        scope_type: "none",
+        scope_id: "",
+        kind: "service/security/identity/token",
+        target_id: "",
+    });
+}
+
+struct Line<'a> {
+    action: &'a str,
+    outcome: Outcome,
+    reason: &'a str,
+    user_id: &'a str,
+    user_name: &'a str,
+    credential: &'a str,
+    scope_type: &'a str,
+    scope_id: &'a str,
+    kind: &'a str,
+    target_id: &'a str,
+}
+
+fn write(line: &Line<'_>) {
+    let outcome = match line.outcome {
+        Outcome::Success => "success",
+        Outcome::Failure => "failure",
+    };
+    tracing::info!(
+        target: "audit",
+        event_type_uri = "http://schemas.dmtf.org/cloud/audit/1.0/event",
+        event_id = %crate::ids::key_manager_id(),
+        event_time = %crate::time::token_time(crate::time::now_us()),
+        action = line.action,
+        outcome = outcome,
+        reason = line.reason,
+        initiator_user_id = line.user_id,
+        initiator_user_name = line.user_name,
+        initiator_application_credential_id = line.credential,
+        initiator_scope_type = line.scope_type,
+        initiator_scope_id = line.scope_id,
+        target_type_uri = line.kind,
+        target_id = line.target_id,
+        "audit"
+    );
+}

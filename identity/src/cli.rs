@@ -1,0 +1,182 @@
+//! The command line. Every option has an environment variable; no secret is an option, only the file it is in.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Embedded identity and key-manager service: Keystone v3 and Barbican v1 on the wire.
+///
+/// First start: make a key-encryption key (`kek generate`), then the administrator (`bootstrap`), then `serve`.
+#[derive(Debug, Parser)]
+#[command(name = "cryptvol-identity", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Format of the log on standard error; the audit trail is in it, under the target `audit`.
+    #[arg(
+        long,
+        env = "CRYPTVOL_IDENTITY_LOG_FORMAT",
+        default_value = "json",
+        global = true
+    )]
+    pub log_format: LogFormat,
+    /// What is logged, as `LEVEL` or `TARGET=LEVEL,…`. Keep `audit=info`.
+    #[arg(
+        long,
+        env = "CRYPTVOL_IDENTITY_LOG",
+        default_value = "info",
+        global = true
+    )]
+    pub log: String,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve both APIs behind one address: /identity/v3 and /key-manager/v1.
+    Serve(ServeArgs),
+    /// Make domain, project and user admin, the roles, the services and endpoints; may be run again at will.
+    Bootstrap(BootstrapArgs),
+    /// The key-encryption key, which seals all other keys and is kept apart from the data directory.
+    #[command(subcommand)]
+    Kek(KekCommand),
+}
+
+/// Where the records are and what seals them.
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    /// Directory of the database; made if missing.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_DATA_DIR", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// File with the key-encryption key: 32 bytes as hex or base64, outside of the data directory.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_KEK_FILE", value_name = "FILE")]
+    pub kek_file: PathBuf,
+    /// Cost of password hashes (bcrypt rounds, 4 to 31); each step doubles the time.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_PASSWORD_ROUNDS", default_value_t = 12, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(4..=31))]
+    pub password_rounds: u32,
+}
+
+/// Options of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Records.
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Address and port of the APIs.
+    #[arg(
+        long,
+        env = "CRYPTVOL_IDENTITY_LISTEN",
+        default_value = "127.0.0.1:5000",
+        value_name = "ADDR:PORT"
+    )]
+    pub listen: SocketAddr,
+    /// Certificate chain (PEM). Read again when it changes.
+    #[arg(
+        long,
+        env = "CRYPTVOL_IDENTITY_TLS_CERT",
+        value_name = "FILE",
+        required_unless_present = "no_tls",
+        requires = "tls_key"
+    )]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate (PEM). Read again when it changes.
+    #[arg(
+        long,
+        env = "CRYPTVOL_IDENTITY_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    pub tls_key: Option<PathBuf>,
+    /// Serve in the clear; only on a loopback address.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_NO_TLS", conflicts_with_all = ["tls_cert", "tls_key"])]
+    pub no_tls: bool,
+    /// Address and port of the probes and counters (/livez, /readyz, /metrics), in the clear.
+    #[arg(
+        long,
+        env = "CRYPTVOL_IDENTITY_ADMIN_LISTEN",
+        default_value = "127.0.0.1:9090",
+        value_name = "ADDR:PORT"
+    )]
+    pub admin_listen: SocketAddr,
+    /// Lifetime of a token, in seconds.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_TOKEN_LIFETIME", default_value_t = 3600, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u32).range(60..=604_800))]
+    pub token_lifetime: u32,
+    /// Password hashes computed at the same time; the default is the number of processors.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_PASSWORD_PARALLEL", value_name = "N")]
+    pub password_parallel: Option<usize>,
+}
+
+/// Options of `bootstrap`.
+#[derive(Debug, Args)]
+pub struct BootstrapArgs {
+    /// Records.
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// File with the password of the user admin; white space at its end is not part of it.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: PathBuf,
+    /// Where clients reach the service, without a path, such as https://keys.example.org:5000.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_PUBLIC_URL", value_name = "URL")]
+    pub public_url: String,
+    /// Region of the endpoints.
+    #[arg(
+        long,
+        env = "CRYPTVOL_IDENTITY_REGION",
+        default_value = "RegionOne",
+        value_name = "NAME"
+    )]
+    pub region: String,
+}
+
+/// Commands about the key-encryption key.
+#[derive(Debug, Subcommand)]
+pub enum KekCommand {
+    /// Write a new random key into a file that does not exist yet (mode 0400).
+    Generate {
+        /// The file.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn serving_needs_a_certificate_or_a_word_against_it() {
+        let base = [
+            "cryptvol-identity",
+            "serve",
+            "--data-dir",
+            "d",
+            "--kek-file",
+            "k",
+        ];
+        assert!(Cli::try_parse_from(base).is_err());
+        assert!(Cli::try_parse_from(base.iter().chain(&["--no-tls"])).is_ok());
+        assert!(Cli::try_parse_from(base.iter().chain(&["--tls-cert", "c"])).is_err());
+        assert!(
+            Cli::try_parse_from(base.iter().chain(&["--tls-cert", "c", "--tls-key", "k"])).is_ok()
+        );
+    }
+}

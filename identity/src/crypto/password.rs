@@ -1,0 +1,145 @@
+//! Password hashes: bcrypt over SHA-256 (so that no byte beyond bcrypt's 72 is ignored), on a bounded
+//! number of blocking threads, so that a storm of logins cannot starve everything else.
+
+use std::sync::Arc;
+
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
+
+/// Names the scheme in front of the stored hash, so that others can follow.
+const SCHEME: &str = "bcrypt-sha256:";
+
+/// Hashing could not be done.
+#[derive(Debug, Error)]
+#[error("a password could not be hashed: {0}")]
+pub struct PasswordError(String);
+
+impl PasswordError {
+    /// Machine-readable reason.
+    pub fn reason(&self) -> &'static str {
+        "PasswordHashFailed"
+    }
+}
+
+/// Hashes and verifies passwords.
+pub struct PasswordHasher {
+    rounds: u32,
+    permits: Arc<Semaphore>,
+    /// Verified in the place of a user who does not exist, so that both take the same time.
+    decoy: String,
+}
+
+impl PasswordHasher {
+    /// `rounds` is bcrypt's logarithmic cost (4 to 31), `parallel` how many hashes may run at once.
+    ///
+    /// # Errors
+    /// If `rounds` is out of range.
+    pub fn new(rounds: u32, parallel: usize) -> Result<Self, PasswordError> {
+        let decoy = hash_now("no such user", rounds)?;
+        Ok(Self {
+            rounds,
+            permits: Arc::new(Semaphore::new(parallel.max(1))),
+            decoy,
+        })
+    }
+
+    /// The hash to store.
+    ///
+    /// # Errors
+    /// If hashing fails or the server is going down.
+    pub async fn hash(&self, password: &SecretString) -> Result<String, PasswordError> {
+        let (password, rounds) = (password.clone(), self.rounds);
+        self.blocking(move || hash_now(password.expose_secret(), rounds))
+            .await?
+    }
+
+    /// Whether `password` belongs to the stored hash. `None` costs the same time and is false.
+    ///
+    /// # Errors
+    /// If the server is going down. A damaged hash is false.
+    pub async fn verify(
+        &self,
+        password: &SecretString,
+        stored: Option<&str>,
+    ) -> Result<bool, PasswordError> {
+        let known = stored.is_some();
+        let password = password.clone();
+        let stored = stored.unwrap_or(&self.decoy).to_owned();
+        let matches = self
+            .blocking(move || verify_now(password.expose_secret(), &stored))
+            .await?;
+        Ok(matches && known)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PasswordError> {
+        let permit = Arc::clone(&self.permits)
+            .acquire_owned()
+            .await
+            .map_err(|e| PasswordError(e.to_string()))?;
+        // The permit goes with the work, so that an abandoned request still counts while it computes.
+        tokio::task::spawn_blocking(move || {
+            let out = work();
+            drop(permit);
+            out
+        })
+        .await
+        .map_err(|e| PasswordError(e.to_string()))
+    }
+}
+
+fn digest(password: &str) -> Zeroizing<String> {
+    Zeroizing::new(
+        STANDARD_NO_PAD.encode(Zeroizing::new(<[u8; 32]>::from(Sha256::digest(password)))),
+    )
+}
+
+fn hash_now(password: &str, rounds: u32) -> Result<String, PasswordError> {
+    let hash = bcrypt::hash(digest(password).as_bytes(), rounds)
+        .map_err(|e| PasswordError(e.to_string()))?;
+    Ok(format!("{SCHEME}{hash}"))
+}
+
+fn verify_now(password: &str, stored: &str) -> bool {
+    stored
+        .strip_prefix(SCHEME)
+        .is_some_and(|hash| bcrypt::verify(digest(password).as_bytes(), hash).unwrap_or(false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn verifies_only_the_right_password() {
+        let hasher = PasswordHasher::new(4, 2).unwrap();
+        let long = format!("{}a", "x".repeat(80));
+        let stored = hasher.hash(&long.clone().into()).await.unwrap();
+        assert!(hasher.verify(&long.into(), Some(&stored)).await.unwrap());
+        // Differs only beyond the 72 bytes that plain bcrypt looks at.
+        assert!(
+            !hasher
+                .verify(&format!("{}b", "x".repeat(80)).into(), Some(&stored))
+                .await
+                .unwrap()
+        );
+        assert!(
+            !hasher
+                .verify(&"no such user".to_owned().into(), None)
+                .await
+                .unwrap()
+        );
+        assert!(
+            !hasher
+                .verify(&"x".to_owned().into(), Some("damaged"))
+                .await
+                .unwrap()
+        );
+    }
+}

@@ -1,0 +1,130 @@
+//! The frame around the routes: trailing slashes, request ids, the headers that every answer carries,
+//! counters.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderName, HeaderValue, Request, StatusCode, Uri, header},
+    response::Response,
+};
+use tower::Service;
+
+use super::request::Base;
+use crate::app::App;
+
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
+
+/// The whole service behind one address.
+pub fn service(app: Arc<App>) -> Frame {
+    let router = Router::new()
+        .nest("/identity", crate::identity::router(Arc::clone(&app)))
+        .nest("/key-manager", crate::keymanager::router(Arc::clone(&app)))
+        .with_state(Arc::clone(&app));
+    Frame { app, router }
+}
+
+/// See [`service`].
+#[derive(Clone)]
+pub struct Frame {
+    app: Arc<App>,
+    router: Router,
+}
+
+impl<B> Service<Request<B>> for Frame
+where
+    B: axum::body::HttpBody<Data = axum::body::Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (mut parts, body) = request.into_parts();
+        let base = Base::of(&parts, self.app.config.tls);
+        let identity = parts.uri.path().starts_with("/identity");
+        if let Some(uri) = without_trailing_slash(&parts.uri) {
+            parts.uri = uri;
+        }
+        let method = parts.method.to_string();
+        let app = Arc::clone(&self.app);
+        let mut router = self.router.clone();
+        Box::pin(async move {
+            let start = Instant::now();
+            let answer = router
+                .call(Request::from_parts(parts, Body::new(body)))
+                .await;
+            let Ok(mut response) = answer;
+            finish(&mut response, &base, identity);
+            let api = if identity { "identity" } else { "key-manager" };
+            app.metrics
+                .request(api, &method, response.status().as_u16(), start.elapsed());
+            Ok(response)
+        })
+    }
+}
+
+/// The same URI without slashes at the end of its path: clients send both forms.
+fn without_trailing_slash(uri: &Uri) -> Option<Uri> {
+    let path = uri.path();
+    let trimmed = path.trim_end_matches('/');
+    if trimmed.len() == path.len() || trimmed.is_empty() {
+        return None;
+    }
+    let text = match uri.query() {
+        Some(query) => format!("{trimmed}?{query}"),
+        None => trimmed.to_owned(),
+    };
+    text.parse().ok()
+}
+
+fn finish(response: &mut Response, base: &Base, identity: bool) {
+    let status = response.status();
+    let headers = response.headers_mut();
+    let id = format!("req-{}", crate::ids::key_manager_id());
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID.clone(), value);
+    }
+    if identity {
+        headers.insert(header::VARY, HeaderValue::from_static("X-Auth-Token"));
+    }
+    // Answers hold tokens and secrets.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if status == StatusCode::UNAUTHORIZED
+        && let Ok(value) = HeaderValue::from_str(&format!("Keystone uri=\"{}\"", base.identity()))
+    {
+        headers.insert(header::WWW_AUTHENTICATE, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slashes_at_the_end_go() {
+        let trim =
+            |text: &str| without_trailing_slash(&text.parse().unwrap()).map(|uri| uri.to_string());
+        assert_eq!(
+            trim("/key-manager/v1/secrets/"),
+            Some("/key-manager/v1/secrets".into())
+        );
+        assert_eq!(
+            trim("/key-manager/?limit=1"),
+            Some("/key-manager?limit=1".into())
+        );
+        assert_eq!(trim("/identity/v3"), None);
+        assert_eq!(trim("/"), None);
+    }
+}

@@ -1,0 +1,66 @@
+//! The body of a token.
+
+use serde_json::{Value, json};
+
+use crate::{
+    app::App,
+    identity::error::IdentityError,
+    time::token_time,
+    token::{AuthContext, Scope},
+};
+
+const SECOND: i64 = 1_000_000;
+
+/// Everything that a token says about itself, as `{"token": {…}}`.
+pub(super) async fn token_body(
+    app: &App,
+    context: &AuthContext,
+    with_catalog: bool,
+) -> Result<Value, IdentityError> {
+    let payload = &context.payload;
+    let whole = |us: i64| token_time(us - us.rem_euclid(SECOND));
+    let mut token = json!({
+        "methods": payload.method_names(),
+        "user": {
+            "domain": context.user.domain.to_json(), "id": context.user.id, "name": context.user.name,
+            "password_expires_at": null,
+        },
+        "audit_ids": payload.audit_ids,
+        "expires_at": whole(payload.expires_at),
+        "issued_at": whole(payload.issued_at),
+    });
+    match &context.scope {
+        Scope::Unscoped => {}
+        Scope::System => token["system"] = json!({"all": true}),
+        Scope::Domain(domain) => token["domain"] = domain.to_json(),
+        Scope::Project(project, domain) => {
+            token["project"] =
+                json!({"domain": domain.to_json(), "id": project.id, "name": project.name});
+            token["is_domain"] = false.into();
+        }
+    }
+    if !matches!(context.scope, Scope::Unscoped) {
+        token["roles"] = context
+            .roles
+            .iter()
+            .map(|role| json!({"id": role.id, "name": role.name}))
+            .collect();
+        if with_catalog {
+            token["catalog"] = crate::identity::catalog::catalog(app, context.project_id()).await?;
+        }
+    }
+    if let Some(credential) = &context.app_credential {
+        let mut shown = json!({
+            "id": credential.id, "name": credential.name, "restricted": !credential.unrestricted,
+        });
+        if !credential.access_rules.is_empty() {
+            shown["access_rules"] = credential
+                .access_rules
+                .iter()
+                .map(|rule| json!({"id": rule.id, "service": rule.service, "path": rule.path, "method": rule.method}))
+                .collect();
+        }
+        token["application_credential"] = shown;
+    }
+    Ok(json!({ "token": token }))
+}

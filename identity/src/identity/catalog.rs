@@ -1,0 +1,403 @@
+//! `/v3/regions`, `/v3/services`, `/v3/endpoints`, and the catalog that tokens carry.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{Path, State},
+    http::StatusCode,
+    routing::get,
+};
+use serde_json::{Value, json};
+
+use super::{
+    error::{ApiResult, IdentityError},
+    fields,
+    support::{Caller, collection, linked, member, no_content},
+};
+use crate::{
+    app::App,
+    http::{Base, Query},
+    ids::identity_id,
+    policy::Target,
+    store::{
+        StoreError,
+        catalog::{Endpoint, Region, Service},
+    },
+};
+
+const NAME_MAX: usize = 255;
+const KIND: &str = "data/security/service";
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/regions", get(list_regions).post(create_region))
+        .route("/regions/{id}", get(show_region).delete(delete_region))
+        .route("/services", get(list_services).post(create_service))
+        .route("/services/{id}", get(show_service).delete(delete_service))
+        .route("/endpoints", get(list_endpoints).post(create_endpoint))
+        .route(
+            "/endpoints/{id}",
+            get(show_endpoint).delete(delete_endpoint),
+        )
+}
+
+/// The catalog for a token: enabled services with their enabled endpoints. `$(project_id)s` in a URL stands
+/// for the token's project; an endpoint that needs one is left out of a token without.
+pub(super) async fn catalog(app: &App, project_id: Option<&str>) -> Result<Value, StoreError> {
+    let endpoints = app.store.endpoints().await?;
+    let services = app.store.services().await?;
+    let list: Vec<Value> = services
+        .iter()
+        .filter(|service| service.enabled)
+        .map(|service| {
+            let own: Vec<Value> = endpoints
+                .iter()
+                .filter(|endpoint| endpoint.enabled && endpoint.service_id == service.id)
+                .filter_map(|endpoint| {
+                    let url = with_project(&endpoint.url, project_id)?;
+                    Some(json!({
+                        "id": endpoint.id, "interface": endpoint.interface, "region_id": endpoint.region_id,
+                        "region": endpoint.region_id, "url": url,
+                    }))
+                })
+                .collect();
+            json!({"id": service.id, "type": service.kind, "name": service.name, "endpoints": own})
+        })
+        .collect();
+    Ok(Value::Array(list))
+}
+
+fn with_project(url: &str, project_id: Option<&str>) -> Option<String> {
+    let mut url = url.to_owned();
+    for name in [
+        "$(project_id)s",
+        "%(project_id)s",
+        "$(tenant_id)s",
+        "%(tenant_id)s",
+    ] {
+        if url.contains(name) {
+            url = url.replace(name, project_id?);
+        }
+    }
+    Some(url)
+}
+
+fn not_found(kind: &'static str, id: &str) -> IdentityError {
+    IdentityError::NotFound(kind, id.to_owned())
+}
+
+async fn list_regions(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    query: Query,
+) -> ApiResult {
+    caller.may(&app, "identity:list_regions", &Target::new())?;
+    let items = app
+        .store
+        .regions()
+        .await?
+        .iter()
+        .map(|region| linked(&base, "regions", region.to_json()))
+        .collect();
+    Ok(collection(
+        &base,
+        &query,
+        "regions",
+        &["parent_region_id"],
+        items,
+    ))
+}
+
+async fn show_region(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    Path(id): Path<String>,
+) -> ApiResult {
+    caller.may(&app, "identity:get_region", &Target::new())?;
+    let regions = app.store.regions().await?;
+    let region = regions
+        .iter()
+        .find(|region| region.id == id)
+        .ok_or_else(|| not_found("region", &id))?;
+    Ok(member(
+        StatusCode::OK,
+        "region",
+        linked(&base, "regions", region.to_json()),
+    ))
+}
+
+async fn create_region(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    bytes: Bytes,
+) -> ApiResult {
+    let mut object = fields::body(&bytes, "region")?;
+    caller.may(&app, "identity:create_region", &Target::new())?;
+    let region = Region {
+        id: fields::text(&mut object, "id")?.unwrap_or_else(identity_id),
+        description: fields::text(&mut object, "description")?.unwrap_or_default(),
+        parent_region_id: fields::text(&mut object, "parent_region_id")?,
+    };
+    if let Some(parent) = &region.parent_region_id
+        && !app
+            .store
+            .regions()
+            .await?
+            .iter()
+            .any(|other| other.id == *parent)
+    {
+        return Err(not_found("region", parent));
+    }
+    let mut change = app.store.change_identity().await?;
+    change
+        .insert_region(&region)
+        .await
+        .map_err(IdentityError::duplicate("region", &region.id))?;
+    app.store.commit(change).await?;
+    caller.audit("create", KIND, &region.id);
+    Ok(member(
+        StatusCode::CREATED,
+        "region",
+        linked(&base, "regions", region.to_json()),
+    ))
+}
+
+async fn delete_region(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> ApiResult {
+    caller.may(&app, "identity:delete_region", &Target::new())?;
+    let mut change = app.store.change_identity().await?;
+    let deleted = change
+        .delete_region(&id)
+        .await
+        .map_err(|error| match error {
+            StoreError::Dangling => {
+                IdentityError::Forbidden("Endpoints use this region; delete those first.".into())
+            }
+            other => other.into(),
+        })?;
+    if !deleted {
+        return Err(not_found("region", &id));
+    }
+    app.store.commit(change).await?;
+    caller.audit("delete", KIND, &id);
+    Ok(no_content())
+}
+
+async fn list_services(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    query: Query,
+) -> ApiResult {
+    caller.may(&app, "identity:list_services", &Target::new())?;
+    let items = app
+        .store
+        .services()
+        .await?
+        .iter()
+        .map(|service| linked(&base, "services", service.to_json()))
+        .collect();
+    Ok(collection(
+        &base,
+        &query,
+        "services",
+        &["type", "name"],
+        items,
+    ))
+}
+
+async fn show_service(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    Path(id): Path<String>,
+) -> ApiResult {
+    caller.may(&app, "identity:get_service", &Target::new())?;
+    let services = app.store.services().await?;
+    let service = services
+        .iter()
+        .find(|service| service.id == id)
+        .ok_or_else(|| not_found("service", &id))?;
+    Ok(member(
+        StatusCode::OK,
+        "service",
+        linked(&base, "services", service.to_json()),
+    ))
+}
+
+async fn create_service(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    bytes: Bytes,
+) -> ApiResult {
+    let mut object = fields::body(&bytes, "service")?;
+    caller.may(&app, "identity:create_service", &Target::new())?;
+    let service = Service {
+        id: identity_id(),
+        kind: fields::text(&mut object, "type")?
+            .filter(|kind| !kind.is_empty())
+            .ok_or_else(|| IdentityError::BadRequest("The attribute type is required.".into()))?,
+        name: fields::new_name(&mut object, NAME_MAX)?,
+        description: fields::text(&mut object, "description")?,
+        enabled: fields::boolean(&mut object, "enabled")?.unwrap_or(true),
+    };
+    let mut change = app.store.change_identity().await?;
+    change.insert_service(&service).await?;
+    app.store.commit(change).await?;
+    caller.audit("create", KIND, &service.id);
+    Ok(member(
+        StatusCode::CREATED,
+        "service",
+        linked(&base, "services", service.to_json()),
+    ))
+}
+
+async fn delete_service(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> ApiResult {
+    caller.may(&app, "identity:delete_service", &Target::new())?;
+    let mut change = app.store.change_identity().await?;
+    if !change.delete_service(&id).await? {
+        return Err(not_found("service", &id));
+    }
+    app.store.commit(change).await?;
+    caller.audit("delete", KIND, &id);
+    Ok(no_content())
+}
+
+async fn list_endpoints(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    query: Query,
+) -> ApiResult {
+    caller.may(&app, "identity:list_endpoints", &Target::new())?;
+    let items = app
+        .store
+        .endpoints()
+        .await?
+        .iter()
+        .map(|endpoint| linked(&base, "endpoints", endpoint.to_json()))
+        .collect();
+    Ok(collection(
+        &base,
+        &query,
+        "endpoints",
+        &["interface", "service_id", "region_id"],
+        items,
+    ))
+}
+
+async fn show_endpoint(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    Path(id): Path<String>,
+) -> ApiResult {
+    caller.may(&app, "identity:get_endpoint", &Target::new())?;
+    let endpoints = app.store.endpoints().await?;
+    let endpoint = endpoints
+        .iter()
+        .find(|endpoint| endpoint.id == id)
+        .ok_or_else(|| not_found("endpoint", &id))?;
+    Ok(member(
+        StatusCode::OK,
+        "endpoint",
+        linked(&base, "endpoints", endpoint.to_json()),
+    ))
+}
+
+async fn create_endpoint(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    bytes: Bytes,
+) -> ApiResult {
+    let mut object = fields::body(&bytes, "endpoint")?;
+    caller.may(&app, "identity:create_endpoint", &Target::new())?;
+    let required = |value: Option<String>, name: &str| {
+        value
+            .filter(|text| !text.is_empty())
+            .ok_or_else(|| IdentityError::BadRequest(format!("The attribute {name} is required.")))
+    };
+    let legacy_region = fields::text(&mut object, "region")?;
+    let endpoint = Endpoint {
+        id: identity_id(),
+        service_id: required(fields::text(&mut object, "service_id")?, "service_id")?,
+        interface: required(fields::text(&mut object, "interface")?, "interface")?,
+        region_id: fields::text(&mut object, "region_id")?.or(legacy_region),
+        url: required(fields::text(&mut object, "url")?, "url")?,
+        enabled: fields::boolean(&mut object, "enabled")?.unwrap_or(true),
+    };
+    if !matches!(endpoint.interface.as_str(), "public" | "internal" | "admin") {
+        return Err(IdentityError::BadRequest(
+            "The attribute interface must be public, internal or admin.".into(),
+        ));
+    }
+    if !app
+        .store
+        .services()
+        .await?
+        .iter()
+        .any(|service| service.id == endpoint.service_id)
+    {
+        return Err(IdentityError::BadRequest(format!(
+            "There is no service {}.",
+            endpoint.service_id
+        )));
+    }
+    let known_region = match &endpoint.region_id {
+        Some(id) => app
+            .store
+            .regions()
+            .await?
+            .iter()
+            .any(|region| region.id == *id),
+        None => true,
+    };
+    let mut change = app.store.change_identity().await?;
+    if let Some(id) = endpoint.region_id.as_ref().filter(|_| !known_region) {
+        // As in Keystone, an endpoint brings its region into being.
+        change
+            .insert_region(&Region {
+                id: id.clone(),
+                description: String::new(),
+                parent_region_id: None,
+            })
+            .await?;
+    }
+    change.insert_endpoint(&endpoint).await?;
+    app.store.commit(change).await?;
+    caller.audit("create", KIND, &endpoint.id);
+    Ok(member(
+        StatusCode::CREATED,
+        "endpoint",
+        linked(&base, "endpoints", endpoint.to_json()),
+    ))
+}
+
+async fn delete_endpoint(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> ApiResult {
+    caller.may(&app, "identity:delete_endpoint", &Target::new())?;
+    let mut change = app.store.change_identity().await?;
+    if !change.delete_endpoint(&id).await? {
+        return Err(not_found("endpoint", &id));
+    }
+    app.store.commit(change).await?;
+    caller.audit("delete", KIND, &id);
+    Ok(no_content())
+}

@@ -1,0 +1,163 @@
+//! `/v3/domains`.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{Path, State},
+    http::StatusCode,
+    routing::get,
+};
+
+use super::{
+    error::{ApiResult, IdentityError},
+    fields,
+    support::{Caller, collection, linked, member, no_content, target},
+};
+use crate::{
+    app::App,
+    http::{Base, Query},
+    ids::identity_id,
+    policy::Target,
+    store::domains::Domain,
+};
+
+const NAME_MAX: usize = 64;
+const KIND: &str = "data/security/domain";
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/domains", get(list).post(create))
+        .route("/domains/{id}", get(show).patch(update).delete(delete))
+}
+
+async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Query) -> ApiResult {
+    let wanted = match caller.confined_to() {
+        Some(id) => Target::new().text("target.domain.id", id),
+        None => Target::new(),
+    };
+    caller.may(&app, "identity:list_domains", &wanted)?;
+    let items = app
+        .store
+        .domains()
+        .await?
+        .into_iter()
+        .filter(|domain| caller.confined_to().is_none_or(|id| id == domain.id))
+        .map(|domain| linked(&base, "domains", domain.to_json()))
+        .collect();
+    Ok(collection(
+        &base,
+        &query,
+        "domains",
+        &["name", "enabled", "id"],
+        items,
+    ))
+}
+
+async fn create(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    bytes: Bytes,
+) -> ApiResult {
+    let mut object = fields::body(&bytes, "domain")?;
+    caller.may(&app, "identity:create_domain", &Target::new())?;
+    let domain = Domain {
+        id: identity_id(),
+        name: fields::name(&mut object, NAME_MAX)?,
+        description: fields::text(&mut object, "description")?.unwrap_or_default(),
+        enabled: fields::boolean(&mut object, "enabled")?.unwrap_or(true),
+        options: fields::options(&mut object)?.unwrap_or_else(|| "{}".into()),
+    };
+    let mut change = app.store.change_identity().await?;
+    change
+        .insert_domain(&domain)
+        .await
+        .map_err(IdentityError::duplicate("domain", &domain.name))?;
+    app.store.commit(change).await?;
+    caller.audit("create", KIND, &domain.id);
+    Ok(member(
+        StatusCode::CREATED,
+        "domain",
+        linked(&base, "domains", domain.to_json()),
+    ))
+}
+
+async fn authorized(
+    app: &App,
+    caller: &Caller,
+    rule: &str,
+    id: &str,
+) -> Result<Domain, IdentityError> {
+    let found = app.store.domain(id).await?;
+    caller.may(
+        app,
+        rule,
+        &target("domain", found.as_ref().map(Domain::to_json).as_ref()),
+    )?;
+    found.ok_or_else(|| IdentityError::NotFound("domain", id.into()))
+}
+
+async fn show(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    Path(id): Path<String>,
+) -> ApiResult {
+    let domain = authorized(&app, &caller, "identity:get_domain", &id).await?;
+    Ok(member(
+        StatusCode::OK,
+        "domain",
+        linked(&base, "domains", domain.to_json()),
+    ))
+}
+
+async fn update(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    Path(id): Path<String>,
+    bytes: Bytes,
+) -> ApiResult {
+    let mut domain = authorized(&app, &caller, "identity:update_domain", &id).await?;
+    let mut object = fields::body(&bytes, "domain")?;
+    if let Some(name) = fields::new_name(&mut object, NAME_MAX)? {
+        domain.name = name;
+    }
+    if let Some(description) = fields::text(&mut object, "description")? {
+        domain.description = description;
+    }
+    if let Some(enabled) = fields::boolean(&mut object, "enabled")? {
+        domain.enabled = enabled;
+    }
+    if let Some(options) = fields::options(&mut object)? {
+        domain.options = options;
+    }
+    let mut change = app.store.change_identity().await?;
+    change
+        .update_domain(&domain)
+        .await
+        .map_err(IdentityError::duplicate("domain", &domain.name))?;
+    app.store.commit(change).await?;
+    caller.audit("update", KIND, &domain.id);
+    Ok(member(
+        StatusCode::OK,
+        "domain",
+        linked(&base, "domains", domain.to_json()),
+    ))
+}
+
+async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> ApiResult {
+    let domain = authorized(&app, &caller, "identity:delete_domain", &id).await?;
+    if domain.enabled {
+        return Err(IdentityError::Forbidden(
+            "An enabled domain cannot be deleted; disable it first.".into(),
+        ));
+    }
+    let mut change = app.store.change_identity().await?;
+    change.delete_domain(&id).await?;
+    app.store.commit(change).await?;
+    caller.audit("delete", KIND, &id);
+    Ok(no_content())
+}

@@ -1,0 +1,124 @@
+//! Errors of the identity API and their shape: `{"error": {"code", "message", "title"}}`.
+
+use axum::{
+    http::StatusCode,
+    response::{IntoResponse, Json, Response},
+};
+use serde_json::json;
+use thiserror::Error;
+
+use crate::{
+    crypto::{SealError, password::PasswordError},
+    store::StoreError,
+    token::FormatError,
+};
+
+/// What a call was refused with.
+#[derive(Debug, Error)]
+pub enum IdentityError {
+    /// Who the caller is could not be established. One text for all causes, so that nothing can be probed.
+    #[error("Authentication is required: the user, password, token or scope was not accepted.")]
+    Unauthorized,
+    /// A login method that does not exist.
+    #[error("This authentication method is not supported.")]
+    UnsupportedMethod,
+    /// The policy refused.
+    #[error("You are not authorized to perform the requested action: {0}.")]
+    Policy(String),
+    /// Refused for another cause.
+    #[error("{0}")]
+    Forbidden(String),
+    /// No such object.
+    #[error("Could not find {0}: {1}.")]
+    NotFound(&'static str, String),
+    /// A token that cannot be validated.
+    #[error("Failed to validate token.")]
+    TokenNotFound,
+    /// A name or id that is taken.
+    #[error("Conflict: a {0} named {1} exists already; choose another name.")]
+    Conflict(&'static str, String),
+    /// A request that cannot be understood.
+    #[error("{0}")]
+    BadRequest(String),
+    /// Records.
+    #[error("An unexpected error prevented the server from fulfilling the request.")]
+    Store(StoreError),
+    /// Password hashing.
+    #[error("An unexpected error prevented the server from fulfilling the request.")]
+    Password(#[from] PasswordError),
+    /// Sealing a token.
+    #[error("An unexpected error prevented the server from fulfilling the request.")]
+    Seal(#[from] SealError),
+    /// Making a token.
+    #[error("An unexpected error prevented the server from fulfilling the request.")]
+    Token(#[from] FormatError),
+}
+
+/// The result of every handler.
+pub type ApiResult = Result<Response, IdentityError>;
+
+impl IdentityError {
+    /// Machine-readable reason.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unauthorized => "Unauthorized",
+            Self::UnsupportedMethod => "UnsupportedMethod",
+            Self::Policy(_) => "PolicyRefused",
+            Self::Forbidden(_) => "Forbidden",
+            Self::NotFound(..) => "NotFound",
+            Self::TokenNotFound => "TokenNotFound",
+            Self::Conflict(..) => "Conflict",
+            Self::BadRequest(_) => "BadRequest",
+            Self::Store(error) => error.reason(),
+            Self::Password(error) => error.reason(),
+            Self::Seal(error) => error.reason(),
+            Self::Token(_) => "TokenNotMade",
+        }
+    }
+
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Unauthorized | Self::UnsupportedMethod => StatusCode::UNAUTHORIZED,
+            Self::Policy(_) | Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::NotFound(..) | Self::TokenNotFound => StatusCode::NOT_FOUND,
+            Self::Conflict(..) | Self::Store(StoreError::Duplicate) => StatusCode::CONFLICT,
+            Self::BadRequest(_) | Self::Store(StoreError::Dangling) => StatusCode::BAD_REQUEST,
+            Self::Store(_) | Self::Password(_) | Self::Seal(_) | Self::Token(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        }
+    }
+
+    /// Turns "exists already" of the store into a conflict that names the object.
+    pub fn duplicate(kind: &'static str, name: &str) -> impl FnOnce(StoreError) -> Self {
+        let name = name.to_owned();
+        move |error| match error {
+            StoreError::Duplicate => Self::Conflict(kind, name),
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl From<StoreError> for IdentityError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl IntoResponse for IdentityError {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        if status.is_server_error() {
+            tracing::error!(reason = self.reason(), error = ?self, "identity request failed");
+        }
+        let mut error = json!({
+            "code": status.as_u16(), "message": self.to_string(),
+            "title": status.canonical_reason().unwrap_or("Error"),
+        });
+        if matches!(self, Self::UnsupportedMethod) {
+            error["identity"] = json!({"methods": ["password", "token", "application_credential"]});
+        }
+        (status, Json(json!({ "error": error }))).into_response()
+    }
+}

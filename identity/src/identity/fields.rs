@@ -1,0 +1,130 @@
+//! Reading attributes out of request bodies: null counts as absent where the protocol says so, a wrong type
+//! is a 400 that names the attribute.
+
+use serde_json::{Map, Value};
+
+use super::error::IdentityError;
+
+/// A JSON object.
+pub type Object = Map<String, Value>;
+
+/// The object under `key` of a request body.
+///
+/// # Errors
+/// 400 unless the body is `{"<key>": {…}}`.
+pub fn body(bytes: &[u8], key: &str) -> Result<Object, IdentityError> {
+    let value: Value = serde_json::from_slice(bytes).map_err(|error| {
+        IdentityError::BadRequest(format!("The request body is not valid JSON: {error}."))
+    })?;
+    match value {
+        Value::Object(mut outer) => match outer.remove(key) {
+            Some(Value::Object(inner)) => Ok(inner),
+            _ => Err(IdentityError::BadRequest(format!(
+                "The request body must hold an object named {key}."
+            ))),
+        },
+        _ => Err(IdentityError::BadRequest(
+            "The request body must be a JSON object.".into(),
+        )),
+    }
+}
+
+/// Takes a string; null and absence are `None`.
+///
+/// # Errors
+/// 400 if it is something else.
+pub fn text(object: &mut Object, name: &str) -> Result<Option<String>, IdentityError> {
+    match object.remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(wrong_type(name, "a string")),
+    }
+}
+
+/// Takes a Boolean; null and absence are `None`. A string that looks like one is refused.
+///
+/// # Errors
+/// 400 if it is something else.
+pub fn boolean(object: &mut Object, name: &str) -> Result<Option<bool>, IdentityError> {
+    match object.remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(flag)),
+        Some(_) => Err(wrong_type(name, "a Boolean")),
+    }
+}
+
+/// Takes an object as text; null and absence are `None`.
+///
+/// # Errors
+/// 400 if it is something else.
+pub fn options(object: &mut Object) -> Result<Option<String>, IdentityError> {
+    match object.remove("options") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(options)) => Ok(Some(Value::Object(options).to_string())),
+        Some(_) => Err(wrong_type("options", "an object")),
+    }
+}
+
+/// Takes a list of strings.
+///
+/// # Errors
+/// 400 if it is something else.
+pub fn texts(object: &mut Object, name: &str) -> Result<Option<Vec<String>>, IdentityError> {
+    match object.remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => serde_json::from_value(value)
+            .map(Some)
+            .map_err(|_| wrong_type(name, "a list of strings")),
+    }
+}
+
+/// A name that is there, not blank, and at most `max` characters.
+///
+/// # Errors
+/// 400 otherwise.
+pub fn name(object: &mut Object, max: usize) -> Result<String, IdentityError> {
+    let name = text(object, "name")?
+        .ok_or_else(|| IdentityError::BadRequest("The attribute name is required.".into()))?;
+    check_name(name, max)
+}
+
+/// The same for a name that may be absent.
+///
+/// # Errors
+/// 400 if it is there and blank or too long.
+pub fn new_name(object: &mut Object, max: usize) -> Result<Option<String>, IdentityError> {
+    text(object, "name")?
+        .map(|name| check_name(name, max))
+        .transpose()
+}
+
+fn check_name(name: String, max: usize) -> Result<String, IdentityError> {
+    let name = name.trim().to_owned();
+    if name.is_empty() || name.chars().count() > max || name.chars().any(char::is_control) {
+        return Err(IdentityError::BadRequest(format!(
+            "The attribute name must have 1 to {max} printable characters."
+        )));
+    }
+    Ok(name)
+}
+
+/// Merges what is left of a request into stored extra attributes; null removes one.
+pub fn merge_extra(stored: &str, rest: Object) -> String {
+    let mut extra = crate::store::json_object(stored);
+    for (name, value) in rest {
+        if matches!(
+            name.as_str(),
+            "id" | "links" | "password_hash" | "password_expires_at"
+        ) {
+            continue;
+        }
+        extra.insert(name, value);
+    }
+    Value::Object(extra).to_string()
+}
+
+fn wrong_type(name: &str, expected: &str) -> IdentityError {
+    IdentityError::BadRequest(format!(
+        "Invalid input for attribute {name}: it must be {expected}."
+    ))
+}

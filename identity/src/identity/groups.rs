@@ -1,0 +1,283 @@
+//! `/v3/groups` and their members.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{Path, State},
+    http::StatusCode,
+    routing::{get, put},
+};
+use serde_json::Value;
+
+use super::{
+    error::{ApiResult, IdentityError},
+    fields,
+    support::{Caller, collection, linked, member, no_content, target},
+};
+use crate::{
+    app::App,
+    http::{Base, Query},
+    ids::identity_id,
+    policy::Target,
+    store::{groups::Group, users::User},
+};
+
+const NAME_MAX: usize = 64;
+const KIND: &str = "data/security/group";
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/groups", get(list).post(create))
+        .route("/groups/{id}", get(show).patch(update).delete(delete))
+        .route("/groups/{id}/users", get(users))
+        .route(
+            "/groups/{id}/users/{user_id}",
+            put(add).delete(remove).get(contains),
+        )
+}
+
+async fn authorized(
+    app: &App,
+    caller: &Caller,
+    rule: &str,
+    id: &str,
+) -> Result<Group, IdentityError> {
+    let found = app.store.group(id).await?;
+    caller.may(
+        app,
+        rule,
+        &target("group", found.as_ref().map(Group::to_json).as_ref()),
+    )?;
+    found.ok_or_else(|| IdentityError::NotFound("group", id.into()))
+}
+
+async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Query) -> ApiResult {
+    let mut wanted = Target::new();
+    if let Some(domain) = caller.confined_to() {
+        wanted = wanted.text("target.group.domain_id", domain);
+    }
+    caller.may(&app, "identity:list_groups", &wanted)?;
+    let domain = query.non_empty("domain_id").or(caller.confined_to());
+    let items = app
+        .store
+        .groups(domain, query.non_empty("name"))
+        .await?
+        .into_iter()
+        .filter(|group| caller.confined_to().is_none_or(|id| id == group.domain_id))
+        .map(|group| linked(&base, "groups", group.to_json()))
+        .collect();
+    Ok(collection(
+        &base,
+        &query,
+        "groups",
+        &["name", "domain_id"],
+        items,
+    ))
+}
+
+async fn create(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    bytes: Bytes,
+) -> ApiResult {
+    let mut object = fields::body(&bytes, "group")?;
+    caller.may(
+        &app,
+        "identity:create_group",
+        &target("group", Some(&Value::Object(object.clone()))),
+    )?;
+    let domain_id = super::projects::domain_of_request(&app, &caller, &mut object).await?;
+    let mut group = Group {
+        id: identity_id(),
+        domain_id,
+        name: fields::name(&mut object, NAME_MAX)?,
+        description: fields::text(&mut object, "description")?.unwrap_or_default(),
+        extra: String::new(),
+    };
+    object.retain(|_, value| !value.is_null());
+    group.extra = fields::merge_extra("{}", object);
+    let mut change = app.store.change_identity().await?;
+    change
+        .insert_group(&group)
+        .await
+        .map_err(IdentityError::duplicate("group", &group.name))?;
+    app.store.commit(change).await?;
+    caller.audit("create", KIND, &group.id);
+    Ok(member(
+        StatusCode::CREATED,
+        "group",
+        linked(&base, "groups", group.to_json()),
+    ))
+}
+
+async fn show(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    Path(id): Path<String>,
+) -> ApiResult {
+    let group = authorized(&app, &caller, "identity:get_group", &id).await?;
+    Ok(member(
+        StatusCode::OK,
+        "group",
+        linked(&base, "groups", group.to_json()),
+    ))
+}
+
+async fn update(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    Path(id): Path<String>,
+    bytes: Bytes,
+) -> ApiResult {
+    let mut group = authorized(&app, &caller, "identity:update_group", &id).await?;
+    let mut object = fields::body(&bytes, "group")?;
+    if fields::text(&mut object, "domain_id")?.is_some_and(|other| other != group.domain_id) {
+        return Err(IdentityError::BadRequest(
+            "The domain of a group cannot be changed.".into(),
+        ));
+    }
+    if let Some(name) = fields::new_name(&mut object, NAME_MAX)? {
+        group.name = name;
+    }
+    if let Some(description) = fields::text(&mut object, "description")? {
+        group.description = description;
+    }
+    group.extra = fields::merge_extra(&group.extra, object);
+    let mut change = app.store.change_identity().await?;
+    change
+        .update_group(&group)
+        .await
+        .map_err(IdentityError::duplicate("group", &group.name))?;
+    app.store.commit(change).await?;
+    caller.audit("update", KIND, &group.id);
+    Ok(member(
+        StatusCode::OK,
+        "group",
+        linked(&base, "groups", group.to_json()),
+    ))
+}
+
+async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> ApiResult {
+    authorized(&app, &caller, "identity:delete_group", &id).await?;
+    let mut change = app.store.change_identity().await?;
+    change.delete_group(&id).await?;
+    app.store.commit(change).await?;
+    caller.audit("delete", KIND, &id);
+    Ok(no_content())
+}
+
+async fn users(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    query: Query,
+    Path(id): Path<String>,
+) -> ApiResult {
+    authorized(&app, &caller, "identity:list_users_in_group", &id).await?;
+    let items = app
+        .store
+        .users_of_group(&id)
+        .await?
+        .into_iter()
+        .map(|user| linked(&base, "users", user.to_json()))
+        .collect();
+    Ok(collection(
+        &base,
+        &query,
+        "users",
+        &["name", "enabled", "domain_id"],
+        items,
+    ))
+}
+
+async fn membership(
+    app: &App,
+    caller: &Caller,
+    rule: &str,
+    group_id: &str,
+    user_id: &str,
+) -> Result<(), IdentityError> {
+    let group = app.store.group(group_id).await?;
+    let user = app.store.user(user_id).await?;
+    let mut wanted = target("group", group.as_ref().map(Group::to_json).as_ref());
+    if let Some(user) = &user {
+        wanted = wanted.with("target.user", &User::to_json(user));
+    }
+    caller.may(app, rule, &wanted)?;
+    group.ok_or_else(|| IdentityError::NotFound("group", group_id.into()))?;
+    user.ok_or_else(|| IdentityError::NotFound("user", user_id.into()))?;
+    Ok(())
+}
+
+async fn add(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path((group_id, user_id)): Path<(String, String)>,
+) -> ApiResult {
+    membership(
+        &app,
+        &caller,
+        "identity:add_user_to_group",
+        &group_id,
+        &user_id,
+    )
+    .await?;
+    let mut change = app.store.change_identity().await?;
+    change.add_member(&group_id, &user_id).await?;
+    app.store.commit(change).await?;
+    caller.audit("update", KIND, &group_id);
+    Ok(no_content())
+}
+
+async fn remove(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path((group_id, user_id)): Path<(String, String)>,
+) -> ApiResult {
+    membership(
+        &app,
+        &caller,
+        "identity:remove_user_from_group",
+        &group_id,
+        &user_id,
+    )
+    .await?;
+    let mut change = app.store.change_identity().await?;
+    if !change.remove_member(&group_id, &user_id).await? {
+        return Err(IdentityError::NotFound("user in group", user_id));
+    }
+    app.store.commit(change).await?;
+    caller.audit("update", KIND, &group_id);
+    Ok(no_content())
+}
+
+async fn contains(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path((group_id, user_id)): Path<(String, String)>,
+) -> ApiResult {
+    membership(
+        &app,
+        &caller,
+        "identity:check_user_in_group",
+        &group_id,
+        &user_id,
+    )
+    .await?;
+    if app
+        .store
+        .groups_of_user(&user_id)
+        .await?
+        .iter()
+        .any(|group| group.id == group_id)
+    {
+        Ok(no_content())
+    } else {
+        Err(IdentityError::NotFound("user in group", user_id))
+    }
+}

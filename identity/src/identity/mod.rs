@@ -1,0 +1,70 @@
+//! The identity API: Keystone v3 on the wire. One file a family of routes.
+
+mod app_credentials;
+mod assignments;
+mod auth;
+mod catalog;
+mod discovery;
+mod domains;
+mod error;
+mod fields;
+mod grants;
+mod groups;
+mod projects;
+mod roles;
+mod support;
+mod tags;
+mod users;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    http::StatusCode,
+    response::{Html, IntoResponse, Json},
+};
+
+use crate::app::App;
+
+pub use error::IdentityError;
+
+/// Largest request body, as in Keystone.
+const MAX_BODY: usize = 114_688;
+
+/// All routes, below `/identity`.
+pub fn router(_: Arc<App>) -> Router<Arc<App>> {
+    Router::new()
+        .merge(discovery::routes())
+        .nest(
+            "/v3",
+            Router::new()
+                .merge(auth::routes())
+                .merge(domains::routes())
+                .merge(projects::routes())
+                .merge(tags::routes())
+                .merge(users::routes())
+                .merge(groups::routes())
+                .merge(roles::routes())
+                .merge(grants::routes())
+                .merge(assignments::routes())
+                .merge(catalog::routes())
+                .merge(app_credentials::routes()),
+        )
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .fallback(|| async {
+            (
+                StatusCode::NOT_FOUND,
+                Html("<!doctype html><title>404 Not Found</title><h1>Not Found</h1>"),
+            )
+        })
+        .method_not_allowed_fallback(|| async {
+            let body = Json(
+                serde_json::json!({"message": "The method is not allowed for the requested URL."}),
+            );
+            (StatusCode::METHOD_NOT_ALLOWED, body).into_response()
+        })
+}
+
+#[cfg(test)]
+mod tests;

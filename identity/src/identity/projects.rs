@@ -1,0 +1,369 @@
+//! `/v3/projects`.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{Path, State},
+    http::StatusCode,
+    routing::get,
+};
+use serde_json::{Value, json};
+
+use super::{
+    error::{ApiResult, IdentityError},
+    fields,
+    support::{Caller, collection, linked, member, no_content, target},
+};
+use crate::{
+    app::App,
+    http::{Base, Query},
+    ids::identity_id,
+    policy::Target,
+    store::projects::Project,
+};
+
+const NAME_MAX: usize = 64;
+/// Depth of the hierarchy, as Keystone's default.
+const MAX_DEPTH: usize = 5;
+const KIND: &str = "data/security/project";
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/projects", get(list).post(create))
+        .route("/projects/{id}", get(show).patch(update).delete(delete))
+}
+
+/// The domain of a new user, group or project: as sent, else that of the token.
+pub(super) async fn domain_of_request(
+    app: &App,
+    caller: &Caller,
+    object: &mut fields::Object,
+) -> Result<String, IdentityError> {
+    let id = match fields::text(object, "domain_id")? {
+        Some(id) => id,
+        None => match &caller.0.scope {
+            crate::token::Scope::Domain(domain) | crate::token::Scope::Project(_, domain) => {
+                domain.id.clone()
+            }
+            _ => {
+                return Err(IdentityError::BadRequest(
+                    "The attribute domain_id is required with this token.".into(),
+                ));
+            }
+        },
+    };
+    match app.store.domain(&id).await? {
+        Some(_) => Ok(id),
+        None => Err(IdentityError::NotFound("domain", id)),
+    }
+}
+
+/// A project, if the rule permits what the caller wants with it.
+pub(super) async fn authorized(
+    app: &App,
+    caller: &Caller,
+    rule: &str,
+    id: &str,
+) -> Result<Project, IdentityError> {
+    let found = app.store.project(id).await?;
+    caller.may(
+        app,
+        rule,
+        &target("project", found.as_ref().map(Project::to_json).as_ref()).text("project_id", id),
+    )?;
+    found.ok_or_else(|| IdentityError::NotFound("project", id.into()))
+}
+
+async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Query) -> ApiResult {
+    let mut wanted = Target::new();
+    if let Some(domain) = caller.confined_to() {
+        wanted = wanted.text("target.domain_id", domain);
+    }
+    caller.may(&app, "identity:list_projects", &wanted)?;
+    let domain = query.non_empty("domain_id").or(caller.confined_to());
+    let has_tags = tag_filter(&query);
+    let items = if query.get("is_domain").is_some_and(crate::http::truthy) {
+        domains_as_projects(&app).await?
+    } else {
+        app.store
+            .projects(
+                domain,
+                query.non_empty("name"),
+                query.non_empty("parent_id"),
+            )
+            .await?
+            .into_iter()
+            .filter(|project| {
+                caller
+                    .confined_to()
+                    .is_none_or(|id| id == project.domain_id)
+            })
+            .filter(|project| has_tags(&project.tags()))
+            .map(|project| project.to_json())
+            .collect()
+    };
+    let items = items
+        .into_iter()
+        .map(|item| linked(&base, "projects", item))
+        .collect();
+    Ok(collection(
+        &base,
+        &query,
+        "projects",
+        &["name", "enabled", "domain_id", "parent_id"],
+        items,
+    ))
+}
+
+/// The four tag filters of the API, comma-separated.
+fn tag_filter(query: &Query) -> impl Fn(&[String]) -> bool + use<> {
+    let read = |name: &str| -> Option<Vec<String>> {
+        query
+            .non_empty(name)
+            .map(|tags| tags.split(',').map(str::to_owned).collect())
+    };
+    let (all, any, not_all, not_any) = (
+        read("tags"),
+        read("tags-any"),
+        read("not-tags"),
+        read("not-tags-any"),
+    );
+    move |tags| {
+        let holds_all = |wanted: &Vec<String>| wanted.iter().all(|tag| tags.contains(tag));
+        let holds_any = |wanted: &Vec<String>| wanted.iter().any(|tag| tags.contains(tag));
+        all.as_ref().is_none_or(holds_all)
+            && any.as_ref().is_none_or(holds_any)
+            && !not_all.as_ref().is_some_and(holds_all)
+            && !not_any.as_ref().is_some_and(holds_any)
+    }
+}
+
+/// Every domain is also a project that acts as one.
+async fn domains_as_projects(app: &App) -> Result<Vec<Value>, IdentityError> {
+    Ok(app
+        .store
+        .domains()
+        .await?
+        .into_iter()
+        .map(|domain| {
+            let mut object = domain.to_json();
+            object["is_domain"] = true.into();
+            object["domain_id"] = Value::Null;
+            object["parent_id"] = Value::Null;
+            object
+        })
+        .collect())
+}
+
+async fn create(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    bytes: Bytes,
+) -> ApiResult {
+    let mut object = fields::body(&bytes, "project")?;
+    if fields::boolean(&mut object, "is_domain")?.unwrap_or(false) {
+        return Err(IdentityError::BadRequest(
+            "A project that acts as a domain is made with POST /v3/domains.".into(),
+        ));
+    }
+    caller.may(
+        &app,
+        "identity:create_project",
+        &target("project", Some(&Value::Object(object.clone()))),
+    )?;
+    let name = fields::name(&mut object, NAME_MAX)?;
+    let parent = fields::text(&mut object, "parent_id")?;
+    let (domain_id, parent_id) = place(&app, &caller, &mut object, parent).await?;
+    let mut project = Project::new(identity_id(), domain_id, parent_id, name);
+    project.description = fields::text(&mut object, "description")?.unwrap_or_default();
+    project.enabled = fields::boolean(&mut object, "enabled")?.unwrap_or(true);
+    if let Some(options) = fields::options(&mut object)? {
+        project.options = options;
+    }
+    if let Some(tags) = fields::texts(&mut object, "tags")? {
+        project.set_tags(&super::tags::checked(tags)?);
+    }
+    object.retain(|_, value| !value.is_null());
+    project.extra = fields::merge_extra("{}", object);
+    let mut change = app.store.change_identity().await?;
+    change
+        .insert_project(&project)
+        .await
+        .map_err(IdentityError::duplicate("project", &project.name))?;
+    app.store.commit(change).await?;
+    caller.audit("create", KIND, &project.id);
+    Ok(member(
+        StatusCode::CREATED,
+        "project",
+        linked(&base, "projects", project.to_json()),
+    ))
+}
+
+/// Domain and parent of a new project: the parent decides the domain if one is given.
+async fn place(
+    app: &App,
+    caller: &Caller,
+    object: &mut fields::Object,
+    parent: Option<String>,
+) -> Result<(String, String), IdentityError> {
+    let Some(parent) = parent else {
+        let domain = domain_of_request(app, caller, object).await?;
+        return Ok((domain.clone(), domain));
+    };
+    let asked = fields::text(object, "domain_id")?;
+    let mismatch = || {
+        IdentityError::BadRequest(
+            "The parent project lies in another domain than domain_id says.".into(),
+        )
+    };
+    if app.store.domain(&parent).await?.is_some() {
+        return if asked.is_none_or(|domain| domain == parent) {
+            Ok((parent.clone(), parent))
+        } else {
+            Err(mismatch())
+        };
+    }
+    let above = app
+        .store
+        .project(&parent)
+        .await?
+        .ok_or_else(|| IdentityError::NotFound("project", parent.clone()))?;
+    if asked.is_some_and(|domain| domain != above.domain_id) {
+        return Err(mismatch());
+    }
+    if !above.enabled {
+        return Err(IdentityError::Forbidden(
+            "The parent project is disabled; enable it first.".into(),
+        ));
+    }
+    if app.store.ancestors(&parent).await?.len() + 2 > MAX_DEPTH {
+        return Err(IdentityError::Forbidden(format!(
+            "The hierarchy may be {MAX_DEPTH} projects deep at most."
+        )));
+    }
+    Ok((above.domain_id, parent))
+}
+
+async fn show(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    query: Query,
+    Path(id): Path<String>,
+) -> ApiResult {
+    let project = authorized(&app, &caller, "identity:get_project", &id).await?;
+    let mut shown = linked(&base, "projects", project.to_json());
+    if query.get("parents_as_ids").is_some() {
+        shown["parents"] = parents(&app, &project).await?;
+    }
+    if query.get("subtree_as_ids").is_some() {
+        let all = app
+            .store
+            .projects(Some(&project.domain_id), None, None)
+            .await?;
+        shown["subtree"] = subtree(&all, &id, 0);
+    }
+    Ok(member(StatusCode::OK, "project", shown))
+}
+
+/// `{parent: {grandparent: {domain: null}}}`.
+async fn parents(app: &App, project: &Project) -> Result<Value, IdentityError> {
+    let mut tree = json!({ project.domain_id.as_str(): null });
+    for id in app.store.ancestors(&project.id).await?.iter().rev() {
+        tree = json!({ id.as_str(): tree });
+    }
+    Ok(tree)
+}
+
+/// `{child: {grandchild: null}}`, null where there are none.
+fn subtree(all: &[Project], id: &str, depth: usize) -> Value {
+    let children: serde_json::Map<String, Value> = all
+        .iter()
+        .filter(|project| project.parent_id == id && depth < 64)
+        .map(|project| (project.id.clone(), subtree(all, &project.id, depth + 1)))
+        .collect();
+    if children.is_empty() {
+        Value::Null
+    } else {
+        Value::Object(children)
+    }
+}
+
+async fn update(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    Path(id): Path<String>,
+    bytes: Bytes,
+) -> ApiResult {
+    let mut project = authorized(&app, &caller, "identity:update_project", &id).await?;
+    let mut object = fields::body(&bytes, "project")?;
+    for (name, current) in [
+        ("domain_id", &project.domain_id),
+        ("parent_id", &project.parent_id),
+        ("id", &project.id),
+    ] {
+        if fields::text(&mut object, name)?.is_some_and(|other| other != *current) {
+            return Err(IdentityError::BadRequest(format!(
+                "The attribute {name} of a project cannot be changed."
+            )));
+        }
+    }
+    object.remove("is_domain");
+    if let Some(name) = fields::new_name(&mut object, NAME_MAX)? {
+        project.name = name;
+    }
+    if let Some(description) = fields::text(&mut object, "description")? {
+        project.description = description;
+    }
+    if let Some(enabled) = fields::boolean(&mut object, "enabled")? {
+        if !enabled
+            && app
+                .store
+                .projects(None, None, Some(&id))
+                .await?
+                .iter()
+                .any(|child| child.enabled)
+        {
+            return Err(IdentityError::Forbidden(
+                "A project with enabled projects below it cannot be disabled; disable those first."
+                    .into(),
+            ));
+        }
+        project.enabled = enabled;
+    }
+    if let Some(options) = fields::options(&mut object)? {
+        project.options = options;
+    }
+    if let Some(tags) = fields::texts(&mut object, "tags")? {
+        project.set_tags(&super::tags::checked(tags)?);
+    }
+    project.extra = fields::merge_extra(&project.extra, object);
+    let mut change = app.store.change_identity().await?;
+    change
+        .update_project(&project)
+        .await
+        .map_err(IdentityError::duplicate("project", &project.name))?;
+    app.store.commit(change).await?;
+    caller.audit("update", KIND, &project.id);
+    let mut shown = linked(&base, "projects", project.to_json());
+    shown["extra"] = Value::Object(crate::store::json_object(&project.extra));
+    Ok(member(StatusCode::OK, "project", shown))
+}
+
+async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> ApiResult {
+    authorized(&app, &caller, "identity:delete_project", &id).await?;
+    if !app.store.projects(None, None, Some(&id)).await?.is_empty() {
+        return Err(IdentityError::Forbidden(
+            "A project with projects below it cannot be deleted; delete those first.".into(),
+        ));
+    }
+    let mut change = app.store.change_identity().await?;
+    change.delete_project(&id).await?;
+    app.store.commit(change).await?;
+    caller.audit("delete", KIND, &id);
+    Ok(no_content())
+}

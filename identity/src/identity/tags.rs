@@ -1,0 +1,135 @@
+//! `/v3/projects/{id}/tags`.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{Path, State},
+    http::StatusCode,
+    response::{IntoResponse, Json},
+    routing::get,
+};
+use serde_json::{Value, json};
+
+use super::{
+    error::{ApiResult, IdentityError},
+    projects::authorized,
+    support::{Caller, no_content},
+};
+use crate::{app::App, http::Base, store::projects::Project};
+
+/// Most tags a project may have, and characters a tag may have.
+const MAX_TAGS: usize = 80;
+const TAG_MAX: usize = 255;
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/projects/{id}/tags", get(list).put(replace).delete(clear))
+        .route(
+            "/projects/{id}/tags/{tag}",
+            get(has).put(add).delete(remove),
+        )
+}
+
+/// Tags as the API permits them: no comma or slash, not blank.
+pub(super) fn checked(tags: Vec<String>) -> Result<Vec<String>, IdentityError> {
+    let bad = |tag: &String| {
+        tag.trim().is_empty()
+            || tag.chars().count() > TAG_MAX
+            || tag.chars().any(|c| c == ',' || c == '/' || c.is_control())
+    };
+    if tags.len() > MAX_TAGS || tags.iter().any(bad) {
+        return Err(IdentityError::BadRequest(format!(
+            "A project has {MAX_TAGS} tags at most, each of 1 to {TAG_MAX} characters without comma and slash."
+        )));
+    }
+    let mut tags = tags;
+    tags.sort();
+    tags.dedup();
+    Ok(tags)
+}
+
+fn shown(base: &Base, id: &str, tags: &[String]) -> Value {
+    json!({"tags": tags, "links": {"self": format!("{}/projects/{id}/tags", base.identity())}})
+}
+
+async fn store(app: &App, project: &Project, tags: &[String]) -> Result<(), IdentityError> {
+    let mut change = app.store.change_identity().await?;
+    change.set_tags(&project.id, tags).await?;
+    Ok(app.store.commit(change).await?)
+}
+
+async fn list(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    Path(id): Path<String>,
+) -> ApiResult {
+    let project = authorized(&app, &caller, "identity:list_project_tags", &id).await?;
+    Ok(Json(shown(&base, &id, &project.tags())).into_response())
+}
+
+async fn replace(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    Path(id): Path<String>,
+    bytes: Bytes,
+) -> ApiResult {
+    let project = authorized(&app, &caller, "identity:update_project_tags", &id).await?;
+    let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let tags = serde_json::from_value(value["tags"].clone()).map_err(|_| {
+        IdentityError::BadRequest("The request body must hold a list of strings named tags.".into())
+    })?;
+    let tags = checked(tags)?;
+    store(&app, &project, &tags).await?;
+    Ok(Json(shown(&base, &id, &tags)).into_response())
+}
+
+async fn clear(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> ApiResult {
+    let project = authorized(&app, &caller, "identity:delete_project_tags", &id).await?;
+    store(&app, &project, &[]).await?;
+    Ok(no_content())
+}
+
+async fn has(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path((id, tag)): Path<(String, String)>,
+) -> ApiResult {
+    let project = authorized(&app, &caller, "identity:get_project_tag", &id).await?;
+    if project.tags().contains(&tag) {
+        Ok(no_content())
+    } else {
+        Err(IdentityError::NotFound("project tag", tag))
+    }
+}
+
+async fn add(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path((id, tag)): Path<(String, String)>,
+) -> ApiResult {
+    let project = authorized(&app, &caller, "identity:create_project_tag", &id).await?;
+    let mut tags = project.tags();
+    tags.push(tag);
+    store(&app, &project, &checked(tags)?).await?;
+    Ok(StatusCode::CREATED.into_response())
+}
+
+async fn remove(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path((id, tag)): Path<(String, String)>,
+) -> ApiResult {
+    let project = authorized(&app, &caller, "identity:delete_project_tag", &id).await?;
+    let mut tags = project.tags();
+    let before = tags.len();
+    tags.retain(|other| *other != tag);
+    if tags.len() == before {
+        return Err(IdentityError::NotFound("project tag", tag));
+    }
+    store(&app, &project, &tags).await?;
+    Ok(no_content())
+}

@@ -1,0 +1,289 @@
+//! `/v3/users`, passwords, and what belongs to a user.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{Path, State},
+    http::StatusCode,
+    routing::{get, post},
+};
+use secrecy::SecretString;
+use serde_json::Value;
+
+use super::{
+    error::{ApiResult, IdentityError},
+    fields,
+    support::{Caller, collection, linked, member, no_content, target},
+};
+use crate::{
+    app::App,
+    audit,
+    http::{Base, Query},
+    ids::identity_id,
+    policy::Target,
+    store::users::User,
+    time::now_us,
+};
+
+const NAME_MAX: usize = 255;
+const KIND: &str = "data/security/account/user";
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/users", get(list).post(create))
+        .route("/users/{id}", get(show).patch(update).delete(delete))
+        .route("/users/{id}/password", post(change_password))
+        .route("/users/{id}/projects", get(projects))
+        .route("/users/{id}/groups", get(groups))
+}
+
+/// The target of the rules about one user; empty when there is no such user.
+pub(super) fn user_target(user: Option<&User>) -> Target {
+    target("user", user.map(User::to_json).as_ref())
+}
+
+async fn authorized(
+    app: &App,
+    caller: &Caller,
+    rule: &str,
+    id: &str,
+) -> Result<User, IdentityError> {
+    let found = app.store.user(id).await?;
+    caller.may(app, rule, &user_target(found.as_ref()).text("user_id", id))?;
+    found.ok_or_else(|| IdentityError::NotFound("user", id.into()))
+}
+
+async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Query) -> ApiResult {
+    let mut wanted = Target::new();
+    if let Some(domain) = caller.confined_to() {
+        wanted = wanted.text("target.domain_id", domain);
+    }
+    caller.may(&app, "identity:list_users", &wanted)?;
+    let domain = query.non_empty("domain_id").or(caller.confined_to());
+    let items = app
+        .store
+        .users(domain, query.non_empty("name"))
+        .await?
+        .into_iter()
+        .filter(|user| caller.confined_to().is_none_or(|id| id == user.domain_id))
+        .map(|user| linked(&base, "users", user.to_json()))
+        .collect();
+    Ok(collection(
+        &base,
+        &query,
+        "users",
+        &["name", "enabled", "domain_id"],
+        items,
+    ))
+}
+
+async fn create(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    bytes: Bytes,
+) -> ApiResult {
+    let mut object = fields::body(&bytes, "user")?;
+    let password = fields::text(&mut object, "password")?.map(SecretString::from);
+    caller.may(
+        &app,
+        "identity:create_user",
+        &target("user", Some(&Value::Object(object.clone()))),
+    )?;
+    let domain_id = super::projects::domain_of_request(&app, &caller, &mut object).await?;
+    let mut user = User {
+        id: identity_id(),
+        domain_id,
+        name: fields::name(&mut object, NAME_MAX)?,
+        enabled: fields::boolean(&mut object, "enabled")?.unwrap_or(true),
+        default_project_id: fields::text(&mut object, "default_project_id")?,
+        password_hash: None,
+        tokens_valid_after: 0,
+        options: fields::options(&mut object)?.unwrap_or_else(|| "{}".into()),
+        extra: "{}".into(),
+    };
+    object.retain(|_, value| !value.is_null());
+    user.extra = fields::merge_extra("{}", object);
+    if app
+        .store
+        .user_by_name(&user.domain_id, &user.name)
+        .await?
+        .is_some()
+    {
+        return Err(IdentityError::Conflict("user", user.name));
+    }
+    if let Some(password) = password {
+        user.password_hash = Some(app.hasher.hash(&password).await?);
+    }
+    let mut change = app.store.change_identity().await?;
+    change
+        .insert_user(&user)
+        .await
+        .map_err(IdentityError::duplicate("user", &user.name))?;
+    app.store.commit(change).await?;
+    caller.audit("create", KIND, &user.id);
+    Ok(member(
+        StatusCode::CREATED,
+        "user",
+        linked(&base, "users", user.to_json()),
+    ))
+}
+
+async fn show(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    Path(id): Path<String>,
+) -> ApiResult {
+    let user = authorized(&app, &caller, "identity:get_user", &id).await?;
+    Ok(member(
+        StatusCode::OK,
+        "user",
+        linked(&base, "users", user.to_json()),
+    ))
+}
+
+async fn update(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    Path(id): Path<String>,
+    bytes: Bytes,
+) -> ApiResult {
+    let mut user = authorized(&app, &caller, "identity:update_user", &id).await?;
+    let mut object = fields::body(&bytes, "user")?;
+    if fields::text(&mut object, "id")?.is_some_and(|other| other != id) {
+        return Err(IdentityError::BadRequest(
+            "The id of a user cannot be changed.".into(),
+        ));
+    }
+    if fields::text(&mut object, "domain_id")?.is_some_and(|other| other != user.domain_id) {
+        return Err(IdentityError::BadRequest(
+            "The domain of a user cannot be changed.".into(),
+        ));
+    }
+    if let Some(password) = fields::text(&mut object, "password")? {
+        user.password_hash = Some(app.hasher.hash(&SecretString::from(password)).await?);
+        user.tokens_valid_after = now_us();
+    }
+    if let Some(name) = fields::new_name(&mut object, NAME_MAX)? {
+        user.name = name;
+    }
+    if let Some(enabled) = fields::boolean(&mut object, "enabled")? {
+        if user.enabled && !enabled {
+            user.tokens_valid_after = now_us();
+        }
+        user.enabled = enabled;
+    }
+    if object.contains_key("default_project_id") {
+        user.default_project_id = fields::text(&mut object, "default_project_id")?;
+    }
+    if let Some(options) = fields::options(&mut object)? {
+        user.options = options;
+    }
+    user.extra = fields::merge_extra(&user.extra, object);
+    let mut change = app.store.change_identity().await?;
+    change
+        .update_user(&user)
+        .await
+        .map_err(IdentityError::duplicate("user", &user.name))?;
+    app.store.commit(change).await?;
+    caller.audit("update", KIND, &user.id);
+    let mut shown = linked(&base, "users", user.to_json());
+    shown["extra"] = Value::Object(crate::store::json_object(&user.extra));
+    Ok(member(StatusCode::OK, "user", shown))
+}
+
+async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> ApiResult {
+    authorized(&app, &caller, "identity:delete_user", &id).await?;
+    let mut change = app.store.change_identity().await?;
+    change.delete_user(&id).await?;
+    app.store.commit(change).await?;
+    caller.audit("delete", KIND, &id);
+    Ok(no_content())
+}
+
+/// A user changes its own password; what proves it is the old password, no token is needed.
+async fn change_password(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    bytes: Bytes,
+) -> ApiResult {
+    let mut object = fields::body(&bytes, "user")?;
+    let missing = |name| IdentityError::BadRequest(format!("The attribute {name} is required."));
+    let original = fields::text(&mut object, "original_password")?
+        .ok_or_else(|| missing("original_password"))?;
+    let new = fields::text(&mut object, "password")?.ok_or_else(|| missing("password"))?;
+    let user = app.store.user(&id).await?.filter(|user| user.enabled);
+    let hash = user.as_ref().and_then(|user| user.password_hash.clone());
+    let verified = app
+        .hasher
+        .verify(&SecretString::from(original), hash.as_deref())
+        .await?;
+    let Some(mut user) = user.filter(|_| verified) else {
+        audit::failed_login(&id, "WrongPassword");
+        return Err(IdentityError::Unauthorized);
+    };
+    user.password_hash = Some(app.hasher.hash(&SecretString::from(new)).await?);
+    user.tokens_valid_after = now_us();
+    let mut change = app.store.change_identity().await?;
+    change.update_user(&user).await?;
+    app.store.commit(change).await?;
+    tracing::info!(target: "audit", action = "update", outcome = "success", initiator_user_id = %user.id,
+        target_type_uri = KIND, target_id = %user.id, "password changed by its user");
+    Ok(no_content())
+}
+
+async fn projects(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    query: Query,
+    Path(id): Path<String>,
+) -> ApiResult {
+    authorized(&app, &caller, "identity:list_user_projects", &id).await?;
+    let ids = app.store.project_ids_of_user(&id).await?;
+    let items = app
+        .store
+        .projects_by_ids(&ids)
+        .await?
+        .into_iter()
+        .map(|project| linked(&base, "projects", project.to_json()))
+        .collect();
+    Ok(collection(
+        &base,
+        &query,
+        "projects",
+        &["name", "enabled", "domain_id"],
+        items,
+    ))
+}
+
+async fn groups(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    query: Query,
+    Path(id): Path<String>,
+) -> ApiResult {
+    authorized(&app, &caller, "identity:list_groups_for_user", &id).await?;
+    let items = app
+        .store
+        .groups_of_user(&id)
+        .await?
+        .into_iter()
+        .filter(|group| {
+            caller
+                .confined_to()
+                .is_none_or(|domain| domain == group.domain_id)
+        })
+        .map(|group| {
+            let mut shown = linked(&base, "groups", group.to_json());
+            shown["membership_expires_at"] = Value::Null;
+            shown
+        })
+        .collect();
+    Ok(collection(&base, &query, "groups", &["name"], items))
+}

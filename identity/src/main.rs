@@ -1,0 +1,117 @@
+//! `cryptvol-identity`: see `cli` for its commands.
+
+use std::{num::NonZeroUsize, sync::Arc, thread::available_parallelism};
+
+use anyhow::{Context, Result, anyhow};
+use clap::Parser;
+use cryptvol_identity::{
+    app::{App, AppConfig},
+    bootstrap::{BootstrapRequest, bootstrap},
+    cli::{BootstrapArgs, Cli, Command, DataArgs, KekCommand, LogFormat, ServeArgs},
+    crypto::Kek,
+    server::{Listeners, serve},
+};
+use secrecy::SecretString;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    start_log(&cli)?;
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| anyhow!("a TLS provider is installed already"))?;
+    // Few threads: each has its own heap arena, and the work is short.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(processors().min(4))
+        .max_blocking_threads(16)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(run(cli.command))
+}
+
+fn processors() -> usize {
+    available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+fn start_log(cli: &Cli) -> Result<()> {
+    let filter = EnvFilter::try_new(&cli.log)
+        .with_context(|| format!("--log {} is not a filter", cli.log))?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match cli.log_format {
+        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => log.init(),
+    }
+    Ok(())
+}
+
+async fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Kek(KekCommand::Generate { out }) => Ok(Kek::generate(&out)?),
+        Command::Bootstrap(args) => run_bootstrap(&args).await,
+        Command::Serve(args) => run_serve(args).await,
+    }
+}
+
+async fn open(
+    data: &DataArgs,
+    token_lifetime_secs: u32,
+    parallel: Option<usize>,
+    tls: bool,
+) -> Result<Arc<App>> {
+    let kek = Kek::read(&data.kek_file, &data.data_dir)?;
+    let config = AppConfig {
+        data_dir: data.data_dir.clone(),
+        token_lifetime_secs,
+        password_rounds: data.password_rounds,
+        password_parallel: parallel.unwrap_or_else(processors),
+        tls,
+    };
+    Ok(App::open(config, kek).await?)
+}
+
+async fn run_bootstrap(args: &BootstrapArgs) -> Result<()> {
+    let password = std::fs::read_to_string(&args.password_file)
+        .map(zeroize::Zeroizing::new)
+        .with_context(|| {
+            format!(
+                "cannot read the password file {}",
+                args.password_file.display()
+            )
+        })?;
+    let app = open(&args.data, 3600, None, true).await?;
+    let request = BootstrapRequest {
+        password: SecretString::from(password.trim_end().to_owned()),
+        public_url: args.public_url.clone(),
+        region: args.region.clone(),
+    };
+    bootstrap(&app, &request).await?;
+    app.store.close().await;
+    Ok(())
+}
+
+async fn run_serve(args: ServeArgs) -> Result<()> {
+    let app = open(
+        &args.data,
+        args.token_lifetime,
+        args.password_parallel,
+        !args.no_tls,
+    )
+    .await?;
+    let tls = match (args.tls_cert, args.tls_key) {
+        (Some(cert), Some(key)) if !args.no_tls => Some((cert, key)),
+        _ => None,
+    };
+    serve(
+        app,
+        Listeners {
+            listen: args.listen,
+            admin: args.admin_listen,
+            tls,
+        },
+    )
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! Role assignments: who has which role where, and what follows from that.
+
+use sqlx::FromRow;
+
+use super::{Change, Store, StoreResult};
+
+/// One stored assignment.
+#[derive(Debug, Clone, PartialEq, FromRow)]
+pub struct Assignment {
+    /// `user` or `group`.
+    pub actor_type: String,
+    /// Its id.
+    pub actor_id: String,
+    /// `project`, `domain` or `system`.
+    pub target_type: String,
+    /// Its id; `all` for the system.
+    pub target_id: String,
+    /// The role.
+    pub role_id: String,
+    /// Whether it counts for the projects below instead of the target itself.
+    pub inherited: bool,
+}
+
+/// A role that somebody effectively has.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct EffectiveRole {
+    /// Role id.
+    pub id: String,
+    /// Role name.
+    pub name: String,
+}
+
+impl Store {
+    /// The roles that a user has on a target: own and group assignments, those inherited from above, and
+    /// whatever these imply; by name. Domain roles only count through what they imply.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn effective_roles(
+        &self,
+        user_id: &str,
+        target_type: &str,
+        target_id: &str,
+    ) -> StoreResult<Vec<EffectiveRole>> {
+        Ok(sqlx::query_as(
+            "WITH RECURSIVE
+             up (id, depth) AS (
+                 SELECT parent_id, 1 FROM projects WHERE id = $3 AND $2 = 'project'
+                 UNION ALL SELECT p.parent_id, up.depth + 1 FROM projects p JOIN up ON p.id = up.id WHERE up.depth < 64),
+             mine (role_id) AS (
+                 SELECT a.role_id FROM assignments a
+                 WHERE ((a.actor_type = 'user' AND a.actor_id = $1)
+                        OR (a.actor_type = 'group'
+                            AND a.actor_id IN (SELECT group_id FROM group_members WHERE user_id = $1)))
+                 AND ((NOT a.inherited AND a.target_type = $2 AND a.target_id = $3)
+                      OR (a.inherited AND a.target_type = 'project' AND a.target_id IN (SELECT id FROM up))
+                      OR (a.inherited AND a.target_type = 'domain' AND $2 = 'project'
+                          AND a.target_id = (SELECT domain_id FROM projects WHERE id = $3)))),
+             held (role_id) AS (
+                 SELECT role_id FROM mine
+                 UNION SELECT i.implied_role_id FROM implied_roles i JOIN held ON i.prior_role_id = held.role_id)
+             SELECT r.id, r.name FROM roles r JOIN held ON held.role_id = r.id
+             WHERE r.domain_id IS NULL ORDER BY r.name",
+        )
+        .bind(user_id)
+        .bind(target_type)
+        .bind(target_id)
+        .fetch_all(&self.read)
+        .await?)
+    }
+
+    /// The roles of an application credential and what they imply.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn app_credential_effective_roles(
+        &self,
+        id: &str,
+    ) -> StoreResult<Vec<EffectiveRole>> {
+        Ok(sqlx::query_as(
+            "WITH RECURSIVE held (role_id) AS (
+                 SELECT role_id FROM app_credential_roles WHERE app_credential_id = $1
+                 UNION SELECT i.implied_role_id FROM implied_roles i JOIN held ON i.prior_role_id = held.role_id)
+             SELECT r.id, r.name FROM roles r JOIN held ON held.role_id = r.id ORDER BY r.name",
+        )
+        .bind(id)
+        .fetch_all(&self.read)
+        .await?)
+    }
+
+    /// Ids of the projects on which a user has a role, own, through a group, or inherited.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn project_ids_of_user(&self, user_id: &str) -> StoreResult<Vec<String>> {
+        Ok(sqlx::query_scalar(
+            "WITH RECURSIVE
+             mine AS (
+                 SELECT target_type, target_id, inherited FROM assignments
+                 WHERE (actor_type = 'user' AND actor_id = $1)
+                    OR (actor_type = 'group' AND actor_id IN (SELECT group_id FROM group_members WHERE user_id = $1))),
+             below (id, depth) AS (
+                 SELECT p.id, 1 FROM projects p JOIN mine m
+                     ON m.inherited AND m.target_type = 'project' AND m.target_id = p.parent_id
+                 UNION SELECT p.id, below.depth + 1 FROM projects p JOIN below ON p.parent_id = below.id WHERE below.depth < 64)
+             SELECT target_id FROM mine WHERE target_type = 'project' AND NOT inherited
+             UNION SELECT id FROM below
+             UNION SELECT p.id FROM projects p JOIN mine m
+                 ON m.inherited AND m.target_type = 'domain' AND m.target_id = p.domain_id",
+        )
+        .bind(user_id)
+        .fetch_all(&self.read)
+        .await?)
+    }
+
+    /// Ids of the domains on which a user has a role, own or through a group.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn domain_ids_of_user(&self, user_id: &str) -> StoreResult<Vec<String>> {
+        Ok(sqlx::query_scalar(
+            "SELECT DISTINCT target_id FROM assignments WHERE target_type = 'domain' AND NOT inherited
+             AND ((actor_type = 'user' AND actor_id = $1)
+                  OR (actor_type = 'group' AND actor_id IN (SELECT group_id FROM group_members WHERE user_id = $1)))",
+        )
+        .bind(user_id)
+        .fetch_all(&self.read)
+        .await?)
+    }
+
+    /// All stored assignments.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn assignments(&self) -> StoreResult<Vec<Assignment>> {
+        Ok(sqlx::query_as("SELECT * FROM assignments ORDER BY target_type, target_id, actor_type, actor_id, role_id")
+            .fetch_all(&self.read)
+            .await?)
+    }
+
+    /// The stored assignments of one actor on one target.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn grants(
+        &self,
+        actor: (&str, &str),
+        target: (&str, &str),
+        inherited: bool,
+    ) -> StoreResult<Vec<Assignment>> {
+        Ok(sqlx::query_as(
+            "SELECT * FROM assignments WHERE actor_type = $1 AND actor_id = $2 AND target_type = $3 AND target_id = $4
+             AND inherited = $5",
+        )
+        .bind(actor.0)
+        .bind(actor.1)
+        .bind(target.0)
+        .bind(target.1)
+        .bind(inherited)
+        .fetch_all(&self.read)
+        .await?)
+    }
+}
+
+impl Change {
+    /// Adds an assignment; again is no error.
+    ///
+    /// # Errors
+    /// `Dangling`, `Query`.
+    pub async fn insert_assignment(&mut self, assignment: &Assignment) -> StoreResult<()> {
+        sqlx::query(
+            "INSERT INTO assignments (actor_type, actor_id, target_type, target_id, role_id, inherited)
+             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+        )
+        .bind(&assignment.actor_type)
+        .bind(&assignment.actor_id)
+        .bind(&assignment.target_type)
+        .bind(&assignment.target_id)
+        .bind(&assignment.role_id)
+        .bind(assignment.inherited)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
+
+    /// Removes an assignment. Says whether there was one.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn delete_assignment(&mut self, assignment: &Assignment) -> StoreResult<bool> {
+        let done = sqlx::query(
+            "DELETE FROM assignments WHERE actor_type = $1 AND actor_id = $2 AND target_type = $3 AND target_id = $4
+             AND role_id = $5 AND inherited = $6",
+        )
+        .bind(&assignment.actor_type)
+        .bind(&assignment.actor_id)
+        .bind(&assignment.target_type)
+        .bind(&assignment.target_id)
+        .bind(&assignment.role_id)
+        .bind(assignment.inherited)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(done.rows_affected() > 0)
+    }
+}

@@ -1,0 +1,215 @@
+//! Regions, services, endpoints: what the catalog is made of.
+
+use serde_json::{Value, json};
+use sqlx::FromRow;
+
+use super::{Change, Store, StoreResult};
+
+/// A region.
+#[derive(Debug, Clone, FromRow)]
+pub struct Region {
+    /// Free text, chosen by the administrator.
+    pub id: String,
+    /// Free text.
+    pub description: String,
+    /// The region above.
+    pub parent_region_id: Option<String>,
+}
+
+/// A service of the catalog.
+#[derive(Debug, Clone, FromRow)]
+pub struct Service {
+    /// 32 hex digits.
+    pub id: String,
+    /// `identity`, `key-manager`, …
+    #[sqlx(rename = "type")]
+    pub kind: String,
+    /// Display name.
+    pub name: Option<String>,
+    /// Free text.
+    pub description: Option<String>,
+    /// Disabled services are not in the catalog.
+    pub enabled: bool,
+}
+
+/// Where a service answers.
+#[derive(Debug, Clone, FromRow)]
+pub struct Endpoint {
+    /// 32 hex digits.
+    pub id: String,
+    /// Its service.
+    pub service_id: String,
+    /// `public`, `internal` or `admin`.
+    pub interface: String,
+    /// Its region.
+    pub region_id: Option<String>,
+    /// Base URL.
+    pub url: String,
+    /// Disabled endpoints are not in the catalog.
+    pub enabled: bool,
+}
+
+impl Region {
+    /// The object of the identity API, without links.
+    pub fn to_json(&self) -> Value {
+        json!({"id": self.id, "description": self.description, "parent_region_id": self.parent_region_id})
+    }
+}
+
+impl Service {
+    /// The object of the identity API, without links.
+    pub fn to_json(&self) -> Value {
+        let mut object =
+            json!({"id": self.id, "name": self.name, "type": self.kind, "enabled": self.enabled});
+        if let (Some(description), Some(map)) = (&self.description, object.as_object_mut()) {
+            map.insert("description".into(), description.as_str().into());
+        }
+        object
+    }
+}
+
+impl Endpoint {
+    /// The object of the identity API, without links.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "id": self.id, "interface": self.interface, "region_id": self.region_id, "region": self.region_id,
+            "service_id": self.service_id, "url": self.url, "enabled": self.enabled,
+        })
+    }
+}
+
+impl Store {
+    /// All regions.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn regions(&self) -> StoreResult<Vec<Region>> {
+        Ok(sqlx::query_as("SELECT * FROM regions ORDER BY id")
+            .fetch_all(&self.read)
+            .await?)
+    }
+
+    /// All services.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn services(&self) -> StoreResult<Vec<Service>> {
+        Ok(
+            sqlx::query_as("SELECT * FROM services ORDER BY type, name, id")
+                .fetch_all(&self.read)
+                .await?,
+        )
+    }
+
+    /// All endpoints.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn endpoints(&self) -> StoreResult<Vec<Endpoint>> {
+        Ok(
+            sqlx::query_as("SELECT * FROM endpoints ORDER BY service_id, interface, id")
+                .fetch_all(&self.read)
+                .await?,
+        )
+    }
+}
+
+impl Change {
+    /// Adds a region.
+    ///
+    /// # Errors
+    /// `Duplicate`, `Query`.
+    pub async fn insert_region(&mut self, region: &Region) -> StoreResult<()> {
+        sqlx::query("INSERT INTO regions (id, description, parent_region_id) VALUES ($1, $2, $3)")
+            .bind(&region.id)
+            .bind(&region.description)
+            .bind(&region.parent_region_id)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    /// Deletes a region. Says whether there was one.
+    ///
+    /// # Errors
+    /// `Dangling` while endpoints use it, `Query`.
+    pub async fn delete_region(&mut self, id: &str) -> StoreResult<bool> {
+        let done = sqlx::query("DELETE FROM regions WHERE id = $1")
+            .bind(id)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Adds a service.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn insert_service(&mut self, service: &Service) -> StoreResult<()> {
+        sqlx::query("INSERT INTO services (id, type, name, description, enabled) VALUES ($1, $2, $3, $4, $5)")
+            .bind(&service.id)
+            .bind(&service.kind)
+            .bind(&service.name)
+            .bind(&service.description)
+            .bind(service.enabled)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    /// Deletes a service with its endpoints. Says whether there was one.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn delete_service(&mut self, id: &str) -> StoreResult<bool> {
+        let done = sqlx::query("DELETE FROM services WHERE id = $1")
+            .bind(id)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Adds an endpoint.
+    ///
+    /// # Errors
+    /// `Dangling`, `Query`.
+    pub async fn insert_endpoint(&mut self, endpoint: &Endpoint) -> StoreResult<()> {
+        sqlx::query(
+            "INSERT INTO endpoints (id, service_id, interface, region_id, url, enabled) VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(&endpoint.id)
+        .bind(&endpoint.service_id)
+        .bind(&endpoint.interface)
+        .bind(&endpoint.region_id)
+        .bind(&endpoint.url)
+        .bind(endpoint.enabled)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
+
+    /// Changes the URL of an endpoint.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn set_endpoint_url(&mut self, id: &str, url: &str) -> StoreResult<()> {
+        sqlx::query("UPDATE endpoints SET url = $2 WHERE id = $1")
+            .bind(id)
+            .bind(url)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    /// Deletes an endpoint. Says whether there was one.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn delete_endpoint(&mut self, id: &str) -> StoreResult<bool> {
+        let done = sqlx::query("DELETE FROM endpoints WHERE id = $1")
+            .bind(id)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(done.rows_affected() > 0)
+    }
+}

@@ -1,0 +1,119 @@
+//! Domains.
+
+use serde_json::{Value, json};
+use sqlx::FromRow;
+
+use super::{Change, Store, StoreResult};
+
+/// A domain.
+#[derive(Debug, Clone, FromRow)]
+pub struct Domain {
+    /// 32 hex digits, or `default`.
+    pub id: String,
+    /// Unique.
+    pub name: String,
+    /// Free text.
+    pub description: String,
+    /// A disabled domain's users and projects cannot be used.
+    pub enabled: bool,
+    /// JSON object.
+    pub options: String,
+}
+
+impl Domain {
+    /// The object of the identity API, without links.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "id": self.id, "name": self.name, "description": self.description, "enabled": self.enabled,
+            "tags": [], "options": super::json_object(&self.options),
+        })
+    }
+}
+
+impl Store {
+    /// One domain.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn domain(&self, id: &str) -> StoreResult<Option<Domain>> {
+        Ok(sqlx::query_as("SELECT * FROM domains WHERE id = $1")
+            .bind(id)
+            .fetch_optional(&self.read)
+            .await?)
+    }
+
+    /// One domain by its name.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn domain_by_name(&self, name: &str) -> StoreResult<Option<Domain>> {
+        Ok(sqlx::query_as("SELECT * FROM domains WHERE name = $1")
+            .bind(name)
+            .fetch_optional(&self.read)
+            .await?)
+    }
+
+    /// All domains by name.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn domains(&self) -> StoreResult<Vec<Domain>> {
+        Ok(sqlx::query_as("SELECT * FROM domains ORDER BY name")
+            .fetch_all(&self.read)
+            .await?)
+    }
+}
+
+impl Change {
+    /// Adds a domain.
+    ///
+    /// # Errors
+    /// `Duplicate`, `Query`.
+    pub async fn insert_domain(&mut self, domain: &Domain) -> StoreResult<()> {
+        sqlx::query("INSERT INTO domains (id, name, description, enabled, options) VALUES ($1, $2, $3, $4, $5)")
+            .bind(&domain.id)
+            .bind(&domain.name)
+            .bind(&domain.description)
+            .bind(domain.enabled)
+            .bind(&domain.options)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    /// Writes all attributes of a domain.
+    ///
+    /// # Errors
+    /// `Duplicate`, `Query`.
+    pub async fn update_domain(&mut self, domain: &Domain) -> StoreResult<()> {
+        sqlx::query("UPDATE domains SET name = $2, description = $3, enabled = $4, options = $5 WHERE id = $1")
+            .bind(&domain.id)
+            .bind(&domain.name)
+            .bind(&domain.description)
+            .bind(domain.enabled)
+            .bind(&domain.options)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    /// Deletes a domain with its projects, users, groups and roles, and the assignments of all these.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn delete_domain(&mut self, id: &str) -> StoreResult<()> {
+        for statement in [
+            "DELETE FROM assignments WHERE target_type = 'domain' AND target_id = $1",
+            "DELETE FROM assignments WHERE target_type = 'project' AND target_id IN (SELECT id FROM projects WHERE domain_id = $1)",
+            "DELETE FROM assignments WHERE actor_type = 'user' AND actor_id IN (SELECT id FROM users WHERE domain_id = $1)",
+            "DELETE FROM assignments WHERE actor_type = 'group' AND actor_id IN (SELECT id FROM user_groups WHERE domain_id = $1)",
+            "DELETE FROM domains WHERE id = $1",
+        ] {
+            sqlx::query(statement)
+                .bind(id)
+                .execute(&mut *self.tx)
+                .await?;
+        }
+        Ok(())
+    }
+}

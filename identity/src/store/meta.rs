@@ -1,0 +1,31 @@
+//! Single named values.
+
+use super::{Change, Store, StoreResult};
+
+impl Store {
+    /// A value by name.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn meta(&self, name: &str) -> StoreResult<Option<Vec<u8>>> {
+        Ok(sqlx::query_scalar("SELECT value FROM meta WHERE name = $1")
+            .bind(name)
+            .fetch_optional(&self.read)
+            .await?)
+    }
+}
+
+impl Change {
+    /// Sets a value that was not set before; a second writer is told so.
+    ///
+    /// # Errors
+    /// `Duplicate`, `Query`.
+    pub async fn insert_meta(&mut self, name: &str, value: &[u8]) -> StoreResult<()> {
+        sqlx::query("INSERT INTO meta (name, value) VALUES ($1, $2)")
+            .bind(name)
+            .bind(value)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+}

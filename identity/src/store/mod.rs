@@ -1,0 +1,261 @@
+//! Records in SQL. One file a family; every function is one question or one change, no decisions.
+//!
+//! Reads go through a small pool, writes through one connection, so that SQLite never has two writers of
+//! ours. A change of an identity record raises the generation, which empties whatever was worked out from
+//! the records before (see `token::cache`).
+
+pub mod app_credentials;
+pub mod assignments;
+pub mod catalog;
+pub mod domains;
+pub mod groups;
+pub mod meta;
+pub mod orders;
+pub mod projects;
+pub mod roles;
+pub mod secrets;
+pub mod token_state;
+pub mod users;
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use sqlx::{
+    Sqlite, SqlitePool, Transaction,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use thiserror::Error;
+
+/// Name of the database file in the data directory.
+pub const DATABASE_FILE: &str = "identity.sqlite";
+
+/// Why the records could not be read or changed.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The data directory cannot be used.
+    #[error(
+        "cannot use the data directory {path}: {source}; it must exist or be creatable, and be ours alone"
+    )]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The database cannot be opened.
+    #[error("cannot open the database {path}: {source}")]
+    Open {
+        /// The database file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: sqlx::Error,
+    },
+    /// The schema cannot be brought up to date.
+    #[error("cannot migrate the database: {0}; was it written by a newer release?")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A name or id that must be unique exists already.
+    #[error("an object with this name or id exists already")]
+    Duplicate,
+    /// A record refers to something that is not there.
+    #[error("a record refers to an object that does not exist")]
+    Dangling,
+    /// Any other failure of a statement.
+    #[error("the database refused a statement: {0}")]
+    Query(sqlx::Error),
+}
+
+impl StoreError {
+    /// Machine-readable reason.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::DataDir { .. } => "DataDirUnusable",
+            Self::Open { .. } => "DatabaseNotOpened",
+            Self::Migrate(_) => "DatabaseNotMigrated",
+            Self::Duplicate => "Duplicate",
+            Self::Dangling => "DanglingReference",
+            Self::Query(_) => "DatabaseFailed",
+        }
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        match error.as_database_error() {
+            Some(database) if database.is_unique_violation() => Self::Duplicate,
+            Some(database) if database.is_foreign_key_violation() => Self::Dangling,
+            _ => Self::Query(error),
+        }
+    }
+}
+
+/// The result of everything in this layer.
+pub type StoreResult<T> = Result<T, StoreError>;
+
+/// The records.
+pub struct Store {
+    read: SqlitePool,
+    write: SqlitePool,
+    generation: AtomicU64,
+    /// Something sensitive was deleted and may still lie in the write-ahead log.
+    log_dirty: AtomicBool,
+}
+
+/// A running change. Nothing is visible before [`Store::commit`].
+pub struct Change {
+    tx: Transaction<'static, Sqlite>,
+    identity: bool,
+}
+
+impl Store {
+    /// Opens (or makes) the database in `data_dir` and brings its schema up to date.
+    ///
+    /// # Errors
+    /// `DataDir`, `Open` or `Migrate`.
+    pub async fn open(data_dir: &Path) -> StoreResult<Self> {
+        let dir_error = |source| StoreError::DataDir {
+            path: data_dir.into(),
+            source,
+        };
+        fs::create_dir_all(data_dir).map_err(dir_error)?;
+        // The group keeps its access: with an fsGroup that is how a pod reaches its volume.
+        let mode = fs::metadata(data_dir)
+            .map_err(dir_error)?
+            .permissions()
+            .mode();
+        if mode & 0o007 != 0 {
+            fs::set_permissions(data_dir, fs::Permissions::from_mode(mode & 0o770))
+                .map_err(dir_error)?;
+        }
+        let path = data_dir.join(DATABASE_FILE);
+        let open_error = |source| StoreError::Open {
+            path: path.clone(),
+            source,
+        };
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // A committed write of a key must survive a power cut.
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(10))
+            .pragma("secure_delete", "ON")
+            .pragma("cache_size", "-512")
+            .statement_cache_capacity(64);
+        let write = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options.clone())
+            .await
+            .map_err(open_error)?;
+        sqlx::migrate!("./migrations").run(&write).await?;
+        let read = SqlitePoolOptions::new()
+            .max_connections(4)
+            .connect_with(options)
+            .await
+            .map_err(open_error)?;
+        Ok(Self {
+            read,
+            write,
+            generation: AtomicU64::new(0),
+            log_dirty: AtomicBool::new(false),
+        })
+    }
+
+    /// Grows with every change of an identity record made by this process.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Starts a change of identity records.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn change_identity(&self) -> StoreResult<Change> {
+        self.begin(true).await
+    }
+
+    /// Starts a change of key-manager records.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn change_keys(&self) -> StoreResult<Change> {
+        self.begin(false).await
+    }
+
+    async fn begin(&self, identity: bool) -> StoreResult<Change> {
+        let tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        Ok(Change { tx, identity })
+    }
+
+    /// Makes a change visible and durable.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn commit(&self, change: Change) -> StoreResult<()> {
+        change.tx.commit().await?;
+        if change.identity {
+            self.generation.fetch_add(1, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    /// Says that something sensitive was deleted; [`Store::truncate_log`] then has work to do.
+    pub fn mark_log_dirty(&self) {
+        self.log_dirty.store(true, Ordering::Release);
+    }
+
+    /// Moves the write-ahead log into the database and cuts it off, if something sensitive was deleted
+    /// since. A busy reader makes it try again the next time.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn truncate_log(&self) -> StoreResult<()> {
+        if !self.log_dirty.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let (busy, _, _): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)")
+            .fetch_one(&self.write)
+            .await?;
+        if busy != 0 {
+            self.mark_log_dirty();
+        }
+        Ok(())
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn ping(&self) -> StoreResult<()> {
+        sqlx::query("SELECT 1").execute(&self.read).await?;
+        Ok(())
+    }
+
+    /// Closes all connections; the last one folds the write-ahead log into the database.
+    pub async fn close(&self) {
+        self.read.close().await;
+        self.write.close().await;
+    }
+}
+
+/// A stored JSON object; a damaged one reads as empty.
+pub(crate) fn json_object(text: &str) -> serde_json::Map<String, serde_json::Value> {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+/// Adds stored attributes that the API does not define to an object; defined ones win.
+pub(crate) fn add_extra(object: &mut serde_json::Value, extra: &str) {
+    if let Some(map) = object.as_object_mut() {
+        for (name, value) in json_object(extra) {
+            map.entry(name).or_insert(value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! Roles and what they imply.
+
+use serde_json::{Value, json};
+use sqlx::FromRow;
+
+use super::{Change, Store, StoreResult, json_object};
+
+/// A role, global or of one domain.
+#[derive(Debug, Clone, FromRow)]
+pub struct Role {
+    /// 32 hex digits.
+    pub id: String,
+    /// `None` for a global role.
+    pub domain_id: Option<String>,
+    /// Unique among the global roles or in its domain.
+    pub name: String,
+    /// Free text.
+    pub description: Option<String>,
+    /// JSON object; `{"immutable": true}` protects the bootstrap roles.
+    pub options: String,
+}
+
+impl Role {
+    /// The object of the identity API, without links.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "id": self.id, "name": self.name, "domain_id": self.domain_id, "description": self.description,
+            "options": json_object(&self.options),
+        })
+    }
+
+    /// Whether the role may not be changed or deleted.
+    pub fn immutable(&self) -> bool {
+        json_object(&self.options)
+            .get("immutable")
+            .and_then(Value::as_bool)
+            .unwrap_or(false)
+    }
+}
+
+/// One line of the inference table.
+#[derive(Debug, Clone, FromRow)]
+pub struct Inference {
+    /// Who has this role …
+    pub prior_role_id: String,
+    /// … also has this one.
+    pub implied_role_id: String,
+}
+
+impl Store {
+    /// One role.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn role(&self, id: &str) -> StoreResult<Option<Role>> {
+        Ok(sqlx::query_as("SELECT * FROM roles WHERE id = $1")
+            .bind(id)
+            .fetch_optional(&self.read)
+            .await?)
+    }
+
+    /// A global role by name.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn global_role_by_name(&self, name: &str) -> StoreResult<Option<Role>> {
+        Ok(
+            sqlx::query_as("SELECT * FROM roles WHERE domain_id IS NULL AND name = $1")
+                .bind(name)
+                .fetch_optional(&self.read)
+                .await?,
+        )
+    }
+
+    /// The global roles, or those of one domain, by name.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn roles(&self, domain_id: Option<&str>) -> StoreResult<Vec<Role>> {
+        Ok(sqlx::query_as("SELECT * FROM roles WHERE COALESCE(domain_id, '') = COALESCE($1, '') ORDER BY name, id")
+            .bind(domain_id)
+            .fetch_all(&self.read)
+            .await?)
+    }
+
+    /// Every role, global and of domains.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn all_roles(&self) -> StoreResult<Vec<Role>> {
+        Ok(sqlx::query_as("SELECT * FROM roles ORDER BY name, id")
+            .fetch_all(&self.read)
+            .await?)
+    }
+
+    /// The whole inference table.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn inferences(&self) -> StoreResult<Vec<Inference>> {
+        Ok(
+            sqlx::query_as("SELECT * FROM implied_roles ORDER BY prior_role_id, implied_role_id")
+                .fetch_all(&self.read)
+                .await?,
+        )
+    }
+}
+
+impl Change {
+    /// Adds a role.
+    ///
+    /// # Errors
+    /// `Duplicate`, `Dangling`, `Query`.
+    pub async fn insert_role(&mut self, role: &Role) -> StoreResult<()> {
+        sqlx::query("INSERT INTO roles (id, domain_id, name, description, options) VALUES ($1, $2, $3, $4, $5)")
+            .bind(&role.id)
+            .bind(&role.domain_id)
+            .bind(&role.name)
+            .bind(&role.description)
+            .bind(&role.options)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    /// Writes name, description and options of a role.
+    ///
+    /// # Errors
+    /// `Duplicate`, `Query`.
+    pub async fn update_role(&mut self, role: &Role) -> StoreResult<()> {
+        sqlx::query("UPDATE roles SET name = $2, description = $3, options = $4 WHERE id = $1")
+            .bind(&role.id)
+            .bind(&role.name)
+            .bind(&role.description)
+            .bind(&role.options)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    /// Deletes a role with its assignments and inferences.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn delete_role(&mut self, id: &str) -> StoreResult<()> {
+        sqlx::query("DELETE FROM roles WHERE id = $1")
+            .bind(id)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    /// Adds an inference; again is no error.
+    ///
+    /// # Errors
+    /// `Dangling`, `Query`.
+    pub async fn insert_inference(&mut self, prior: &str, implied: &str) -> StoreResult<()> {
+        sqlx::query("INSERT INTO implied_roles (prior_role_id, implied_role_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+            .bind(prior)
+            .bind(implied)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    /// Removes an inference. Says whether there was one.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn delete_inference(&mut self, prior: &str, implied: &str) -> StoreResult<bool> {
+        let done = sqlx::query(
+            "DELETE FROM implied_roles WHERE prior_role_id = $1 AND implied_role_id = $2",
+        )
+        .bind(prior)
+        .bind(implied)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(done.rows_affected() > 0)
+    }
+}

@@ -1,0 +1,417 @@
+//! Secrets of the key manager, their access lists and consumers, and the projects' data keys.
+
+use sqlx::FromRow;
+
+use super::{Change, Store, StoreResult};
+
+/// A project's data key.
+#[derive(Debug, Clone, FromRow)]
+pub struct ProjectKey {
+    /// UUID.
+    pub id: String,
+    /// The project.
+    pub project_id: String,
+    /// The key, sealed by the key-encryption key.
+    pub sealed: Vec<u8>,
+}
+
+/// A secret: what is known of it, and the sealed payload.
+#[derive(Debug, Clone, FromRow)]
+pub struct Secret {
+    /// UUID.
+    pub id: String,
+    /// Owner project.
+    pub project_id: String,
+    /// User who made it.
+    pub creator_id: String,
+    /// Free text.
+    pub name: Option<String>,
+    /// `symmetric`, `passphrase`, `private`, `public`, `certificate`, `opaque`.
+    pub secret_type: String,
+    /// Free text.
+    pub algorithm: Option<String>,
+    /// Bits.
+    pub bit_length: Option<i64>,
+    /// Free text.
+    pub mode: Option<String>,
+    /// Microseconds; hidden afterwards.
+    pub expiration: Option<i64>,
+    /// Content type of the payload; `None` while there is none.
+    pub content_type: Option<String>,
+    /// The data key that sealed the payload.
+    pub key_id: Option<String>,
+    /// The payload, sealed.
+    pub sealed: Option<Vec<u8>>,
+    /// Microseconds.
+    pub created: i64,
+    /// Microseconds.
+    pub updated: i64,
+}
+
+/// Who may read a secret beyond the policy.
+#[derive(Debug, Clone, Default)]
+pub struct Acl {
+    /// Whether the project's members may.
+    pub project_access: bool,
+    /// User ids of any project.
+    pub users: Vec<String>,
+    /// Microseconds.
+    pub created: i64,
+    /// Microseconds.
+    pub updated: i64,
+}
+
+/// Something that uses a secret and keeps it from being deleted.
+#[derive(Debug, Clone, FromRow)]
+pub struct Consumer {
+    /// Project that registered it.
+    pub project_id: String,
+    /// Service name.
+    pub service: String,
+    /// Kind of the resource.
+    pub resource_type: String,
+    /// Id of the resource.
+    pub resource_id: String,
+    /// Microseconds.
+    pub created: i64,
+}
+
+/// What a list of secrets is narrowed to. Texts are SQL LIKE patterns.
+#[derive(Debug, Clone, Default)]
+pub struct SecretFilter {
+    /// Name.
+    pub name: Option<String>,
+    /// Algorithm.
+    pub algorithm: Option<String>,
+    /// Mode.
+    pub mode: Option<String>,
+    /// Bits.
+    pub bit_length: Option<i64>,
+    /// Type.
+    pub secret_type: Option<String>,
+    /// Only secrets whose access list names this user.
+    pub acl_user: Option<String>,
+}
+
+impl Store {
+    /// The data key of a project.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn project_key(&self, project_id: &str) -> StoreResult<Option<ProjectKey>> {
+        Ok(
+            sqlx::query_as("SELECT id, project_id, sealed FROM project_keys WHERE project_id = $1")
+                .bind(project_id)
+                .fetch_optional(&self.read)
+                .await?,
+        )
+    }
+
+    /// A data key by its id.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn project_key_by_id(&self, id: &str) -> StoreResult<Option<ProjectKey>> {
+        Ok(
+            sqlx::query_as("SELECT id, project_id, sealed FROM project_keys WHERE id = $1")
+                .bind(id)
+                .fetch_optional(&self.read)
+                .await?,
+        )
+    }
+
+    /// One secret that has not expired at `now`.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn secret(&self, id: &str, now: i64) -> StoreResult<Option<Secret>> {
+        Ok(sqlx::query_as(
+            "SELECT * FROM secrets WHERE id = $1 AND (expiration IS NULL OR expiration > $2)",
+        )
+        .bind(id)
+        .bind(now)
+        .fetch_optional(&self.read)
+        .await?)
+    }
+
+    /// One page of a project's secrets, oldest first, and how many there are in all.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn secrets(
+        &self,
+        project_id: &str,
+        filter: &SecretFilter,
+        now: i64,
+        limit: i64,
+        offset: i64,
+    ) -> StoreResult<(Vec<Secret>, i64)> {
+        macro_rules! bound {
+            ($query:expr) => {
+                $query
+                    .bind(project_id)
+                    .bind(now)
+                    .bind(&filter.name)
+                    .bind(&filter.algorithm)
+                    .bind(&filter.mode)
+                    .bind(filter.bit_length)
+                    .bind(&filter.secret_type)
+                    .bind(&filter.acl_user)
+            };
+        }
+        macro_rules! condition {
+            ($head:literal, $tail:literal) => {
+                concat!(
+                    $head,
+                    " FROM secrets s WHERE s.project_id = $1 AND (s.expiration IS NULL OR s.expiration > $2)
+                      AND ($3 IS NULL OR s.name LIKE $3) AND ($4 IS NULL OR s.algorithm LIKE $4)
+                      AND ($5 IS NULL OR s.mode LIKE $5) AND ($6 IS NULL OR s.bit_length = $6)
+                      AND ($7 IS NULL OR s.secret_type = $7)
+                      AND ($8 IS NULL OR EXISTS (SELECT 1 FROM secret_acl_users a
+                                                 WHERE a.secret_id = s.id AND a.user_id = $8))",
+                    $tail
+                )
+            };
+        }
+        let total: i64 = bound!(sqlx::query_scalar(condition!("SELECT COUNT(*)", "")))
+            .fetch_one(&self.read)
+            .await?;
+        let page = bound!(sqlx::query_as(condition!(
+            "SELECT s.*",
+            " ORDER BY s.created, s.id LIMIT $9 OFFSET $10"
+        )))
+        .bind(limit)
+        .bind(offset)
+        .fetch_all(&self.read)
+        .await?;
+        Ok((page, total))
+    }
+
+    /// The access list of a secret, if one was set.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn acl(&self, secret_id: &str) -> StoreResult<Option<Acl>> {
+        let row: Option<(bool, i64, i64)> = sqlx::query_as(
+            "SELECT project_access, created, updated FROM secret_acls WHERE secret_id = $1",
+        )
+        .bind(secret_id)
+        .fetch_optional(&self.read)
+        .await?;
+        let Some((project_access, created, updated)) = row else {
+            return Ok(None);
+        };
+        let users = sqlx::query_scalar(
+            "SELECT user_id FROM secret_acl_users WHERE secret_id = $1 ORDER BY user_id",
+        )
+        .bind(secret_id)
+        .fetch_all(&self.read)
+        .await?;
+        Ok(Some(Acl {
+            project_access,
+            users,
+            created,
+            updated,
+        }))
+    }
+
+    /// The consumers of a secret, oldest first.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn consumers(&self, secret_id: &str) -> StoreResult<Vec<Consumer>> {
+        Ok(sqlx::query_as(
+            "SELECT project_id, service, resource_type, resource_id, created FROM secret_consumers
+             WHERE secret_id = $1 ORDER BY created, service, resource_type, resource_id",
+        )
+        .bind(secret_id)
+        .fetch_all(&self.read)
+        .await?)
+    }
+}
+
+impl Change {
+    /// Adds a project's data key.
+    ///
+    /// # Errors
+    /// `Duplicate`, `Query`.
+    pub async fn insert_project_key(&mut self, key: &ProjectKey, created: i64) -> StoreResult<()> {
+        sqlx::query(
+            "INSERT INTO project_keys (id, project_id, sealed, created) VALUES ($1, $2, $3, $4)",
+        )
+        .bind(&key.id)
+        .bind(&key.project_id)
+        .bind(&key.sealed)
+        .bind(created)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
+
+    /// Adds a secret.
+    ///
+    /// # Errors
+    /// `Duplicate`, `Query`.
+    pub async fn insert_secret(&mut self, secret: &Secret) -> StoreResult<()> {
+        sqlx::query(
+            "INSERT INTO secrets (id, project_id, creator_id, name, secret_type, algorithm, bit_length, mode, expiration,
+                                  content_type, key_id, sealed, created, updated)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+        )
+        .bind(&secret.id)
+        .bind(&secret.project_id)
+        .bind(&secret.creator_id)
+        .bind(&secret.name)
+        .bind(&secret.secret_type)
+        .bind(&secret.algorithm)
+        .bind(secret.bit_length)
+        .bind(&secret.mode)
+        .bind(secret.expiration)
+        .bind(&secret.content_type)
+        .bind(&secret.key_id)
+        .bind(&secret.sealed)
+        .bind(secret.created)
+        .bind(secret.updated)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
+
+    /// Gives a secret its payload, once. Says whether it had none before.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn set_payload(
+        &mut self,
+        id: &str,
+        content_type: &str,
+        key_id: &str,
+        sealed: &[u8],
+        now: i64,
+    ) -> StoreResult<bool> {
+        let done = sqlx::query(
+            "UPDATE secrets SET content_type = $2, key_id = $3, sealed = $4, updated = $5 WHERE id = $1 AND sealed IS NULL",
+        )
+        .bind(id)
+        .bind(content_type)
+        .bind(key_id)
+        .bind(sealed)
+        .bind(now)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Deletes a secret with its access list and consumers. Says whether there was one.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn delete_secret(&mut self, id: &str) -> StoreResult<bool> {
+        let done = sqlx::query("DELETE FROM secrets WHERE id = $1")
+            .bind(id)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Deletes secrets that expired before `now`. Says how many.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn delete_expired_secrets(&mut self, now: i64) -> StoreResult<u64> {
+        let done =
+            sqlx::query("DELETE FROM secrets WHERE expiration IS NOT NULL AND expiration <= $1")
+                .bind(now)
+                .execute(&mut *self.tx)
+                .await?;
+        Ok(done.rows_affected())
+    }
+
+    /// Replaces the access list of a secret.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn put_acl(&mut self, secret_id: &str, acl: &Acl) -> StoreResult<()> {
+        sqlx::query(
+            "INSERT INTO secret_acls (secret_id, project_access, created, updated) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (secret_id) DO UPDATE SET project_access = excluded.project_access, updated = excluded.updated",
+        )
+        .bind(secret_id)
+        .bind(acl.project_access)
+        .bind(acl.created)
+        .bind(acl.updated)
+        .execute(&mut *self.tx)
+        .await?;
+        sqlx::query("DELETE FROM secret_acl_users WHERE secret_id = $1")
+            .bind(secret_id)
+            .execute(&mut *self.tx)
+            .await?;
+        for user in &acl.users {
+            sqlx::query("INSERT INTO secret_acl_users (secret_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+                .bind(secret_id)
+                .bind(user)
+                .execute(&mut *self.tx)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Removes the access list of a secret; the default holds again.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn delete_acl(&mut self, secret_id: &str) -> StoreResult<()> {
+        sqlx::query("DELETE FROM secret_acls WHERE secret_id = $1")
+            .bind(secret_id)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    /// Registers a consumer; again is no error.
+    ///
+    /// # Errors
+    /// `Dangling`, `Query`.
+    pub async fn insert_consumer(
+        &mut self,
+        secret_id: &str,
+        consumer: &Consumer,
+    ) -> StoreResult<()> {
+        sqlx::query(
+            "INSERT INTO secret_consumers (secret_id, project_id, service, resource_type, resource_id, created)
+             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+        )
+        .bind(secret_id)
+        .bind(&consumer.project_id)
+        .bind(&consumer.service)
+        .bind(&consumer.resource_type)
+        .bind(&consumer.resource_id)
+        .bind(consumer.created)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
+
+    /// Removes a consumer. Says whether there was one.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn delete_consumer(
+        &mut self,
+        secret_id: &str,
+        service: &str,
+        resource_type: &str,
+        resource_id: &str,
+    ) -> StoreResult<bool> {
+        let done = sqlx::query(
+            "DELETE FROM secret_consumers WHERE secret_id = $1 AND service = $2 AND resource_type = $3 AND resource_id = $4",
+        )
+        .bind(secret_id)
+        .bind(service)
+        .bind(resource_type)
+        .bind(resource_id)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(done.rows_affected() > 0)
+    }
+}

@@ -1,0 +1,82 @@
+//! Keys that seal tokens, and tokens revoked before their time.
+
+use sqlx::FromRow;
+
+use super::{Change, Store, StoreResult};
+
+/// A sealed token key.
+#[derive(Debug, Clone, FromRow)]
+pub struct TokenKey {
+    /// Number in the token; the highest one seals.
+    pub id: i64,
+    /// The key, sealed by the key-encryption key.
+    pub sealed: Vec<u8>,
+}
+
+impl Store {
+    /// All token keys, newest first.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn token_keys(&self) -> StoreResult<Vec<TokenKey>> {
+        Ok(
+            sqlx::query_as("SELECT id, sealed FROM token_keys ORDER BY id DESC")
+                .fetch_all(&self.read)
+                .await?,
+        )
+    }
+
+    /// Whether the token with this audit id was revoked.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn is_revoked(&self, audit_id: &str) -> StoreResult<bool> {
+        let found: Option<i64> =
+            sqlx::query_scalar("SELECT 1 FROM revoked_tokens WHERE audit_id = $1")
+                .bind(audit_id)
+                .fetch_optional(&self.read)
+                .await?;
+        Ok(found.is_some())
+    }
+}
+
+impl Change {
+    /// Adds a token key.
+    ///
+    /// # Errors
+    /// `Duplicate`, `Query`.
+    pub async fn insert_token_key(&mut self, key: &TokenKey, created: i64) -> StoreResult<()> {
+        sqlx::query("INSERT INTO token_keys (id, sealed, created) VALUES ($1, $2, $3)")
+            .bind(key.id)
+            .bind(&key.sealed)
+            .bind(created)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    /// Revokes a token until it would have expired.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn insert_revoked(&mut self, audit_id: &str, expires_at: i64) -> StoreResult<()> {
+        sqlx::query("INSERT INTO revoked_tokens (audit_id, expires_at) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+            .bind(audit_id)
+            .bind(expires_at)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    /// Forgets revocations of tokens that expired before `before`. Says how many.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn prune_revoked(&mut self, before: i64) -> StoreResult<u64> {
+        let done = sqlx::query("DELETE FROM revoked_tokens WHERE expires_at < $1")
+            .bind(before)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(done.rows_affected())
+    }
+}

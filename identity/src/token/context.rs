@@ -1,0 +1,303 @@
+//! What a token means right now: user, scope and roles from the records, and the credentials that the
+//! policy sees.
+
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use super::format::{Method, TokenPayload, TokenScope};
+use crate::{
+    policy::Creds,
+    store::{Store, StoreError, app_credentials::AccessRule, assignments::EffectiveRole},
+};
+
+/// An id with its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdName {
+    /// Id.
+    pub id: String,
+    /// Name.
+    pub name: String,
+}
+
+impl IdName {
+    /// `{"id": …, "name": …}`.
+    pub fn to_json(&self) -> Value {
+        json!({"id": self.id, "name": self.name})
+    }
+}
+
+/// The user behind a token.
+#[derive(Debug, Clone)]
+pub struct UserRef {
+    /// Id.
+    pub id: String,
+    /// Name.
+    pub name: String,
+    /// Its domain.
+    pub domain: IdName,
+}
+
+/// What a token is for, with names.
+#[derive(Debug, Clone)]
+pub enum Scope {
+    /// Only says who the user is.
+    Unscoped,
+    /// A project of a domain.
+    Project(IdName, IdName),
+    /// A domain.
+    Domain(IdName),
+    /// The system.
+    System,
+}
+
+/// The application credential behind a token.
+#[derive(Debug, Clone)]
+pub struct AppCredentialRef {
+    /// Id.
+    pub id: String,
+    /// Name.
+    pub name: String,
+    /// Whether it may manage application credentials.
+    pub unrestricted: bool,
+    /// The calls it may make; none means all.
+    pub access_rules: Vec<AccessRule>,
+}
+
+/// Everything that a valid token says.
+#[derive(Debug, Clone)]
+pub struct AuthContext {
+    /// What the token itself holds.
+    pub payload: TokenPayload,
+    /// The user.
+    pub user: UserRef,
+    /// The scope.
+    pub scope: Scope,
+    /// The roles on the scope, with all that they imply.
+    pub roles: Vec<EffectiveRole>,
+    /// The application credential, if one was used.
+    pub app_credential: Option<AppCredentialRef>,
+    /// The same for the policy.
+    pub creds: Creds,
+}
+
+impl AuthContext {
+    /// The project of a project-scoped token.
+    pub fn project_id(&self) -> Option<&str> {
+        match &self.payload.scope {
+            TokenScope::Project(id) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// The domain of a domain-scoped token.
+    pub fn domain_id(&self) -> Option<&str> {
+        match &self.payload.scope {
+            TokenScope::Domain(id) => Some(id),
+            _ => None,
+        }
+    }
+}
+
+/// Why a token (or a login) is worth nothing. Callers outside learn only a status, the audit log the reason.
+#[derive(Debug, Error)]
+pub enum TokenError {
+    /// Not a token of ours.
+    #[error(transparent)]
+    Format(#[from] super::format::FormatError),
+    /// Its time is over.
+    #[error("the token has expired")]
+    Expired,
+    /// Revoked, or its user's password changed or was disabled since.
+    #[error("the token was revoked")]
+    Revoked,
+    /// The user is gone or disabled, or its domain is.
+    #[error("the user or its domain is disabled or deleted")]
+    User,
+    /// The project or domain of the scope is gone or disabled.
+    #[error("the project or domain of the scope is disabled or deleted")]
+    Scope,
+    /// No role is left on the scope.
+    #[error("the user has no role on the scope")]
+    NoRoles,
+    /// The application credential is gone or has expired.
+    #[error("the application credential is deleted or has expired")]
+    Credential,
+    /// A call that the credential's access rules do not list.
+    #[error("the application credential's access rules do not list this call")]
+    AccessRules,
+    /// The records could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl TokenError {
+    /// Machine-readable reason.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Format(_) => "NotAToken",
+            Self::Expired => "TokenExpired",
+            Self::Revoked => "TokenRevoked",
+            Self::User => "UserDisabled",
+            Self::Scope => "ScopeDisabled",
+            Self::NoRoles => "NoRoles",
+            Self::Credential => "CredentialGone",
+            Self::AccessRules => "AccessRules",
+            Self::Store(error) => error.reason(),
+        }
+    }
+}
+
+/// Works out what a payload means now.
+///
+/// # Errors
+/// Every [`TokenError`] but `Format`, `Expired` and `AccessRules`.
+pub async fn resolve(store: &Store, payload: &TokenPayload) -> Result<AuthContext, TokenError> {
+    if let Some(own) = payload.audit_ids.first()
+        && store.is_revoked(own).await?
+    {
+        return Err(TokenError::Revoked);
+    }
+    let user = store
+        .user(&payload.user_id)
+        .await?
+        .ok_or(TokenError::User)?;
+    let user_domain = store
+        .domain(&user.domain_id)
+        .await?
+        .ok_or(TokenError::User)?;
+    if !user.enabled || !user_domain.enabled {
+        return Err(TokenError::User);
+    }
+    if payload.issued_at <= user.tokens_valid_after {
+        return Err(TokenError::Revoked);
+    }
+    let (scope, mut roles) = scope_and_roles(store, payload).await?;
+    let app_credential = match &payload.app_credential_id {
+        None => None,
+        Some(id) => {
+            let found = store
+                .app_credential(id)
+                .await?
+                .ok_or(TokenError::Credential)?;
+            if found
+                .expires_at
+                .is_some_and(|at| at <= crate::time::now_us())
+                || found.user_id != user.id
+            {
+                return Err(TokenError::Credential);
+            }
+            // The credential never gives more than its user has now.
+            let granted = store.app_credential_effective_roles(id).await?;
+            roles.retain(|role| granted.contains(role));
+            let access_rules = store.access_rules(id).await?;
+            Some(AppCredentialRef {
+                id: found.id,
+                name: found.name,
+                unrestricted: found.unrestricted.unwrap_or(false),
+                access_rules,
+            })
+        }
+    };
+    if roles.is_empty() && !matches!(scope, Scope::Unscoped) {
+        return Err(TokenError::NoRoles);
+    }
+    let user = UserRef {
+        id: user.id,
+        name: user.name,
+        domain: IdName {
+            id: user_domain.id,
+            name: user_domain.name,
+        },
+    };
+    let creds = Creds(creds(&user, &scope, &roles));
+    Ok(AuthContext {
+        payload: payload.clone(),
+        user,
+        scope,
+        roles,
+        app_credential,
+        creds,
+    })
+}
+
+async fn scope_and_roles(
+    store: &Store,
+    payload: &TokenPayload,
+) -> Result<(Scope, Vec<EffectiveRole>), TokenError> {
+    let user = payload.user_id.as_str();
+    Ok(match &payload.scope {
+        TokenScope::Unscoped => (Scope::Unscoped, Vec::new()),
+        TokenScope::System => (
+            Scope::System,
+            store.effective_roles(user, "system", "all").await?,
+        ),
+        TokenScope::Domain(id) => {
+            let domain = store
+                .domain(id)
+                .await?
+                .filter(|domain| domain.enabled)
+                .ok_or(TokenError::Scope)?;
+            let scope = Scope::Domain(IdName {
+                id: domain.id,
+                name: domain.name,
+            });
+            (scope, store.effective_roles(user, "domain", id).await?)
+        }
+        TokenScope::Project(id) => {
+            let project = store
+                .project(id)
+                .await?
+                .filter(|project| project.enabled)
+                .ok_or(TokenError::Scope)?;
+            let domain = store
+                .domain(&project.domain_id)
+                .await?
+                .filter(|domain| domain.enabled)
+                .ok_or(TokenError::Scope)?;
+            let scope = Scope::Project(
+                IdName {
+                    id: project.id,
+                    name: project.name,
+                },
+                IdName {
+                    id: domain.id,
+                    name: domain.name,
+                },
+            );
+            (scope, store.effective_roles(user, "project", id).await?)
+        }
+    })
+}
+
+/// The attributes that oslo.policy rules may ask for.
+fn creds(user: &UserRef, scope: &Scope, roles: &[EffectiveRole]) -> Value {
+    let names: Vec<&str> = roles.iter().map(|role| role.name.as_str()).collect();
+    let mut creds = json!({
+        "user_id": user.id, "user_domain_id": user.domain.id, "roles": names, "is_admin": false,
+        "project_id": null, "project_domain_id": null, "domain_id": null, "system_scope": null,
+    });
+    match scope {
+        Scope::Unscoped => {}
+        Scope::System => creds["system_scope"] = "all".into(),
+        Scope::Domain(domain) => {
+            creds["domain_id"] = domain.id.as_str().into();
+            creds["token"] = json!({"domain": {"id": domain.id}});
+        }
+        Scope::Project(project, domain) => {
+            creds["project_id"] = project.id.as_str().into();
+            creds["project_domain_id"] = domain.id.as_str().into();
+            creds["token"] = json!({"project": {"id": project.id, "domain": {"id": domain.id}}});
+        }
+    }
+    creds
+}
+
+impl TokenPayload {
+    /// The methods as the protocol lists them.
+    pub fn method_names(&self) -> Vec<&'static str> {
+        self.methods
+            .iter()
+            .map(|method| Method::as_str(*method))
+            .collect()
+    }
+}

@@ -1,0 +1,211 @@
+//! The token on the wire: base64url of version, key number and the sealed payload.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::crypto::{SealError, SealingKey};
+
+const VERSION: u8 = 1;
+const HEAD: usize = 5;
+/// Longer texts are not tokens of ours; do not even decode them.
+const MAX_LEN: usize = 2048;
+
+/// How the user proved who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Method {
+    /// User and password.
+    Password,
+    /// An earlier token.
+    Token,
+    /// Application credential.
+    ApplicationCredential,
+}
+
+impl Method {
+    /// The protocol's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Password => "password",
+            Self::Token => "token",
+            Self::ApplicationCredential => "application_credential",
+        }
+    }
+}
+
+/// What a token is for; ids only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TokenScope {
+    /// Only says who the user is.
+    Unscoped,
+    /// One project.
+    Project(String),
+    /// One domain.
+    Domain(String),
+    /// The whole system.
+    System,
+}
+
+/// What a token holds. Times in microseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenPayload {
+    /// The user.
+    pub user_id: String,
+    /// How it logged in, newest first.
+    pub methods: Vec<Method>,
+    /// What for.
+    pub scope: TokenScope,
+    /// The application credential that it logged in with.
+    pub app_credential_id: Option<String>,
+    /// When.
+    pub issued_at: i64,
+    /// Until when.
+    pub expires_at: i64,
+    /// Own audit id, then that of the token it came from.
+    pub audit_ids: Vec<String>,
+}
+
+/// Why a text is not a token of ours, or could not be made one.
+#[derive(Debug, Error)]
+pub enum FormatError {
+    /// Not base64url, cut off, of another version, or with rubbish inside.
+    #[error("not a token of this service")]
+    Malformed,
+    /// Sealed by a key that we do not have.
+    #[error("the token names a key that this service does not have")]
+    UnknownKey,
+    /// Altered, or sealed by another service.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// There is no key to seal with.
+    #[error("there is no token key; run `cryptvol-identity bootstrap`")]
+    NoKey,
+}
+
+/// The keys that open tokens; the first one seals.
+pub struct TokenKeys(Vec<(u32, SealingKey)>);
+
+impl TokenKeys {
+    /// Keys, newest first.
+    pub fn new(keys: Vec<(u32, SealingKey)>) -> Self {
+        Self(keys)
+    }
+
+    /// Seals a payload into the text of a token.
+    ///
+    /// # Errors
+    /// `NoKey`, `Seal`, `Malformed` (never, for payloads of ours).
+    pub fn seal(&self, payload: &TokenPayload) -> Result<String, FormatError> {
+        let (number, key) = self.0.first().ok_or(FormatError::NoKey)?;
+        let plain = postcard::to_allocvec(payload).map_err(|_| FormatError::Malformed)?;
+        let mut bytes = vec![VERSION];
+        bytes.extend_from_slice(&number.to_be_bytes());
+        bytes.extend_from_slice(&key.seal(&["token", &number.to_string()], &plain)?);
+        Ok(URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// Opens the text of a token. Says nothing about whether it is still valid.
+    ///
+    /// # Errors
+    /// `Malformed`, `UnknownKey`, `Seal`.
+    pub fn open(&self, text: &str) -> Result<TokenPayload, FormatError> {
+        if text.len() > MAX_LEN {
+            return Err(FormatError::Malformed);
+        }
+        let bytes = URL_SAFE_NO_PAD
+            .decode(text)
+            .map_err(|_| FormatError::Malformed)?;
+        let (head, sealed) = bytes.split_at_checked(HEAD).ok_or(FormatError::Malformed)?;
+        let [VERSION, number @ ..] = head else {
+            return Err(FormatError::Malformed);
+        };
+        let number = u32::from_be_bytes(number.try_into().map_err(|_| FormatError::Malformed)?);
+        let (_, key) = self
+            .0
+            .iter()
+            .find(|(id, _)| *id == number)
+            .ok_or(FormatError::UnknownKey)?;
+        let plain = key.open(&["token", &number.to_string()], sealed)?;
+        postcard::from_bytes(&plain).map_err(|_| FormatError::Malformed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(numbers: &[u32]) -> TokenKeys {
+        TokenKeys::new(
+            numbers
+                .iter()
+                .map(|n| (*n, SealingKey::new(&[*n as u8; 32])))
+                .collect(),
+        )
+    }
+
+    fn payload() -> TokenPayload {
+        TokenPayload {
+            user_id: "7a0d94e5a2a14d57a59f7ed01c3ca0f4".into(),
+            methods: vec![Method::Token, Method::Password],
+            scope: TokenScope::Project("0f6a1cbb5ec14ec7a1f7d4b1a9f0a3f1".into()),
+            app_credential_id: None,
+            issued_at: 1_795_000_000_000_000,
+            expires_at: 1_795_003_600_000_000,
+            audit_ids: vec![crate::ids::audit_id(), crate::ids::audit_id()],
+        }
+    }
+
+    #[test]
+    fn round_trip_and_length() {
+        let text = keys(&[1]).seal(&payload()).unwrap();
+        assert_eq!(
+            keys(&[1]).open(&text).unwrap(),
+            payload_like(&keys(&[1]).open(&text).unwrap())
+        );
+        // Goes into a header: must stay well under what proxies accept.
+        assert!(text.len() < 320, "{}", text.len());
+        assert!(!text.contains("7a0d94e5"));
+    }
+
+    fn payload_like(other: &TokenPayload) -> TokenPayload {
+        TokenPayload {
+            audit_ids: other.audit_ids.clone(),
+            ..payload()
+        }
+    }
+
+    #[test]
+    fn every_altered_character_is_refused() {
+        let keys = keys(&[1]);
+        let text = keys.seal(&payload()).unwrap();
+        for at in 0..text.len() {
+            let mut altered = text.clone().into_bytes();
+            altered[at] = if altered[at] == b'A' { b'B' } else { b'A' };
+            assert!(
+                keys.open(std::str::from_utf8(&altered).unwrap()).is_err(),
+                "character {at}"
+            );
+        }
+        for len in 0..text.len() {
+            assert!(keys.open(&text[..len]).is_err(), "length {len}");
+        }
+    }
+
+    #[test]
+    fn a_new_key_seals_and_the_old_one_still_opens() {
+        let old = keys(&[1]).seal(&payload()).unwrap();
+        let both = keys(&[2, 1]);
+        assert!(both.open(&old).is_ok());
+        assert!(matches!(
+            keys(&[1]).open(&both.seal(&payload()).unwrap()),
+            Err(FormatError::UnknownKey)
+        ));
+    }
+
+    #[test]
+    fn other_texts_are_not_tokens() {
+        for text in ["", "x", "gAAAAABn", &"A".repeat(3000)] {
+            assert!(keys(&[1]).open(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Tokens: opaque to clients, sealed by our key, small because they only hold ids. What they are worth
+//! (roles, enabled or not) is worked out anew from the records, so that a change counts at once.
+
+mod access_rules;
+mod cache;
+mod context;
+mod format;
+
+pub use access_rules::{matches, permits};
+pub use cache::TokenCache;
+pub use context::{AppCredentialRef, AuthContext, IdName, Scope, TokenError, UserRef, resolve};
+pub use format::{FormatError, Method, TokenKeys, TokenPayload, TokenScope};
