@@ -3,6 +3,7 @@
 pub mod audit_log;
 pub mod control_plane;
 pub mod image;
+pub mod images;
 pub mod parts;
 pub mod pki;
 pub mod process;

@@ -20,6 +20,12 @@ enum Sub {
         #[arg(long, value_enum, default_value = "full")]
         set: Set,
     },
+    /// Make the product's container images from the programs beside this one, as archives
+    Images {
+        /// Folder for the archives
+        #[arg(long, default_value = "target/images")]
+        out: std::path::PathBuf,
+    },
     /// Run a command in namespaces of its own; used as cargo's runner for test binaries
     Sandbox {
         /// The command
@@ -37,6 +43,13 @@ fn main() -> Result<()> {
     match Cli::parse().command {
         Sub::Parts { set } => {
             println!("{}", Parts::ensure(set)?.dir().display());
+        }
+        Sub::Images { out } => {
+            let program = std::env::current_exe()?;
+            let bin = program.parent().unwrap_or(&program);
+            for image in cryptvol_e2e::images::build(bin, &out)? {
+                println!("{} {} {}", image.reference, image.digest, image.archive.display());
+            }
         }
         Sub::Sandbox { command } => std::process::exit(sandbox::enter(&command, |_| Ok(()))?),
         Sub::SandboxInit { command } => std::process::exit(sandbox::init(&command)?),

@@ -219,16 +219,6 @@ impl Parts {
     }
 
     fn new() -> Result<Self> {
-        let cache = match (
-            std::env::var_os("CRYPTVOL_CACHE"),
-            std::env::var_os("XDG_CACHE_HOME"),
-            std::env::home_dir(),
-        ) {
-            (Some(dir), ..) => PathBuf::from(dir),
-            (_, Some(dir), _) => PathBuf::from(dir).join("cryptvol"),
-            (.., Some(home)) => home.join(".cache/cryptvol"),
-            _ => bail!("no home folder: set CRYPTVOL_CACHE to a folder for built programs"),
-        };
         let mut given = BTreeMap::new();
         // The convention of controller-runtime's test environment.
         if let Some(assets) = std::env::var_os("KUBEBUILDER_ASSETS").filter(|v| !v.is_empty()) {
@@ -240,9 +230,7 @@ impl Parts {
             }
         }
         Ok(Self {
-            dir: std::path::absolute(cache)?
-                .join("parts")
-                .join(recipe_hash()),
+            dir: cache_dir()?.join("parts").join(recipe_hash()),
             given,
         })
     }
@@ -319,6 +307,21 @@ impl Parts {
         fs::rename(out.join(name), self.dir.join(name))
             .with_context(|| format!("put {name} into place"))
     }
+}
+
+/// The folder for what is built once: `CRYPTVOL_CACHE`, or `cryptvol` in the user's cache folder.
+pub fn cache_dir() -> Result<PathBuf> {
+    let cache = match (
+        std::env::var_os("CRYPTVOL_CACHE"),
+        std::env::var_os("XDG_CACHE_HOME"),
+        std::env::home_dir(),
+    ) {
+        (Some(dir), ..) => PathBuf::from(dir),
+        (_, Some(dir), _) => PathBuf::from(dir).join("cryptvol"),
+        (.., Some(home)) => home.join(".cache/cryptvol"),
+        _ => bail!("no home folder: set CRYPTVOL_CACHE to a folder for built programs"),
+    };
+    Ok(std::path::absolute(cache)?)
 }
 
 /// The cache key: everything that the result depends on, apart from the Go version.
