@@ -4,6 +4,7 @@
 //! here; `docker build` makes the same from the build context that this leaves behind.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -18,13 +19,19 @@ use crate::workdir::workspace_root;
 const NAMES: [&str; 3] = ["operator", "node-agent", "identity"];
 /// Part of the cache key: counted up when `HOOK` changes what is in a base layer.
 const RECIPE: u32 = 1;
-/// Run on the extracted packages: what their maintainer scripts would have made, and nothing that a program does not read.
+/// Run on the extracted packages: makes what their maintainer scripts would have made, and removes what no program of an
+/// image reads (perl, shells and character tables come as dependencies of dependencies; licence texts stay).
 const HOOK: &str = r#"set -eu; cd "$1"
 cat usr/share/ca-certificates/mozilla/*.crt >etc/ssl/certs/ca-certificates.crt
 printf 'root:x:0:0:root:/root:/usr/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/usr/sbin/nologin\n' >etc/passwd
 printf 'root:x:0:\nnonroot:x:65532:\n' >etc/group
 find usr/share/doc -type f ! -name copyright -delete
-rm -rf usr/share/man usr/share/locale usr/share/info usr/share/lintian usr/share/bash-completion var/cache/* var/lib/apt var/log/*"#;
+rm -rf usr/share/man usr/share/locale usr/share/info usr/share/lintian usr/share/bash-completion usr/share/perl* \
+  usr/lib/*/perl* usr/lib/*/gconv lib/udev lib/systemd usr/lib/systemd var/cache/* var/lib/apt var/lib/dpkg var/log/*
+find usr/lib -name 'libperl*' -delete
+for dir in bin sbin usr/bin usr/sbin; do
+  if [ -d "$dir" ]; then find "$dir/" -type f,l ! -name iscsiadm -delete; fi
+done"#;
 
 /// An image that was made.
 #[derive(Debug, Clone)]
@@ -162,7 +169,7 @@ fn base_layer(name: &str) -> Result<PathBuf> {
         .env("SOURCE_DATE_EPOCH", "0")
         .args(["--quiet", "--variant=extract", "--format=tar"])
         .arg(format!("--include={}", packages.join(",")))
-        .arg(format!("--customize-hook={HOOK}"))
+        .arg(format!("--extract-hook={HOOK}"))
         .arg(&suite)
         .arg(part.path())
         .args(sources())
@@ -177,6 +184,8 @@ fn base_layer(name: &str) -> Result<PathBuf> {
             String::from_utf8_lossy(&out.stderr)
         );
     }
+    // Whoever builds with docker may be another user.
+    fs::set_permissions(part.path(), fs::Permissions::from_mode(0o644))?;
     part.persist(&layer)
         .with_context(|| format!("put {} into place", layer.display()))?;
     eprintln!(
