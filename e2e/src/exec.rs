@@ -29,15 +29,28 @@ pub const PORT: u16 = 7077;
 #[serde(tag = "op", rename_all = "snake_case")]
 pub(crate) enum Request {
     /// Run to the end, or kill after `timeout_ms`.
-    Run { argv: Vec<String>, env: Vec<(String, String)>, stdin: String, timeout_ms: u64 },
+    Run {
+        argv: Vec<String>,
+        env: Vec<(String, String)>,
+        stdin: String,
+        timeout_ms: u64,
+    },
     /// Start in the background with its output in a file.
-    Spawn { argv: Vec<String>, env: Vec<(String, String)>, log: String },
+    Spawn {
+        argv: Vec<String>,
+        env: Vec<(String, String)>,
+        log: String,
+    },
     /// Ask after something started by `Spawn`.
     Status { pid: u32 },
     /// Send a signal to the process group of something started by `Spawn`.
     Signal { pid: u32, signal: String },
     /// Write a file.
-    Put { path: String, mode: u32, content: String },
+    Put {
+        path: String,
+        mode: u32,
+        content: String,
+    },
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -72,12 +85,22 @@ impl Output {
         if self.code == 0 {
             return Ok(self.stdout);
         }
-        bail!("`{}` ended with {}\n{}{}", self.command, self.code, self.stdout, self.stderr)
+        bail!(
+            "`{}` ended with {}\n{}{}",
+            self.command,
+            self.code,
+            self.stdout,
+            self.stderr
+        )
     }
 }
 
 /// Sends one request and waits for the answer, at most `limit`.
-pub(crate) async fn ask(address: SocketAddr, request: &Request, limit: Duration) -> Result<Response> {
+pub(crate) async fn ask(
+    address: SocketAddr,
+    request: &Request,
+    limit: Duration,
+) -> Result<Response> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let conversation = async {
         let mut stream = tokio::net::TcpStream::connect(address).await?;
@@ -92,8 +115,8 @@ pub(crate) async fn ask(address: SocketAddr, request: &Request, limit: Duration)
         .await
         .map_err(|_| anyhow!("the node's exec server at {address} did not answer in {limit:?}"))?
         .with_context(|| format!("talk to the node's exec server at {address}"))?;
-    let response: Response =
-        serde_json::from_slice(&answer).with_context(|| format!("half an answer from {address}: the node went away"))?;
+    let response: Response = serde_json::from_slice(&answer)
+        .with_context(|| format!("half an answer from {address}: the node went away"))?;
     match response.error {
         Some(error) => bail!("{error}"),
         None => Ok(response),
@@ -114,14 +137,22 @@ pub(crate) async fn run(
         stdin: STANDARD.encode(stdin),
         timeout_ms: u64::try_from(limit.as_millis())?,
     };
-    let response = ask(address, &request, limit + Duration::from_secs(10)).await.with_context(|| format!("run `{command}`"))?;
+    let response = ask(address, &request, limit + Duration::from_secs(10))
+        .await
+        .with_context(|| format!("run `{command}`"))?;
     let stdout_bytes = STANDARD.decode(response.stdout)?;
     let stdout = String::from_utf8_lossy(&stdout_bytes).into_owned();
     let stderr = String::from_utf8_lossy(&STANDARD.decode(response.stderr)?).into_owned();
     if response.timed_out {
         bail!("`{command}` did not end in {limit:?} and was killed\n{stdout}{stderr}");
     }
-    Ok(Output { code: response.code.unwrap_or(-1), stdout_bytes, stdout, stderr, command })
+    Ok(Output {
+        code: response.code.unwrap_or(-1),
+        stdout_bytes,
+        stdout,
+        stderr,
+        command,
+    })
 }
 
 pub(crate) fn owned(words: &[&str]) -> Vec<String> {
@@ -129,7 +160,10 @@ pub(crate) fn owned(words: &[&str]) -> Vec<String> {
 }
 
 pub(crate) fn owned_pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+    pairs
+        .iter()
+        .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+        .collect()
 }
 
 type Children = Arc<Mutex<HashMap<u32, Child>>>;
@@ -138,15 +172,28 @@ type Children = Arc<Mutex<HashMap<u32, Child>>>;
 pub fn serve(listen: SocketAddr) -> Result<()> {
     let listener = TcpListener::bind(listen).with_context(|| format!("listen on {listen}"))?;
     let children = Children::default();
+    thread::spawn(keep_shared_folder_written);
     for stream in listener.incoming() {
         let children = children.clone();
         thread::spawn(move || {
-            if let Err(error) = stream.map_err(Into::into).and_then(|stream| talk(&stream, &children)) {
+            if let Err(error) = stream
+                .map_err(Into::into)
+                .and_then(|stream| talk(&stream, &children))
+            {
                 eprintln!("exec server: {error:#}");
             }
         });
     }
     Ok(())
+}
+
+/// What the node writes into the shared folder stays in its page cache for up to 30 s; the harness reads logs there, and a power
+/// cut would lose them.
+fn keep_shared_folder_written() {
+    while let Ok(folder) = fs::File::open("/cv") {
+        let _ = nix::unistd::syncfs(folder);
+        thread::sleep(Duration::from_millis(500));
+    }
 }
 
 fn talk(stream: &TcpStream, children: &Children) -> Result<()> {
@@ -155,7 +202,10 @@ fn talk(stream: &TcpStream, children: &Children) -> Result<()> {
     let response = serde_json::from_str(&line)
         .map_err(anyhow::Error::from)
         .and_then(|request| answer(request, children))
-        .unwrap_or_else(|error| Response { error: Some(format!("{error:#}")), ..Response::default() });
+        .unwrap_or_else(|error| Response {
+            error: Some(format!("{error:#}")),
+            ..Response::default()
+        });
     let mut stream = stream;
     stream.write_all(&serde_json::to_vec(&response)?)?;
     Ok(())
@@ -164,12 +214,26 @@ fn talk(stream: &TcpStream, children: &Children) -> Result<()> {
 fn answer(request: Request, children: &Children) -> Result<Response> {
     let mut children = children.lock().unwrap_or_else(PoisonError::into_inner);
     match request {
-        Request::Run { argv, env, stdin, timeout_ms } => {
+        Request::Run {
+            argv,
+            env,
+            stdin,
+            timeout_ms,
+        } => {
             drop(children);
-            run_here(&argv, env, &STANDARD.decode(stdin)?, Duration::from_millis(timeout_ms))
+            run_here(
+                &argv,
+                env,
+                &STANDARD.decode(stdin)?,
+                Duration::from_millis(timeout_ms),
+            )
         }
         Request::Spawn { argv, env, log } => {
-            let log = OpenOptions::new().create(true).append(true).open(&log).with_context(|| log.clone())?;
+            let log = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&log)
+                .with_context(|| log.clone())?;
             let child = command(&argv, env)?
                 .stdin(Stdio::null())
                 .stdout(log.try_clone()?)
@@ -178,19 +242,37 @@ fn answer(request: Request, children: &Children) -> Result<Response> {
                 .with_context(|| format!("start {}", argv[0]))?;
             let pid = child.id();
             children.insert(pid, child);
-            Ok(Response { pid, ..Response::default() })
+            Ok(Response {
+                pid,
+                ..Response::default()
+            })
         }
         Request::Status { pid } => {
-            let child = children.get_mut(&pid).with_context(|| format!("{pid} was not started here"))?;
+            let child = children
+                .get_mut(&pid)
+                .with_context(|| format!("{pid} was not started here"))?;
             let status = child.try_wait()?;
-            Ok(Response { running: status.is_none(), code: status.map(code), ..Response::default() })
+            Ok(Response {
+                running: status.is_none(),
+                code: status.map(code),
+                ..Response::default()
+            })
         }
         Request::Signal { pid, signal } => {
-            children.get(&pid).with_context(|| format!("{pid} was not started here"))?;
-            killpg(Pid::from_raw(i32::try_from(pid)?), signal.parse::<Signal>()?)?;
+            children
+                .get(&pid)
+                .with_context(|| format!("{pid} was not started here"))?;
+            killpg(
+                Pid::from_raw(i32::try_from(pid)?),
+                signal.parse::<Signal>()?,
+            )?;
             Ok(Response::default())
         }
-        Request::Put { path, mode, content } => {
+        Request::Put {
+            path,
+            mode,
+            content,
+        } => {
             if let Some(parent) = std::path::Path::new(&path).parent() {
                 fs::create_dir_all(parent)?;
             }
@@ -209,10 +291,17 @@ fn command(argv: &[String], env: Vec<(String, String)>) -> Result<Command> {
 }
 
 fn code(status: ExitStatus) -> i32 {
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
-fn run_here(argv: &[String], env: Vec<(String, String)>, stdin: &[u8], limit: Duration) -> Result<Response> {
+fn run_here(
+    argv: &[String],
+    env: Vec<(String, String)>,
+    stdin: &[u8],
+    limit: Duration,
+) -> Result<Response> {
     let mut child = command(argv, env)?
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -233,25 +322,43 @@ fn run_here(argv: &[String], env: Vec<(String, String)>, stdin: &[u8], limit: Du
             let _ = killpg(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGKILL);
             break (child.wait()?, true);
         }
-        thread::sleep(Duration::from_millis(if start.elapsed().as_millis() < 200 { 2 } else { 20 }));
+        thread::sleep(Duration::from_millis(
+            if start.elapsed().as_millis() < 200 {
+                2
+            } else {
+                20
+            },
+        ));
     };
     // A daemon that the command left behind may keep the pipes open; it is not waited for.
     let grace = Instant::now() + Duration::from_millis(500);
     while !(out_done.is_finished() && err_done.is_finished()) && Instant::now() < grace {
         thread::sleep(Duration::from_millis(1));
     }
-    let text = |bytes: Arc<Mutex<Vec<u8>>>| STANDARD.encode(&*bytes.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok(Response { code: Some(code(status)), timed_out, stdout: text(stdout), stderr: text(stderr), ..Response::default() })
+    let text = |bytes: Arc<Mutex<Vec<u8>>>| {
+        STANDARD.encode(&*bytes.lock().unwrap_or_else(PoisonError::into_inner))
+    };
+    Ok(Response {
+        code: Some(code(status)),
+        timed_out,
+        stdout: text(stdout),
+        stderr: text(stderr),
+        ..Response::default()
+    })
 }
 
-fn collect(pipe: Option<impl Read + Send + 'static>) -> (Arc<Mutex<Vec<u8>>>, thread::JoinHandle<()>) {
+fn collect(
+    pipe: Option<impl Read + Send + 'static>,
+) -> (Arc<Mutex<Vec<u8>>>, thread::JoinHandle<()>) {
     let bytes = Arc::new(Mutex::new(Vec::new()));
     let sink = bytes.clone();
     let done = thread::spawn(move || {
         let Some(mut pipe) = pipe else { return };
         let mut buffer = [0; 16 * 1024];
         while let Ok(read @ 1..) = pipe.read(&mut buffer) {
-            sink.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..read]);
+            sink.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend_from_slice(&buffer[..read]);
         }
     });
     (bytes, done)
@@ -264,12 +371,27 @@ mod tests {
     #[test]
     fn output_code_and_deadline() {
         let words = |line: &str| owned(&["sh", "-c", line]);
-        let ended = run_here(&words("cat; echo b >&2; exit 3"), vec![], b"a", Duration::from_secs(10)).unwrap();
-        assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()), (Some(3), "YQ==", "Ygo="));
+        let ended = run_here(
+            &words("cat; echo b >&2; exit 3"),
+            vec![],
+            b"a",
+            Duration::from_secs(10),
+        )
+        .unwrap();
+        assert_eq!(
+            (ended.code, ended.stdout.as_str(), ended.stderr.as_str()),
+            (Some(3), "YQ==", "Ygo=")
+        );
         let killed = run_here(&words("sleep 100"), vec![], b"", Duration::from_millis(50)).unwrap();
         assert!(killed.timed_out);
         let start = Instant::now();
-        let left = run_here(&words("sleep 5 & echo x"), vec![], b"", Duration::from_secs(3)).unwrap();
+        let left = run_here(
+            &words("sleep 5 & echo x"),
+            vec![],
+            b"",
+            Duration::from_secs(3),
+        )
+        .unwrap();
         assert_eq!(left.code, Some(0));
         assert!(start.elapsed() < Duration::from_secs(3));
     }

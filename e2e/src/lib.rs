@@ -1,9 +1,13 @@
 //! The ground that tests, demo and `up` stand on: a real Kubernetes, nodes with kernels of their own, an iSCSI array.
 
+pub mod array;
 pub mod audit_log;
+pub mod capture;
 pub mod control_plane;
+pub mod exec;
 pub mod image;
 pub mod images;
+pub mod node;
 pub mod parts;
 pub mod pki;
 pub mod process;

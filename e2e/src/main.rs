@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use cryptvol_e2e::parts::{Parts, Set};
-use cryptvol_e2e::sandbox;
+use cryptvol_e2e::{exec, sandbox};
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -37,6 +37,11 @@ enum Sub {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+    #[command(hide = true)]
+    NodeExecServer {
+        #[arg(long)]
+        listen: std::net::SocketAddr,
+    },
 }
 
 fn main() -> Result<()> {
@@ -48,10 +53,16 @@ fn main() -> Result<()> {
             let program = std::env::current_exe()?;
             let bin = program.parent().unwrap_or(&program);
             for image in cryptvol_e2e::images::build(bin, &out)? {
-                println!("{} {} {}", image.reference, image.digest, image.archive.display());
+                println!(
+                    "{} {} {}",
+                    image.reference,
+                    image.digest,
+                    image.archive.display()
+                );
             }
         }
         Sub::Sandbox { command } => std::process::exit(sandbox::enter(&command, |_| Ok(()))?),
+        Sub::NodeExecServer { listen } => exec::serve(listen)?,
         Sub::SandboxInit { command } => std::process::exit(sandbox::init(&command)?),
     }
     Ok(())

@@ -64,7 +64,7 @@ pub fn enter(command: &[String], ready: impl FnOnce(u32) -> Result<()>) -> Resul
     if !Uid::effective().is_root() {
         flags |= CloneFlags::CLONE_NEWUSER;
     }
-    // SIGCHLD too, so that one `wait` below serves everything. `Command` gives the child an empty mask again.
+    // SIGCHLD too, so that one `wait` below serves everything. The child inherits the mask and takes it off in `init`.
     let mut signals = SigSet::empty();
     for signal in [
         Signal::SIGINT,
@@ -116,6 +116,7 @@ pub fn enter(command: &[String], ready: impl FnOnce(u32) -> Result<()>) -> Resul
 
 /// Process 1 of the room. Never returns on success of anything but `command`.
 pub fn init(command: &[String]) -> Result<i32> {
+    SigSet::all().thread_unblock()?;
     // The room ends with whoever made it, even if that one was killed with SIGKILL.
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     if std::process::id() != 1 {

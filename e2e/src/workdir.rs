@@ -18,10 +18,11 @@ pub fn workspace_root() -> PathBuf {
     here.parent().unwrap_or(here).to_path_buf()
 }
 
-/// A folder for one test. It is removed when the test passes, and kept (its path is printed) when it panics.
+/// A folder for one test. [`WorkDir::passed`], the test's last line, removes it; otherwise it is kept and its path is printed.
 #[derive(Debug)]
 pub struct WorkDir {
     path: PathBuf,
+    passed: bool,
 }
 
 impl WorkDir {
@@ -43,7 +44,17 @@ impl WorkDir {
             .prefix(&format!("{name}-"))
             .tempdir_in(&parent)
             .with_context(|| format!("make a folder in {}", parent.display()))?;
-        Ok(Self { path: dir.keep() })
+        Ok(Self {
+            path: dir.keep(),
+            passed: false,
+        })
+    }
+
+    /// Nobody needs the logs any more. What is still running may write on; what it leaves is removed after a day.
+    pub fn passed(mut self) -> Result<()> {
+        self.passed = true;
+        let _ = fs::remove_dir_all(&self.path);
+        Ok(())
     }
 
     /// Its absolute path.
@@ -61,13 +72,11 @@ impl WorkDir {
 
 impl Drop for WorkDir {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if !self.passed {
             eprintln!(
                 "logs and disks of this run are kept in {}",
                 self.path.display()
             );
-        } else {
-            let _ = fs::remove_dir_all(&self.path);
         }
     }
 }

@@ -79,5 +79,7 @@ async fn a_token_names_its_node_and_writes_are_counted_and_a_restart_loses_nothi
     );
     plane.start_api_server().await?;
     plane.kubectl(&["get", "namespace", "team-a"]).await?;
-    plane.check()
+    plane.check()?;
+    drop(plane);
+    work.passed()
 }

@@ -1,0 +1,645 @@
+//! An iSCSI array in user space (`tgtd`) in a network namespace of its own, behind a virtual cable that can be captured and cut.
+//!
+//! Its disks are plain files that outlive nodes and the array's own restarts; a test reads them to see what the array holds.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::process::{Daemon, run, tail, wait_for};
+use crate::sandbox::{self, ip_batch, plain_path};
+
+/// The port of iSCSI.
+pub const PORT: u16 = 3260;
+
+/// A running array.
+#[derive(Debug)]
+pub struct Array {
+    dir: PathBuf,
+    state: State,
+    daemon: Option<Daemon>,
+    owned: bool,
+}
+
+/// Everything that tgtd forgets when it ends; it is told again at each start.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct State {
+    index: u8,
+    targets: Vec<Target>,
+    next_file: u32,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Target {
+    id: u32,
+    iqn: String,
+    chap: Option<Chap>,
+    luns: Vec<Lun>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Chap {
+    user: String,
+    password: String,
+}
+
+/// One disk of a target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lun {
+    /// The target's name.
+    pub target: String,
+    /// tgtd's first disk is LUN 1; its LUN 0 is a controller.
+    pub number: u16,
+    /// The file that holds the disk.
+    pub file: PathBuf,
+    /// The disk's own part of its world-wide name, 16 hex digits; see [`Lun::wwid`].
+    pub name: String,
+    /// Unit serial number (vital product data page 0x80).
+    pub serial: String,
+}
+
+impl Lun {
+    /// The world-wide name as sysfs shows it (`/sys/block/sdX/device/wwid`). tgtd makes its NAA designator (page 0x83) of a
+    /// fixed first half and of the 16 hex digits in its parameter `scsi_id`.
+    pub fn wwid(&self) -> String {
+        format!("naa.6000000000000000{}", self.name)
+    }
+
+    /// `length` bytes from `offset` on, as they lie on the array.
+    pub fn read_at(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
+        let mut file = File::open(&self.file)?;
+        file.seek(SeekFrom::Start(offset))?;
+        let mut bytes = vec![0; length];
+        file.read_exact(&mut bytes).with_context(|| {
+            format!("read {length} bytes at {offset} of {}", self.file.display())
+        })?;
+        Ok(bytes)
+    }
+
+    /// Writes behind everybody's back.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let mut file = fs::OpenOptions::new().write(true).open(&self.file)?;
+        file.seek(SeekFrom::Start(offset))?;
+        file.write_all(bytes)?;
+        Ok(())
+    }
+
+    /// SHA-256 of the whole disk, hex: "nothing was written" is the same value before and after.
+    pub fn sha256(&self) -> Result<String> {
+        let mut file = File::open(&self.file)?;
+        let mut hash = Sha256::new();
+        std::io::copy(&mut file, &mut hash)?;
+        Ok(hex::encode(hash.finalize()))
+    }
+
+    /// True if the bytes occur anywhere on the disk.
+    pub fn contains(&self, needle: &[u8]) -> Result<bool> {
+        contains(File::open(&self.file)?, needle)
+    }
+
+    /// Size in bytes.
+    pub fn size(&self) -> Result<u64> {
+        Ok(fs::metadata(&self.file)?.len())
+    }
+}
+
+impl Array {
+    /// Starts an array without targets, its files in `dir`. Several can run beside each other.
+    pub async fn start(dir: &Path) -> Result<Self> {
+        sandbox::require()?;
+        fs::create_dir_all(dir)?;
+        plain_path(dir)?;
+        let index = (1..=9)
+            .find(|i| !sandbox::has_link(&cable(*i)))
+            .context("more than nine arrays in one sandbox")?;
+        let (ns, cable) = (namespace(index), cable(index));
+        run("ip", &["netns", "add", &ns])?;
+        // The second address is for multipath and for portals that answer under several names.
+        ip_batch(&format!(
+            "link add {cable} type veth peer name port0 netns {ns}\naddr add 10.77.{index}.254/24 dev {cable}\nlink set {cable} up\n"
+        ))?;
+        run("ip", &["-n", &ns, "link", "set", "lo", "up"])?;
+        run("ip", &["-n", &ns, "link", "set", "port0", "up"])?;
+        for last in [1, 2] {
+            run(
+                "ip",
+                &[
+                    "-n",
+                    &ns,
+                    "addr",
+                    "add",
+                    &format!("10.77.{index}.{last}/24"),
+                    "dev",
+                    "port0",
+                ],
+            )?;
+        }
+        run(
+            "ip",
+            &[
+                "-n",
+                &ns,
+                "route",
+                "add",
+                "default",
+                "via",
+                &format!("10.77.{index}.254"),
+            ],
+        )?;
+        let state = State {
+            index,
+            targets: Vec::new(),
+            next_file: 1,
+        };
+        let mut array = Self {
+            dir: dir.into(),
+            state,
+            daemon: None,
+            owned: true,
+        };
+        array.power_on().await?;
+        Ok(array)
+    }
+
+    /// Takes over an array that another process of this sandbox started; dropping this value does not stop it.
+    pub fn attach(dir: &Path) -> Result<Self> {
+        let text = fs::read(dir.join("array.json"))
+            .with_context(|| format!("no array in {}", dir.display()))?;
+        Ok(Self {
+            dir: dir.into(),
+            state: serde_json::from_slice(&text)?,
+            daemon: Daemon::open(dir, "tgtd").ok(),
+            owned: false,
+        })
+    }
+
+    /// The address of its first portal.
+    pub fn ip(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 77, self.state.index, 1)
+    }
+
+    /// `10.77.1.1:3260`.
+    pub fn portal(&self) -> String {
+        format!("{}:{PORT}", self.ip())
+    }
+
+    /// Both portals; they lead to the same disks.
+    pub fn portals(&self) -> [String; 2] {
+        [1, 2].map(|last| format!("10.77.{}.{last}:{PORT}", self.state.index))
+    }
+
+    /// The interface, outside the array, that all its traffic passes.
+    pub fn interface(&self) -> String {
+        cable(self.state.index)
+    }
+
+    /// The array's own messages.
+    pub fn log_path(&self) -> PathBuf {
+        self.dir.join("tgtd.log")
+    }
+
+    /// Adds a target without disks, open to every initiator.
+    pub fn create_target(&mut self, iqn: &str) -> Result<()> {
+        ensure!(
+            self.state.targets.iter().all(|t| t.iqn != iqn),
+            "there is a target {iqn} already"
+        );
+        let id = self.state.targets.iter().map(|t| t.id).max().unwrap_or(0) + 1;
+        let target = Target {
+            id,
+            iqn: iqn.into(),
+            chap: None,
+            luns: Vec::new(),
+        };
+        self.tell_target(&target)?;
+        self.state.targets.push(target);
+        self.save()
+    }
+
+    /// Adds an empty disk of `size` bytes (a sparse file) at this number, 1 or more.
+    pub fn create_lun(&mut self, iqn: &str, number: u16, size: u64) -> Result<Lun> {
+        let lun = Lun {
+            target: iqn.into(),
+            number,
+            ..self.spare(size)?
+        };
+        self.add_lun(lun)
+    }
+
+    /// Adds a disk that was made with [`Array::spare`], or that was there before, at the place that it names.
+    pub fn add_lun(&mut self, lun: Lun) -> Result<Lun> {
+        ensure!(lun.number > 0, "LUN 0 is tgtd's controller");
+        self.tell_lun(self.target(&lun.target)?.id, &lun)?;
+        let iqn = lun.target.clone();
+        self.target_mut(&iqn)?.luns.push(lun.clone());
+        self.save()?;
+        Ok(lun)
+    }
+
+    /// A disk without a place on the array yet, with names of its own.
+    pub fn spare(&mut self, size: u64) -> Result<Lun> {
+        let file = self.dir.join(format!("disk-{}.img", self.state.next_file));
+        File::create(&file)?.set_len(size)?;
+        let name = format!("{:04x}{:012x}", self.state.index, self.state.next_file);
+        let serial = format!("cryptvol-{}-{}", self.state.index, self.state.next_file);
+        self.state.next_file += 1;
+        self.save()?;
+        Ok(Lun {
+            target: String::new(),
+            number: 0,
+            file,
+            name,
+            serial,
+        })
+    }
+
+    /// The disk that is there now.
+    pub fn lun(&self, iqn: &str, number: u16) -> Result<&Lun> {
+        self.target(iqn)?
+            .luns
+            .iter()
+            .find(|l| l.number == number)
+            .with_context(|| format!("{iqn} has no LUN {number}"))
+    }
+
+    /// From now on logins need this name and password (one-way CHAP, 12 to 16 characters by RFC 7143); a former one is void.
+    /// Sessions that exist stay.
+    pub fn set_chap(&mut self, iqn: &str, user: &str, password: &str) -> Result<()> {
+        self.clear_chap(iqn)?;
+        let chap = Chap {
+            user: user.into(),
+            password: password.into(),
+        };
+        self.tell_chap(self.target(iqn)?.id, &chap)?;
+        self.target_mut(iqn)?.chap = Some(chap);
+        self.save()
+    }
+
+    /// From now on everybody may log in.
+    pub fn clear_chap(&mut self, iqn: &str) -> Result<()> {
+        let target = self.target(iqn)?.clone();
+        if let Some(chap) = target.chap {
+            let id = target.id.to_string();
+            self.admin(&[
+                "--mode", "account", "--op", "unbind", "--tid", &id, "--user", &chap.user,
+            ])?;
+            self.admin(&["--mode", "account", "--op", "delete", "--user", &chap.user])?;
+            self.target_mut(iqn)?.chap = None;
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// Takes a disk away; its file stays.
+    pub fn remove_lun(&mut self, iqn: &str, number: u16) -> Result<()> {
+        let target = self.target(iqn)?.id.to_string();
+        self.admin(&[
+            "--mode",
+            "logicalunit",
+            "--op",
+            "delete",
+            "--tid",
+            &target,
+            "--lun",
+            &number.to_string(),
+        ])?;
+        self.target_mut(iqn)?.luns.retain(|l| l.number != number);
+        self.save()
+    }
+
+    /// Takes a target away with all its sessions and disks; the files stay.
+    pub fn remove_target(&mut self, iqn: &str) -> Result<()> {
+        let id = self.target(iqn)?.id.to_string();
+        self.admin(&[
+            "--mode", "target", "--op", "delete", "--force", "--tid", &id,
+        ])?;
+        self.state.targets.retain(|t| t.iqn != iqn);
+        self.save()
+    }
+
+    /// Puts another disk at the same number, with its own names and size. An initiator that is logged in goes on and reads the
+    /// other disk; its kernel still shows the names that it read first.
+    pub fn swap_lun(&mut self, iqn: &str, number: u16, replacement: &Lun) -> Result<()> {
+        self.remove_lun(iqn, number)?;
+        self.add_lun(Lun {
+            target: iqn.into(),
+            number,
+            ..replacement.clone()
+        })
+        .map(|_| ())
+    }
+
+    /// The disk goes on under the same names and reads as zeros, like a thin volume that lost its blocks. Returns the disk that
+    /// was there, for [`Array::swap_lun`] to put back.
+    pub fn read_as_zeros(&mut self, iqn: &str, number: u16) -> Result<Lun> {
+        let before = self.lun(iqn, number)?.clone();
+        let file = self.spare(before.size()?)?.file;
+        self.swap_lun(
+            iqn,
+            number,
+            &Lun {
+                file,
+                ..before.clone()
+            },
+        )?;
+        Ok(before)
+    }
+
+    /// The disk goes on under the same names and size, and every read fails with a medium error (`ENODATA` for the reader): its
+    /// file is cut to nothing while tgtd has it open. Returns the disk that was there, for [`Array::swap_lun`] to put back.
+    pub fn fail_reads(&mut self, iqn: &str, number: u16) -> Result<Lun> {
+        let before = self.read_as_zeros(iqn, number)?;
+        File::options()
+            .write(true)
+            .open(&self.lun(iqn, number)?.file)?
+            .set_len(0)?;
+        Ok(before)
+    }
+
+    /// Ends the array at once, like a controller that crashed; portals answer no more. The disks stay.
+    pub fn power_off(&mut self) -> Result<()> {
+        match self.daemon.take() {
+            Some(mut daemon) => daemon.kill(),
+            None => Ok(()),
+        }
+    }
+
+    /// Starts it again with the same targets, disks and passwords.
+    pub async fn power_on(&mut self) -> Result<()> {
+        ensure!(
+            self.daemon.as_ref().is_none_or(|d| !d.is_running()),
+            "the array is running"
+        );
+        // It listens on every address of its namespace; tgtd takes one `portal=` only.
+        let mut command = Command::new("ip");
+        let control = self.state.index.to_string();
+        command.args([
+            "netns",
+            "exec",
+            &namespace(self.state.index),
+            "tgtd",
+            "-f",
+            "-C",
+            &control,
+        ]);
+        let mut daemon =
+            Daemon::spawn(&self.dir, "tgtd", command).context("start tgtd (Debian package tgt)")?;
+        if !self.owned {
+            daemon.keep();
+        }
+        let log = daemon.log_path();
+        wait_for(
+            "tgtd to answer",
+            Duration::from_secs(30),
+            || async {
+                daemon.check()?;
+                Ok(self.admin(&["--mode", "target", "--op", "show"]).ok())
+            },
+            || tail(&log, 20),
+        )
+        .await?;
+        self.daemon = Some(daemon);
+        for target in self.state.targets.clone() {
+            self.tell_target(&target)?;
+            if let Some(chap) = &target.chap {
+                self.tell_chap(target.id, chap)?;
+            }
+            for lun in &target.luns {
+                self.tell_lun(target.id, lun)?;
+            }
+        }
+        self.save()
+    }
+
+    /// Stops answering without closing connections, like a controller that hangs; `false` lets it go on.
+    pub fn hang(&self, hang: bool) -> Result<()> {
+        let daemon = self.daemon.as_ref().context("the array is switched off")?;
+        daemon.signal_group(if hang {
+            Signal::SIGSTOP
+        } else {
+            Signal::SIGCONT
+        })
+    }
+
+    /// Pulls the cable (`true`), or puts it back: packets vanish, connections stay.
+    pub fn unplug(&self, unplugged: bool) -> Result<()> {
+        run(
+            "ip",
+            &[
+                "-n",
+                &namespace(self.state.index),
+                "link",
+                "set",
+                "port0",
+                if unplugged { "down" } else { "up" },
+            ],
+        )?;
+        if !unplugged {
+            // Routes over an interface go with it.
+            let gateway = format!("10.77.{}.254", self.state.index);
+            run(
+                "ip",
+                &[
+                    "-n",
+                    &namespace(self.state.index),
+                    "route",
+                    "replace",
+                    "default",
+                    "via",
+                    &gateway,
+                ],
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The initiators that are logged in to a target now.
+    pub fn initiators(&self, iqn: &str) -> Result<Vec<String>> {
+        let text = self.admin(&["--mode", "target", "--op", "show"])?;
+        let mut ours = false;
+        let mut found = Vec::new();
+        for line in text.lines() {
+            if line.starts_with("Target ") {
+                ours = line.ends_with(&format!(": {iqn}"));
+            } else if let Some(rest) = line.trim().strip_prefix("Initiator: ")
+                && ours
+            {
+                found.push(
+                    rest.split_whitespace()
+                        .next()
+                        .unwrap_or_default()
+                        .to_owned(),
+                );
+            }
+        }
+        Ok(found)
+    }
+
+    fn target(&self, iqn: &str) -> Result<&Target> {
+        self.state
+            .targets
+            .iter()
+            .find(|t| t.iqn == iqn)
+            .with_context(|| format!("the array has no target {iqn}"))
+    }
+
+    fn target_mut(&mut self, iqn: &str) -> Result<&mut Target> {
+        self.state
+            .targets
+            .iter_mut()
+            .find(|t| t.iqn == iqn)
+            .with_context(|| format!("the array has no target {iqn}"))
+    }
+
+    fn tell_target(&self, target: &Target) -> Result<()> {
+        let id = target.id.to_string();
+        self.admin(&[
+            "--mode",
+            "target",
+            "--op",
+            "new",
+            "--tid",
+            &id,
+            "--targetname",
+            &target.iqn,
+        ])?;
+        self.admin(&[
+            "--mode",
+            "target",
+            "--op",
+            "bind",
+            "--tid",
+            &id,
+            "--initiator-address",
+            "ALL",
+        ])
+        .map(|_| ())
+    }
+
+    fn tell_chap(&self, id: u32, chap: &Chap) -> Result<()> {
+        let id = id.to_string();
+        self.admin(&[
+            "--mode",
+            "account",
+            "--op",
+            "new",
+            "--user",
+            &chap.user,
+            "--password",
+            &chap.password,
+        ])?;
+        self.admin(&[
+            "--mode", "account", "--op", "bind", "--tid", &id, "--user", &chap.user,
+        ])
+        .map(|_| ())
+    }
+
+    fn tell_lun(&self, id: u32, lun: &Lun) -> Result<()> {
+        let (id, number, file) = (
+            id.to_string(),
+            lun.number.to_string(),
+            plain_path(&lun.file)?,
+        );
+        let place = ["--mode", "logicalunit", "--tid", &id, "--lun", &number];
+        self.admin(&[&place[..], &["--op", "new", "--backing-store", file]].concat())?;
+        for (name, value) in [("scsi_id", &lun.name), ("scsi_sn", &lun.serial)] {
+            self.admin(
+                &[
+                    &place[..],
+                    &["--op", "update", "--params", &format!("{name}={value}")],
+                ]
+                .concat(),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn admin(&self, args: &[&str]) -> Result<String> {
+        let control = self.state.index.to_string();
+        run(
+            "tgtadm",
+            &[&["-C", &control, "--lld", "iscsi"], args].concat(),
+        )
+    }
+
+    fn save(&self) -> Result<()> {
+        fs::write(
+            self.dir.join("array.json"),
+            serde_json::to_vec_pretty(&self.state)?,
+        )?;
+        Ok(())
+    }
+}
+
+impl Drop for Array {
+    fn drop(&mut self) {
+        if self.owned {
+            self.daemon = None;
+            sandbox::remove_link(&cable(self.state.index));
+            let _ = run("ip", &["netns", "del", &namespace(self.state.index)]);
+        }
+    }
+}
+
+fn namespace(index: u8) -> String {
+    format!("array-{index}")
+}
+
+fn cable(index: u8) -> String {
+    format!("array{index}")
+}
+
+/// Searches a stream piece by piece.
+pub(crate) fn contains(mut from: impl Read, needle: &[u8]) -> Result<bool> {
+    if needle.is_empty() {
+        bail!("nothing to search for");
+    }
+    let mut window = Vec::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = from.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(false);
+        }
+        window.extend_from_slice(&buffer[..read]);
+        if find(&window, needle) {
+            return Ok(true);
+        }
+        window.drain(..window.len().saturating_sub(needle.len() - 1));
+    }
+}
+
+/// True if `needle` is in `hay`.
+pub(crate) fn find(hay: &[u8], needle: &[u8]) -> bool {
+    let first = needle[0];
+    let mut rest = hay;
+    while let Some(at) = rest.iter().position(|b| *b == first) {
+        if rest[at..].starts_with(needle) {
+            return true;
+        }
+        rest = &rest[at + 1..];
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_needle_across_pieces_is_found() {
+        let mut hay = vec![b'x'; (1 << 20) - 3];
+        hay.extend_from_slice(b"needle and more");
+        assert!(contains(hay.as_slice(), b"needle").unwrap());
+        assert!(!contains(hay.as_slice(), b"needles").unwrap());
+        assert!(contains(hay.as_slice(), b"more").unwrap());
+    }
+}
