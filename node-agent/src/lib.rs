@@ -2,3 +2,4 @@
 //! idempotent step after the other in a worker process that can be killed (execute).
 
 pub mod host;
+pub mod volume;

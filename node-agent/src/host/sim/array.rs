@@ -1,0 +1,98 @@
+//! The simulated array: targets, LUNs, disks and what lies on them.
+
+use std::collections::BTreeMap;
+
+use cryptvol_crds::v1alpha1::HeaderFacts;
+
+/// A target.
+#[derive(Clone, Debug, Default)]
+pub struct SimTarget {
+    /// The portal answers.
+    pub up: bool,
+    /// CHAP credentials that it wants.
+    pub chap: Option<(String, String)>,
+    /// Disks by LUN, as indexes into `World::disks`.
+    pub luns: BTreeMap<u32, usize>,
+}
+
+/// A disk.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    /// What INQUIRY says.
+    pub wwid: Option<String>,
+    /// Size in bytes.
+    pub size: u64,
+    /// What its beginning holds.
+    pub content: Content,
+    /// Reads fail.
+    pub unreadable: bool,
+    /// Reads give zeros whatever is there.
+    pub zeros: bool,
+    /// Bytes that the agent wrote.
+    pub written: u64,
+    /// Mapping UUID through which a guest wrote last: there is data to lose.
+    pub data: Option<String>,
+}
+
+/// What the beginning of a disk holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// Zeros.
+    Blank,
+    /// A LUKS2 header.
+    Luks(SimHeader),
+    /// A signature of something else.
+    Foreign(String),
+    /// Bytes without meaning, such as a header of which half was written.
+    Garbage,
+}
+
+/// A LUKS2 header.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SimHeader {
+    /// Its facts.
+    pub facts: HeaderFacts,
+    /// Passphrases of its key slots.
+    pub slots: Vec<String>,
+    /// What is wrong with it.
+    pub objections: Vec<String>,
+}
+
+impl Disk {
+    /// A blank disk of 1 GiB.
+    pub fn blank(wwid: &str) -> Self {
+        Self {
+            wwid: Some(wwid.to_owned()),
+            size: 1 << 30,
+            content: Content::Blank,
+            unreadable: false,
+            zeros: false,
+            written: 0,
+            data: None,
+        }
+    }
+
+    /// The same disk with other content.
+    pub fn with(mut self, content: Content) -> Self {
+        self.content = content;
+        self
+    }
+}
+
+impl SimHeader {
+    /// A header as the simulated kernel writes it.
+    pub fn new(luks_uuid: &str, passphrase: &str) -> Self {
+        Self {
+            facts: HeaderFacts {
+                luks_uuid: luks_uuid.to_owned(),
+                cipher: "aes-xts-plain64".to_owned(),
+                key_size: 512,
+                sector_size: 512,
+                data_offset: 16 << 20,
+                digest: format!("volume-key-of-{luks_uuid}"),
+            },
+            slots: vec![passphrase.to_owned()],
+            objections: vec![],
+        }
+    }
+}

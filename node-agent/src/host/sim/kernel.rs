@@ -1,0 +1,543 @@
+//! The simulated kernel and tools: `impl Host`.
+
+use cryptvol_crds::{conditions::Reason, names};
+
+use super::{Content, Disk, SimHeader, SimLink, World};
+use crate::host::{
+    Chap, CryptTable, Device, DeviceId, Erased, FormatOrder, Header, HeaderFound, Host, LinkFound,
+    Mapping, Observed, OpenOrder, Query, Session, StepError, Target,
+};
+
+/// What the kernel holds.
+#[derive(Clone, Debug, Default)]
+pub struct Kernel {
+    /// iSCSI sessions.
+    pub sessions: Vec<SimSession>,
+    /// SCSI disks.
+    pub devices: Vec<SimDevice>,
+    /// Device-mapper mappings.
+    pub mappings: Vec<SimMapping>,
+    /// Last session id given.
+    pub next_sid: u32,
+}
+
+/// A session.
+#[derive(Clone, Debug)]
+pub struct SimSession {
+    /// Id.
+    pub sid: u32,
+    /// Target.
+    pub iqn: String,
+    /// State as in sysfs.
+    pub state: String,
+    /// Somebody else made it and uses it.
+    pub foreign: bool,
+}
+
+/// A SCSI disk as the kernel knows it: identity as of the last scan.
+#[derive(Clone, Debug)]
+pub struct SimDevice {
+    /// `/dev/sdX`.
+    pub path: String,
+    /// major:minor.
+    pub dev: String,
+    /// Session.
+    pub sid: u32,
+    /// LUN.
+    pub lun: u32,
+    /// The array's disk, as of the last scan.
+    pub disk: usize,
+    /// WWID as of the last scan.
+    pub wwid: Option<String>,
+    /// Size as of the last scan.
+    pub size: u64,
+    /// State as in sysfs.
+    pub state: String,
+    /// Mounted or opened exclusively by somebody.
+    pub in_use: bool,
+}
+
+/// A mapping.
+#[derive(Clone, Debug)]
+pub struct SimMapping {
+    /// As observed.
+    pub mapping: Mapping,
+    /// The array's disk below it.
+    pub disk: usize,
+}
+
+/// Inside which part of a step the agent or the node dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Torn {
+    /// Format: bytes without meaning. Open: mapping without a table. Erase: half of the slots.
+    Early,
+    /// Format: header without a key slot. Erase: all slots gone, not read back.
+    Late,
+}
+
+fn error<T>(reason: Reason, message: &str) -> Result<T, StepError> {
+    Err(StepError::new(reason, message))
+}
+
+impl World {
+    fn session(&self, iqn: &str) -> Option<&SimSession> {
+        self.kernel.sessions.iter().find(|s| s.iqn == iqn)
+    }
+
+    /// Index of the disk that the array shows at a device now, which need not be the one that was scanned.
+    fn disk_behind(&self, device: &SimDevice) -> Option<usize> {
+        let session = self.kernel.sessions.iter().find(|s| s.sid == device.sid)?;
+        let target = self.targets.get(&session.iqn).filter(|t| t.up)?;
+        target.luns.get(&device.lun).copied()
+    }
+
+    /// The device of this identity, with the disk that answers; as a real step re-checks before it acts (the WWID by
+    /// INQUIRY, not from sysfs).
+    fn check(&self, id: &DeviceId) -> Result<usize, StepError> {
+        let Some(device) = self.kernel.devices.iter().find(|d| d.path == id.path) else {
+            return error(Reason::WwidMismatch, "the device is gone");
+        };
+        let Some(disk) = self.disk_behind(device) else {
+            return error(Reason::DeviceUnreadable, "input/output error");
+        };
+        if self.id(device) != *id || self.disks[disk].wwid != id.wwid {
+            return error(Reason::WwidMismatch, "another disk answers");
+        }
+        Ok(disk)
+    }
+
+    fn id(&self, device: &SimDevice) -> DeviceId {
+        DeviceId {
+            path: device.path.clone(),
+            dev: device.dev.clone(),
+            hctl: format!("{}:0:0:{}", device.sid, device.lun),
+            wwid: device.wwid.clone(),
+            size_bytes: device.size,
+        }
+    }
+
+    fn holders(&self, dev: &str) -> Vec<String> {
+        self.kernel
+            .mappings
+            .iter()
+            .filter(|m| m.mapping.deps.iter().any(|d| d == dev))
+            .map(|m| m.mapping.path.trim_start_matches("/dev/").to_owned())
+            .collect()
+    }
+
+    fn found(&self, disk: usize) -> Result<HeaderFound, StepError> {
+        let disk = &self.disks[disk];
+        if disk.unreadable {
+            return error(Reason::DeviceUnreadable, "input/output error");
+        }
+        if disk.zeros {
+            return Ok(HeaderFound::Blank);
+        }
+        Ok(match &disk.content {
+            Content::Blank => HeaderFound::Blank,
+            Content::Garbage => HeaderFound::Unknown,
+            Content::Foreign(what) => HeaderFound::Foreign(what.clone()),
+            Content::Luks(h) => HeaderFound::Luks(Box::new(Header {
+                facts: h.facts.clone(),
+                key_slots: u32::try_from(h.slots.len()).unwrap(),
+                objections: h.objections.clone(),
+            })),
+        })
+    }
+
+    /// A step that is cut in its middle.
+    pub fn tear(&mut self, step: &TornStep, torn: Torn) {
+        match step {
+            TornStep::Format(id, order) => {
+                let Ok(disk) = self.formattable(id, order) else {
+                    return;
+                };
+                let mut header = SimHeader::new(&order.luks_uuid, &order.passphrase.0);
+                header.slots.clear();
+                write(
+                    &mut self.disks[disk],
+                    match torn {
+                        Torn::Early => Content::Garbage,
+                        Torn::Late => Content::Luks(header),
+                    },
+                );
+            }
+            TornStep::Open(id, order) => {
+                if let (Ok(disk), Torn::Early) = (self.check(id), torn)
+                    && !self
+                        .kernel
+                        .mappings
+                        .iter()
+                        .any(|m| m.mapping.name == order.mapping_name)
+                {
+                    let mut mapping = self.new_mapping(id, order);
+                    mapping.table = None;
+                    mapping.deps.clear();
+                    self.kernel.mappings.push(SimMapping { mapping, disk });
+                }
+            }
+            TornStep::Erase(id, uuid) => {
+                let Ok(disk) = self.check(id) else { return };
+                if let Content::Luks(h) = &self.disks[disk].content
+                    && h.facts.luks_uuid == *uuid
+                {
+                    let mut header = h.clone();
+                    let keep = if torn == Torn::Early {
+                        header.slots.len() / 2
+                    } else {
+                        0
+                    };
+                    header.slots.truncate(keep);
+                    write(&mut self.disks[disk], Content::Luks(header));
+                }
+            }
+        }
+    }
+
+    fn formattable(&self, id: &DeviceId, order: &FormatOrder) -> Result<usize, StepError> {
+        let disk = self.check(id)?;
+        if !self.holders(&id.dev).is_empty() {
+            return error(Reason::DeviceBusy, "device is in use");
+        }
+        match self.found(disk)? {
+            HeaderFound::Blank => Ok(disk),
+            HeaderFound::Luks(h) if h.facts.luks_uuid == order.luks_uuid && h.key_slots == 0 => {
+                Ok(disk)
+            }
+            HeaderFound::Luks(_) | HeaderFound::Foreign(_) => {
+                error(Reason::ForeignSignature, "the disk carries something")
+            }
+            HeaderFound::Unknown => error(Reason::DeviceNotBlank, "the disk is not blank"),
+        }
+    }
+
+    fn new_mapping(&self, id: &DeviceId, order: &OpenOrder) -> Mapping {
+        // The least free number, as the kernel gives them: a number is used again soon.
+        let minor = (0..)
+            .find(|n| {
+                let path = format!("/dev/dm-{n}");
+                self.kernel.mappings.iter().all(|m| m.mapping.path != path)
+            })
+            .unwrap_or_default();
+        let facts = &order.expected;
+        let offset = u64::try_from(facts.data_offset).unwrap();
+        Mapping {
+            name: order.mapping_name.clone(),
+            uuid: order.mapping_uuid.clone(),
+            path: format!("/dev/dm-{minor}"),
+            dev: format!("253:{minor}"),
+            deps: vec![id.dev.clone()],
+            table: Some(CryptTable {
+                target_type: "crypt".to_owned(),
+                cipher: facts.cipher.clone(),
+                key_in_keyring: true,
+                dev: id.dev.clone(),
+                data_offset: offset,
+                sector_size: u32::try_from(facts.sector_size).unwrap(),
+            }),
+            suspended: false,
+            open_count: 0,
+            size_bytes: id.size_bytes - offset,
+        }
+    }
+}
+
+/// A step that can be cut in its middle.
+#[derive(Clone, Debug)]
+pub enum TornStep {
+    /// See `Host::format`.
+    Format(DeviceId, FormatOrder),
+    /// See `Host::open`.
+    Open(DeviceId, OpenOrder),
+    /// See `Host::erase`.
+    Erase(DeviceId, String),
+}
+
+fn write(disk: &mut Disk, content: Content) {
+    disk.content = content;
+    disk.written += 16 << 20;
+}
+
+impl Host for World {
+    fn observe(&mut self, query: &Query) -> Result<Observed, StepError> {
+        let session = self.session(&query.target.iqn).map(|s| Session {
+            sid: s.sid,
+            state: s.state.clone(),
+            disks: u32::try_from(
+                self.kernel
+                    .devices
+                    .iter()
+                    .filter(|d| d.sid == s.sid)
+                    .count(),
+            )
+            .unwrap(),
+        });
+        let device = session.as_ref().and_then(|s| {
+            let d = self
+                .kernel
+                .devices
+                .iter()
+                .find(|d| d.sid == s.sid && d.lun == query.lun)?;
+            Some(Device {
+                id: self.id(d),
+                state: d.state.clone(),
+                holders: self.holders(&d.dev),
+            })
+        });
+        let mapping = self
+            .kernel
+            .mappings
+            .iter()
+            .map(|m| &m.mapping)
+            .find(|m| m.name == query.mapping_name)
+            .cloned();
+        let link = match self.links.get(&query.link) {
+            None => LinkFound::Absent,
+            Some(SimLink::File) => LinkFound::NoLink,
+            Some(SimLink::Ours(to) | SimLink::Foreign(to)) => LinkFound::To(to.clone()),
+        };
+        Ok(Observed {
+            session,
+            device,
+            mapping,
+            link,
+        })
+    }
+
+    fn mappings(&mut self) -> Result<Vec<Mapping>, StepError> {
+        Ok(self
+            .kernel
+            .mappings
+            .iter()
+            .map(|m| m.mapping.clone())
+            .filter(|m| m.uuid.starts_with(names::DM_UUID_PREFIX))
+            .collect())
+    }
+
+    fn login(&mut self, target: &Target, chap: Option<&Chap>) -> Result<(), StepError> {
+        if self.session(&target.iqn).is_some() {
+            return Ok(());
+        }
+        if self.targets.values().all(|t| !t.up) {
+            return error(Reason::PortalUnreachable, "connection refused");
+        }
+        let Some(t) = self.targets.get(&target.iqn) else {
+            return error(Reason::TargetNotFound, "target not found");
+        };
+        if !t.up {
+            return error(Reason::PortalUnreachable, "connection timed out");
+        }
+        if let Some((user, password)) = &t.chap
+            && chap.is_none_or(|c| c.username != *user || c.password != *password)
+        {
+            return error(Reason::ChapRejected, "authorization failure");
+        }
+        self.kernel.next_sid += 1;
+        let sid = self.kernel.next_sid;
+        self.kernel.sessions.push(SimSession {
+            sid,
+            iqn: target.iqn.clone(),
+            state: "LOGGED_IN".to_owned(),
+            foreign: false,
+        });
+        Ok(())
+    }
+
+    fn scan(&mut self, target: &Target, lun: u32) -> Result<(), StepError> {
+        let Some(session) = self.session(&target.iqn) else {
+            return error(Reason::StepFailed, "no session");
+        };
+        let sid = session.sid;
+        let shown = self
+            .targets
+            .get(&target.iqn)
+            .filter(|t| t.up)
+            .and_then(|t| t.luns.get(&lun).copied());
+        let known = self
+            .kernel
+            .devices
+            .iter()
+            .position(|d| d.sid == sid && d.lun == lun);
+        match (known, shown) {
+            (None, None) => error(Reason::LunNotFound, "no disk appeared"),
+            (Some(i), None) => {
+                self.kernel.devices[i].size = 0;
+                Ok(())
+            }
+            (Some(i), Some(disk)) => {
+                let d = &self.disks[disk];
+                let device = &mut self.kernel.devices[i];
+                (device.wwid, device.size, device.disk) = (d.wwid.clone(), d.size, disk);
+                Ok(())
+            }
+            (None, Some(disk)) => {
+                let letter = ('a'..='z')
+                    .find(|c| {
+                        let path = format!("/dev/sd{c}");
+                        let dev = format!("8:{}", (u32::from(*c) - 97) * 16);
+                        self.kernel.devices.iter().all(|d| d.path != path)
+                            // a number that a mapping still holds is not given again
+                            && self.holders(&dev).is_empty()
+                    })
+                    .unwrap();
+                let d = &self.disks[disk];
+                self.kernel.devices.push(SimDevice {
+                    path: format!("/dev/sd{letter}"),
+                    dev: format!("8:{}", (u32::from(letter) - 97) * 16),
+                    sid,
+                    lun,
+                    disk,
+                    wwid: d.wwid.clone(),
+                    size: d.size,
+                    state: "running".to_owned(),
+                    in_use: false,
+                });
+                Ok(())
+            }
+        }
+    }
+
+    fn read_header(&mut self, device: &DeviceId) -> Result<HeaderFound, StepError> {
+        let disk = self.check(device)?;
+        self.found(disk)
+    }
+
+    fn format(&mut self, device: &DeviceId, order: &FormatOrder) -> Result<Header, StepError> {
+        let disk = self.formattable(device, order)?;
+        let header = SimHeader::new(&order.luks_uuid, &order.passphrase.0);
+        let facts = header.facts.clone();
+        write(&mut self.disks[disk], Content::Luks(header));
+        Ok(Header {
+            facts,
+            key_slots: 1,
+            objections: vec![],
+        })
+    }
+
+    fn open(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError> {
+        let disk = self.check(device)?;
+        if let Some(m) = self
+            .kernel
+            .mappings
+            .iter()
+            .find(|m| m.mapping.name == order.mapping_name)
+        {
+            if m.mapping.uuid == order.mapping_uuid && m.mapping.deps == [device.dev.clone()] {
+                return Ok(m.mapping.clone());
+            }
+            return error(Reason::NotOurs, "another mapping of that name");
+        }
+        match self.found(disk)? {
+            HeaderFound::Luks(h) if h.facts == order.expected && h.objections.is_empty() => {}
+            _ => return error(Reason::HeaderMismatch, "the header is another one"),
+        }
+        let Content::Luks(header) = &self.disks[disk].content else {
+            return error(Reason::HeaderMismatch, "no header");
+        };
+        if !header.slots.contains(&order.passphrase.0) {
+            return error(Reason::KeyDoesNotOpen, "no key slot opens");
+        }
+        let mapping = self.new_mapping(device, order);
+        self.kernel.mappings.push(SimMapping {
+            mapping: mapping.clone(),
+            disk,
+        });
+        Ok(mapping)
+    }
+
+    fn link(&mut self, link: &str, mapping: &Mapping) -> Result<(), StepError> {
+        match self.links.get(link) {
+            Some(SimLink::Foreign(_) | SimLink::File) => {
+                error(Reason::NotOurs, "something else is there")
+            }
+            _ => {
+                self.links
+                    .insert(link.to_owned(), SimLink::Ours(mapping.path.clone()));
+                Ok(())
+            }
+        }
+    }
+
+    fn unlink(&mut self, link: &str) -> Result<(), StepError> {
+        match self.links.get(link) {
+            None => Ok(()),
+            Some(SimLink::Ours(_)) => {
+                self.links.remove(link);
+                Ok(())
+            }
+            Some(_) => error(Reason::NotOurs, "something else is there"),
+        }
+    }
+
+    fn close(&mut self, name: &str, uuid: &str) -> Result<(), StepError> {
+        let Some(i) = self
+            .kernel
+            .mappings
+            .iter()
+            .position(|m| m.mapping.name == name)
+        else {
+            return Ok(());
+        };
+        let m = &self.kernel.mappings[i].mapping;
+        if m.uuid != uuid {
+            return error(Reason::NotOurs, "another mapping of that name");
+        }
+        if m.open_count > 0 {
+            return error(Reason::DeviceBusy, "open by qemu");
+        }
+        self.kernel.mappings.remove(i);
+        Ok(())
+    }
+
+    fn delete_device(&mut self, device: &DeviceId) -> Result<(), StepError> {
+        let Some(i) = self
+            .kernel
+            .devices
+            .iter()
+            .position(|d| self.id(d) == *device)
+        else {
+            return Ok(());
+        };
+        if self.kernel.devices[i].in_use || !self.holders(&device.dev).is_empty() {
+            return error(Reason::DeviceBusy, "device is in use");
+        }
+        self.kernel.devices.remove(i);
+        Ok(())
+    }
+
+    fn logout(&mut self, target: &Target) -> Result<(), StepError> {
+        let Some(i) = self
+            .kernel
+            .sessions
+            .iter()
+            .position(|s| s.iqn == target.iqn)
+        else {
+            return Ok(());
+        };
+        let session = &self.kernel.sessions[i];
+        if session.foreign || self.kernel.devices.iter().any(|d| d.sid == session.sid) {
+            return Ok(());
+        }
+        self.kernel.sessions.remove(i);
+        Ok(())
+    }
+
+    fn erase(&mut self, device: &DeviceId, luks_uuid: &str) -> Result<Erased, StepError> {
+        let disk = self.check(device)?;
+        match self.found(disk)? {
+            HeaderFound::Luks(h) if h.facts.luks_uuid == luks_uuid => {}
+            _ => return error(Reason::HeaderMismatch, "another header"),
+        }
+        let Content::Luks(h) = &self.disks[disk].content else {
+            return error(Reason::HeaderMismatch, "no header");
+        };
+        let mut header = h.clone();
+        let wiped = u32::try_from(header.slots.len()).unwrap();
+        header.slots.clear();
+        write(&mut self.disks[disk], Content::Luks(header));
+        Ok(Erased {
+            key_slots_wiped: wiped,
+            verified: true,
+        })
+    }
+}

@@ -1,0 +1,101 @@
+//! A simulated node and array for tests: errno behaviour of the real ones, faults on order, and every byte written on a disk
+//! counted.
+//!
+//! `World` is what survives a crash of the agent; `World::power_cut` takes the kernel's part away. `impl Host` in `kernel` is
+//! synchronous like the real one.
+
+mod array;
+mod kernel;
+
+pub use array::*;
+pub use kernel::*;
+
+use std::collections::BTreeMap;
+
+/// Node, array and everything on them.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// Targets by name.
+    pub targets: BTreeMap<String, SimTarget>,
+    /// All disks of the array.
+    pub disks: Vec<Disk>,
+    /// The node's kernel.
+    pub kernel: Kernel,
+    /// Links by path.
+    pub links: BTreeMap<String, SimLink>,
+    /// What was done, in order, for assertions and for reading a failed test.
+    pub log: Vec<String>,
+}
+
+/// What lies at a path in the link directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SimLink {
+    /// A symbolic link of ours.
+    Ours(String),
+    /// A symbolic link of somebody else.
+    Foreign(String),
+    /// A file.
+    File,
+}
+
+impl World {
+    /// The node loses power: nothing of the kernel's state is left, and `/dev` is empty. Disks keep what they have.
+    pub fn power_cut(&mut self) {
+        self.log.push("power cut".to_owned());
+        let next_sid = self.kernel.next_sid;
+        self.kernel = Kernel {
+            next_sid,
+            ..Kernel::default()
+        };
+        self.links.clear();
+    }
+
+    /// A guest opens the device by its link and writes. Gives back the disk that got the bytes, or nothing when the link
+    /// leads nowhere.
+    ///
+    /// # Panics
+    /// When the link leads to a raw device: plaintext would reach the array.
+    pub fn guest_writes(&mut self, link: &str) -> Option<usize> {
+        let path = match self.links.get(link)? {
+            SimLink::Ours(path) | SimLink::Foreign(path) => path.clone(),
+            SimLink::File => return None,
+        };
+        assert!(
+            !self.kernel.devices.iter().any(|d| d.path == path),
+            "the link {link} leads to the raw device {path}"
+        );
+        let mapping = self
+            .kernel
+            .mappings
+            .iter_mut()
+            .find(|m| m.mapping.path == path)?;
+        mapping.mapping.open_count += 1;
+        let (disk, uuid) = (mapping.disk, mapping.mapping.uuid.clone());
+        // Only where the mapping still lies over a living device do the bytes get anywhere.
+        let dev = mapping.mapping.deps.first().cloned();
+        let alive = self
+            .kernel
+            .devices
+            .iter()
+            .any(|d| Some(&d.dev) == dev.as_ref() && d.disk == disk && d.state == "running");
+        if !alive {
+            return None;
+        }
+        self.disks[disk].data = Some(uuid);
+        Some(disk)
+    }
+
+    /// All guests close a mapping.
+    pub fn guests_leave(&mut self, name: &str) {
+        for m in &mut self.kernel.mappings {
+            if m.mapping.name == name {
+                m.mapping.open_count = 0;
+            }
+        }
+    }
+
+    /// Bytes written on all disks by the agent.
+    pub fn bytes_written(&self) -> u64 {
+        self.disks.iter().map(|d| d.written).sum()
+    }
+}

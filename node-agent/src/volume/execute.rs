@@ -1,0 +1,354 @@
+//! Doing what the plan says, one step after the other: observe, plan, step, again.
+//!
+//! Generic over the node (worker processes, or the simulated kernel in tests) and over the office (API server and key
+//! release, or their simulation), so that the tests run this very loop.
+
+use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Instant};
+
+use cryptvol_crds::{
+    conditions::Reason,
+    v1alpha1::{HeaderFacts, Stage},
+};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tracing::{debug, info};
+
+use super::{
+    failpoint::{FailPoint, When},
+    memory::{Hand, Memory, Reading, Run},
+    plan::{Done, Next, Step, Stop, plan},
+    wanted::Wanted,
+};
+use crate::host::{
+    Chap, DeviceId, Erased, FormatOrder, Header, HeaderFound, Mapping, Observed, OpenOrder,
+    Passphrase, Query, StepError, Target,
+};
+
+/// `host::Host` as the agent calls it: in a worker process, with a deadline.
+#[allow(async_fn_in_trait, missing_docs)] // one thread runs all volumes; the calls are those of `Host`
+pub trait Node {
+    async fn observe(&self, query: &Query) -> Result<Observed, StepError>;
+    async fn login(&self, target: &Target, chap: Option<Chap>) -> Result<(), StepError>;
+    async fn scan(&self, target: &Target, lun: u32) -> Result<(), StepError>;
+    async fn read_header(&self, device: &DeviceId) -> Result<HeaderFound, StepError>;
+    async fn format(&self, device: &DeviceId, order: FormatOrder) -> Result<Header, StepError>;
+    async fn open(&self, device: &DeviceId, order: OpenOrder) -> Result<Mapping, StepError>;
+    async fn link(&self, link: &str, mapping: &Mapping) -> Result<(), StepError>;
+    async fn unlink(&self, link: &str) -> Result<(), StepError>;
+    async fn close(&self, name: &str, uuid: &str) -> Result<(), StepError>;
+    async fn delete_device(&self, device: &DeviceId) -> Result<(), StepError>;
+    async fn logout(&self, target: &Target) -> Result<(), StepError>;
+    async fn erase(&self, device: &DeviceId, luks_uuid: &str) -> Result<Erased, StepError>;
+}
+
+/// What a run needs from outside the node.
+#[allow(async_fn_in_trait)] // one thread runs all volumes
+pub trait Office {
+    /// Asks for the passphrase of the volume's header.
+    async fn passphrase(&self) -> Result<Passphrase, StepError>;
+    /// Asks for the CHAP credentials of the login.
+    async fn chap(&self) -> Result<Chap, StepError>;
+    /// Writes a receipt into the status and gives back what the status says, once the API server has acknowledged it.
+    async fn record(&self, receipt: Receipt) -> Result<Memory, StepError>;
+}
+
+/// What must be acknowledged before the next step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Receipt {
+    /// A format permit is spent.
+    PermitSpent {
+        /// Id of the permit.
+        id: String,
+    },
+    /// The mapping was made for the first time on this node.
+    FirstOpened {
+        /// Raw device.
+        device: DeviceId,
+        /// Facts of its header.
+        facts: HeaderFacts,
+        /// The mapping.
+        mapping: Mapping,
+    },
+}
+
+/// One lock a target: who logs in, scans, removes a disk or logs out has the target to itself, so that one volume's logout
+/// cannot fall between another's login and scan. Also the limit of one login at a time per target.
+#[derive(Clone, Debug, Default)]
+pub struct TargetLocks(Rc<RefCell<HashMap<String, Arc<Mutex<()>>>>>);
+
+impl TargetLocks {
+    async fn lock(&self, iqn: &str) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.0.borrow_mut();
+            // Those that nobody holds or waits for, so that targets of long ago do not pile up.
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(locks.entry(iqn.to_owned()).or_default())
+        };
+        lock.lock_owned().await
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Well, or not.
+    pub end: Result<Done, Stop>,
+    /// What was observed last, where anything could be.
+    pub observed: Option<Observed>,
+    /// Key slots wiped in this run, whatever came after.
+    pub erased: Option<Erased>,
+}
+
+/// Called after each step with its name, the time it took and its error, for metrics.
+pub type OnStep<'a> = &'a dyn Fn(&Step, std::time::Duration, Option<&StepError>);
+
+/// All that one run needs.
+pub struct Executor<'a, N, O> {
+    /// The node.
+    pub node: &'a N,
+    /// API server and key release.
+    pub office: &'a O,
+    /// Shared by all volumes of the node.
+    pub locks: &'a TargetLocks,
+    /// For crash tests.
+    pub fail_point: Option<&'a FailPoint>,
+    /// For metrics.
+    pub on_step: OnStep<'a>,
+    /// Becomes true when the agent is to end: no further step is begun.
+    pub ending: &'a dyn Fn() -> bool,
+}
+
+/// More steps than any way has: the longest is a first attach, 10, after closing a broken mapping and purging a device.
+const MOST_STEPS: usize = 40;
+
+impl<N: Node, O: Office> Executor<'_, N, O> {
+    /// Takes the volume as far as it goes. Never undoes what is there because of an error.
+    pub async fn run(&self, wanted: &Wanted, memory: &mut Memory, hand: &mut Hand) -> Outcome {
+        let mut at = Progress {
+            run: Run::default(),
+            key: None,
+            observed: None,
+            target: None,
+        };
+        let end = self.steps(wanted, memory, hand, &mut at).await;
+        Outcome {
+            end,
+            observed: at.observed,
+            erased: at.run.erased,
+        }
+    }
+
+    async fn steps(
+        &self,
+        wanted: &Wanted,
+        memory: &mut Memory,
+        hand: &mut Hand,
+        at: &mut Progress,
+    ) -> Result<Done, Stop> {
+        let mut stale = true;
+        for _ in 0..MOST_STEPS {
+            if (self.ending)() {
+                return Err(stopped(
+                    Stage::Pending,
+                    Reason::Waiting,
+                    "the agent is ending".to_owned(),
+                ));
+            }
+            if stale {
+                let observed = self.node.observe(&wanted.query).await;
+                at.observed = Some(observed.map_err(|e| failed(Stage::Pending, &e))?);
+            }
+            let observed = at.observed.clone().unwrap_or_default();
+            let step = match plan(wanted, memory, hand, &at.run, &observed) {
+                Next::Done(done) => return Ok(done),
+                Next::Stop(stop) => return Err(stop),
+                Next::Do(step) => step,
+            };
+            match (step.concerns_target(), at.target.is_some()) {
+                (true, false) => {
+                    at.target = Some(self.locks.lock(&wanted.query.target.iqn).await);
+                    stale = true; // others may have had the target meanwhile
+                    continue;
+                }
+                (false, true) => at.target = None,
+                _ => {}
+            }
+            FailPoint::hit(self.fail_point, step.name(), When::Before);
+            let begun = Instant::now();
+            let result = self.step(&step, wanted, memory, hand, at).await;
+            let took = begun.elapsed();
+            FailPoint::hit(self.fail_point, step.name(), When::After);
+            (self.on_step)(&step, took, result.as_ref().err());
+            debug!(step = step.name(), ?took, ok = result.is_ok(), "step");
+            result.map_err(|e| failed(step.stage(), &e))?;
+            stale = changes_the_node(&step);
+        }
+        Err(stopped(
+            Stage::Pending,
+            Reason::StepFailed,
+            format!("{MOST_STEPS} steps did not lead to an end; this is a defect of the agent"),
+        ))
+    }
+
+    async fn step(
+        &self,
+        step: &Step,
+        wanted: &Wanted,
+        memory: &mut Memory,
+        hand: &mut Hand,
+        at: &mut Progress,
+    ) -> Result<(), StepError> {
+        let (query, node) = (&wanted.query, self.node);
+        match step {
+            Step::Login => {
+                // Asked for before each login: they may have been changed on the array.
+                let chap = match wanted.chap {
+                    true => Some(self.office.chap().await?),
+                    false => None,
+                };
+                node.login(&query.target, chap).await
+            }
+            Step::Scan => {
+                at.run.scanned = true;
+                node.scan(&query.target, query.lun).await
+            }
+            Step::ReadHeader(device) => {
+                let found = node.read_header(device).await?;
+                at.run.reading = Some(Reading {
+                    device: device.clone(),
+                    found,
+                });
+                Ok(())
+            }
+            Step::ReleaseKey => {
+                at.key = Some(self.office.passphrase().await?);
+                at.run.key = true;
+                Ok(())
+            }
+            Step::SpendPermit { id } => {
+                // In hand before the answer: if the write arrives and its answer does not, this process still knows
+                // that nothing was written with the permit, and the next run reads the receipt.
+                hand.permit = Some(id.clone());
+                let receipt = Receipt::PermitSpent { id: id.clone() };
+                *memory = self.office.record(receipt).await?;
+                info!(permit = id, "format permit recorded as spent");
+                Ok(())
+            }
+            Step::Format { device, luks_uuid } => {
+                hand.permit = None;
+                at.run.reading = None;
+                let order = FormatOrder {
+                    luks_uuid: luks_uuid.clone(),
+                    encryption: wanted.encryption.clone(),
+                    passphrase: at.passphrase()?,
+                };
+                let header = node.format(device, order).await?;
+                info!(device = device.path, luks_uuid, "header written");
+                at.run.written = Some(header.facts);
+                Ok(())
+            }
+            Step::Open {
+                device,
+                expected,
+                mapping_uuid,
+            } => {
+                let order = OpenOrder {
+                    mapping_name: query.mapping_name.clone(),
+                    mapping_uuid: mapping_uuid.clone(),
+                    expected: expected.clone(),
+                    passphrase: at.passphrase()?,
+                };
+                at.key = None;
+                at.run.key = false;
+                node.open(device, order).await.map(drop)
+            }
+            Step::RecordFirstOpened { facts } => {
+                let observed = at.observed.clone().unwrap_or_default();
+                let (Some(device), Some(mapping)) = (observed.device, observed.mapping) else {
+                    return Err(StepError::new(Reason::StepFailed, "nothing is open"));
+                };
+                let receipt = Receipt::FirstOpened {
+                    device: device.id,
+                    facts: facts.clone(),
+                    mapping,
+                };
+                *memory = self.office.record(receipt).await?;
+                Ok(())
+            }
+            Step::Link(mapping) => node.link(&query.link, mapping).await,
+            Step::Unlink => node.unlink(&query.link).await,
+            Step::Close { uuid } => {
+                at.run.closed = true;
+                node.close(&query.mapping_name, uuid).await
+            }
+            Step::DeleteDevice(device) => {
+                (at.run.purged, at.run.scanned, at.run.reading) = (true, false, None);
+                node.delete_device(device).await
+            }
+            Step::Logout => {
+                at.run.logged_out = true;
+                node.logout(&query.target).await
+            }
+            Step::Erase { device, luks_uuid } => {
+                at.run.reading = None;
+                let erased = node.erase(device, luks_uuid).await?;
+                info!(device = device.path, luks_uuid, ?erased, "key slots wiped");
+                if !erased.verified {
+                    return Err(StepError::new(
+                        Reason::StepFailed,
+                        "after wiping the key slots the header area still shows some",
+                    ));
+                }
+                at.run.erased = Some(erased);
+                Ok(())
+            }
+            Step::NothingToErase { verified } => {
+                at.run.erased = Some(Erased {
+                    key_slots_wiped: 0,
+                    verified: *verified,
+                });
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What a run holds while it runs. The passphrase is wiped when it is dropped.
+struct Progress {
+    run: Run,
+    key: Option<Passphrase>,
+    observed: Option<Observed>,
+    target: Option<OwnedMutexGuard<()>>,
+}
+
+impl Progress {
+    fn passphrase(&self) -> Result<Passphrase, StepError> {
+        self.key
+            .clone()
+            .ok_or_else(|| StepError::new(Reason::StepFailed, "no passphrase in hand"))
+    }
+}
+
+/// Whether what was observed before the step may be out of date after it.
+fn changes_the_node(step: &Step) -> bool {
+    !matches!(
+        step,
+        Step::ReadHeader(_)
+            | Step::ReleaseKey
+            | Step::SpendPermit { .. }
+            | Step::Format { .. }
+            | Step::RecordFirstOpened { .. }
+            | Step::NothingToErase { .. }
+    )
+}
+
+fn failed(stage: Stage, error: &StepError) -> Stop {
+    stopped(stage, error.reason(), error.message.clone())
+}
+
+fn stopped(stage: Stage, reason: Reason, message: String) -> Stop {
+    Stop {
+        stage,
+        reason,
+        message,
+    }
+}

@@ -1,0 +1,90 @@
+//! What was remembered: across restarts in the NodeVolume's own status, within a process in `Hand`, within one run in `Run`.
+//! None of it replaces what the kernel says; it holds only what the kernel cannot know.
+
+use cryptvol_crds::v1alpha1::{Desired, EraseReceipt, HeaderFacts, NodeVolumeStatus, Stage};
+
+use crate::host::{DeviceId, Erased, HeaderFound};
+
+/// What the NodeVolume's status says, as last acknowledged by the API server.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Memory {
+    /// Id of the permit that was recorded as spent.
+    pub permit: Option<String>,
+    /// Whether the mapping was ever made on this node.
+    pub opened: bool,
+    /// Facts of the header as last reported.
+    pub facts: Option<HeaderFacts>,
+    /// WWID as last reported.
+    pub wwid: Option<String>,
+    /// Size of the raw device in bytes as last reported.
+    pub size_bytes: Option<u64>,
+    /// Receipt of an erasure.
+    pub erased: Option<EraseReceipt>,
+    /// Nothing of this volume was left on the node, for this generation of the spec.
+    pub detached_at: Option<i64>,
+}
+
+impl Memory {
+    /// Reads a status.
+    pub fn read(status: &NodeVolumeStatus) -> Self {
+        let device = status.device.as_ref();
+        Self {
+            permit: status.permit.as_ref().map(|p| p.id.clone()),
+            opened: status.first_opened.is_some(),
+            facts: status.header.clone(),
+            wwid: device.and_then(|d| d.wwid.clone()),
+            size_bytes: device.and_then(|d| u64::try_from(d.size_bytes).ok()),
+            erased: status.erased.clone(),
+            detached_at: status.observed_generation.filter(|_| {
+                status.error.is_none() && matches!(status.stage, Stage::Detached | Stage::Erased)
+            }),
+        }
+    }
+}
+
+/// What this process knows of one volume from one run to the next. Lost when it ends, on purpose.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hand {
+    /// Permit that this process recorded (or tried to record) as spent and has not used: no byte was written with it. It
+    /// counts only together with the receipt in [`Memory`], and is given up before the first write.
+    pub permit: Option<String>,
+}
+
+/// What one run has found out and done so far.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Run {
+    /// The header as read in this run.
+    pub reading: Option<Reading>,
+    /// Whether the passphrase is in hand.
+    pub key: bool,
+    /// Facts of the header that this run wrote.
+    pub written: Option<HeaderFacts>,
+    /// The kernel read the LUN's identity anew in this run.
+    pub scanned: bool,
+    /// A device without use was removed to be found anew; once is enough.
+    pub purged: bool,
+    /// A broken mapping was closed to be made anew; once is enough.
+    pub closed: bool,
+    /// The session was left as far as it is ours to leave.
+    pub logged_out: bool,
+    /// Key slots were wiped.
+    pub erased: Option<Erased>,
+}
+
+/// A header and the device that it was read from. For another device it is worth nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reading {
+    /// The device.
+    pub device: DeviceId,
+    /// What was found.
+    pub found: HeaderFound,
+}
+
+/// Stage that a desired state ends with.
+pub fn last_stage(desired: Desired) -> Stage {
+    match desired {
+        Desired::Attached => Stage::Attached,
+        Desired::Detached => Stage::Detached,
+        Desired::Erased => Stage::Erased,
+    }
+}

@@ -1,0 +1,205 @@
+//! Comparisons: is this the disk, the header, the mapping that was meant?
+
+use cryptvol_crds::{
+    conditions::Reason,
+    v1alpha1::{HeaderFacts, Stage},
+};
+
+use super::{At, Next, Step, stop};
+use crate::host::{Device, DeviceId, Header, HeaderFound, LinkFound, Mapping};
+
+/// State of a mapping that carries this volume's name and UUID.
+pub(super) enum Health {
+    /// Live, over the right device.
+    Good,
+    /// Over the right device, which does not answer at present.
+    Waits(String),
+    /// Cannot be used any more: over another device or none, without a table, suspended, or with a wrong table.
+    Broken(String),
+}
+
+impl<'a> At<'a> {
+    /// The volume was opened once, here or elsewhere: from then on its disk is never formatted.
+    pub(super) fn opened(&self) -> bool {
+        self.memory.opened || self.wanted.pinned.is_some()
+    }
+
+    /// WWID and size agree with what is pinned. What this agent reported itself counts from the first opening on, when it
+    /// was proven to be the right disk by its header.
+    pub(super) fn identity(&self, device: &DeviceId) -> Result<(), Next> {
+        let remembered = self.memory.opened;
+        let wwid = self
+            .wanted
+            .wwid
+            .as_ref()
+            .or(self.memory.wwid.as_ref().filter(|_| remembered));
+        if let Some(wwid) = wwid
+            && device.wwid.as_ref() != Some(wwid)
+        {
+            let found = device.wwid.as_deref().unwrap_or("no WWID");
+            return Err(stop(
+                Stage::Identity,
+                Reason::WwidMismatch,
+                format!(
+                    "LUN {} of {} is {found}, expected {wwid}",
+                    self.wanted.query.lun, self.wanted.query.target.iqn
+                ),
+            ));
+        }
+        let size = self
+            .wanted
+            .size_bytes
+            .or(self.memory.size_bytes.filter(|_| remembered));
+        if let Some(size) = size
+            && device.size_bytes < size
+        {
+            return Err(stop(
+                Stage::Identity,
+                Reason::SizeMismatch,
+                format!(
+                    "{} has {} bytes, pinned are {size}",
+                    device.path, device.size_bytes
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The header as read from this device in this run, or the step that reads it.
+    pub(super) fn header(&self, device: &DeviceId) -> Result<&'a HeaderFound, Next> {
+        match &self.run.reading {
+            Some(reading) if reading.device == *device => Ok(&reading.found),
+            _ => Err(Next::Do(Step::ReadHeader(device.clone()))),
+        }
+    }
+
+    /// Facts that the header must agree with, from the strongest source there is.
+    pub(super) fn pins(&self) -> impl Iterator<Item = &HeaderFacts> {
+        let own = self.memory.facts.as_ref().filter(|_| self.memory.opened);
+        [self.wanted.pinned.as_ref(), own, self.run.written.as_ref()]
+            .into_iter()
+            .flatten()
+    }
+
+    /// A LUKS header is this volume's and acceptable. The header is input from an array that is not trusted.
+    pub(super) fn acceptable(&self, header: &Header) -> Result<(), Next> {
+        let mismatch = |what: String| Err(stop(Stage::Header, Reason::HeaderMismatch, what));
+        if !header.objections.is_empty() {
+            return mismatch(format!(
+                "the header is not acceptable: {}",
+                header.objections.join("; ")
+            ));
+        }
+        let (facts, wanted) = (&header.facts, &self.wanted.encryption);
+        for (what, found, expected) in [
+            ("cipher", facts.cipher.clone(), wanted.cipher.clone()),
+            (
+                "key size in bits",
+                facts.key_size.to_string(),
+                wanted.key_size.to_string(),
+            ),
+            (
+                "encryption sector in bytes",
+                facts.sector_size.to_string(),
+                wanted.sector_size.to_string(),
+            ),
+        ] {
+            if found != expected {
+                return mismatch(format!("{what}: {found} in the header, {expected} wanted"));
+            }
+        }
+        for pin in self.pins() {
+            if let Some(what) = difference(facts, pin) {
+                return mismatch(format!("the header's {what} is not what was pinned"));
+            }
+        }
+        Ok(())
+    }
+
+    /// State of our mapping, as far as it can be told without the header's facts.
+    pub(super) fn health(&self, mapping: &Mapping) -> Health {
+        let Some(Device { id, state, .. }) = &self.observed.device else {
+            return Health::Broken("its disk is gone from the kernel".to_owned());
+        };
+        let Some(table) = &mapping.table else {
+            return Health::Broken("it has no table".to_owned());
+        };
+        if mapping.deps != [id.dev.clone()] || table.dev != id.dev {
+            return Health::Broken(format!(
+                "it lies over {}, the disk is {} now",
+                mapping.deps.join(" "),
+                id.dev
+            ));
+        }
+        if table.target_type != "crypt" {
+            return Health::Broken(format!("its table is {}, not crypt", table.target_type));
+        }
+        if mapping.suspended {
+            return Health::Broken("it is suspended".to_owned());
+        }
+        let logged_in = self
+            .observed
+            .session
+            .as_ref()
+            .is_some_and(|s| s.state == "LOGGED_IN");
+        if state != "running" || !logged_in {
+            return Health::Waits(format!("the disk {} is {state}", id.path));
+        }
+        Health::Good
+    }
+
+    /// Whether something that can be a link of ours is at the link's path.
+    pub(super) fn has_link(&self) -> bool {
+        matches!(self.observed.link, LinkFound::To(_))
+    }
+}
+
+/// Whether the live table is that of the header. A key that did not come through the keyring can be read by anyone who
+/// may read tables.
+pub(super) fn table_agrees(mapping: &Mapping, facts: &HeaderFacts) -> Result<(), String> {
+    let Some(table) = &mapping.table else {
+        return Err("it has no table".to_owned());
+    };
+    if table.cipher != facts.cipher {
+        return Err(format!(
+            "its cipher is {}, the header's {}",
+            table.cipher, facts.cipher
+        ));
+    }
+    if i64::try_from(table.data_offset) != Ok(facts.data_offset) {
+        return Err(format!(
+            "its data begins at {}, the header's at {}",
+            table.data_offset, facts.data_offset
+        ));
+    }
+    if i32::try_from(table.sector_size) != Ok(facts.sector_size) {
+        return Err(format!(
+            "its sector is {} bytes, the header's {}",
+            table.sector_size, facts.sector_size
+        ));
+    }
+    if !table.key_in_keyring {
+        return Err("its key lies open in the table".to_owned());
+    }
+    Ok(())
+}
+
+/// Name of the first fact that differs.
+fn difference(a: &HeaderFacts, b: &HeaderFacts) -> Option<&'static str> {
+    if a.luks_uuid != b.luks_uuid {
+        return Some("UUID");
+    }
+    if a.digest != b.digest {
+        return Some("volume key digest");
+    }
+    if a.cipher != b.cipher {
+        return Some("cipher");
+    }
+    if a.key_size != b.key_size {
+        return Some("key size");
+    }
+    if a.sector_size != b.sector_size {
+        return Some("sector size");
+    }
+    (a.data_offset != b.data_offset).then_some("data offset")
+}

@@ -1,0 +1,76 @@
+//! The way down: link, mapping, device, session, from what is observed and never from what should be there.
+
+use cryptvol_crds::{conditions::Reason, v1alpha1::Stage};
+
+use super::{At, Done, Next, Step, stop};
+
+impl At<'_> {
+    pub(super) fn down(&self) -> Next {
+        self.take_mapping_down()
+            .and_then(|()| self.take_device_down())
+            .map_or_else(|next| next, |()| Next::Done(Done::Detached))
+    }
+
+    /// Link and mapping. The link goes first: nobody shall open anew what is about to go.
+    pub(super) fn take_mapping_down(&self) -> Result<(), Next> {
+        if self.has_link() {
+            return Err(Next::Do(Step::Unlink));
+        }
+        let Some(mapping) = &self.observed.mapping else {
+            return Ok(());
+        };
+        if self.wanted.made_for_this_volume(&mapping.uuid) {
+            return Err(Next::Do(Step::Close {
+                uuid: mapping.uuid.clone(),
+            }));
+        }
+        let over_our_disk = self
+            .observed
+            .device
+            .as_ref()
+            .is_some_and(|d| mapping.deps.contains(&d.id.dev));
+        if over_our_disk {
+            return Err(stop(
+                Stage::Detaching,
+                Reason::NotOurs,
+                format!(
+                    "a mapping {} with UUID {} holds the disk",
+                    mapping.name, mapping.uuid
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Device and session, where nothing else needs them.
+    fn take_device_down(&self) -> Result<(), Next> {
+        // Reported as gone for this very spec: what shows up later at this LUN is not this volume's doing.
+        if self.memory.detached_at == Some(self.wanted.generation) {
+            return Ok(());
+        }
+        if self.wanted.lun_wanted_by_another {
+            return Ok(());
+        }
+        if let Some(device) = &self.observed.device {
+            if !device.holders.is_empty() {
+                return Err(stop(
+                    Stage::Detaching,
+                    Reason::DeviceBusy,
+                    format!(
+                        "{} is in use by {}",
+                        device.id.path,
+                        device.holders.join(", ")
+                    ),
+                ));
+            }
+            return Err(Next::Do(Step::DeleteDevice(device.id.clone())));
+        }
+        match &self.observed.session {
+            // Other disks in it, or it was found to be somebody else's.
+            Some(session) if session.disks == 0 && !self.run.logged_out => {
+                Err(Next::Do(Step::Logout))
+            }
+            _ => Ok(()),
+        }
+    }
+}

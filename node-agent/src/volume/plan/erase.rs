@@ -1,0 +1,64 @@
+//! Erasure: mapping down, up again to the header, without a key; wipe the key slots and see them gone; all down.
+
+use cryptvol_crds::{conditions::Reason, v1alpha1::Stage};
+
+use super::{At, Done, Next, Step, stop};
+use crate::host::{DeviceId, Erased, HeaderFound};
+
+impl At<'_> {
+    pub(super) fn erase(&self) -> Next {
+        let receipt = self.memory.erased.as_ref().map(|e| Erased {
+            key_slots_wiped: u32::try_from(e.key_slots_wiped).unwrap_or_default(),
+            verified: e.verified,
+        });
+        match receipt.or_else(|| self.run.erased.clone()) {
+            Some(erased) => match self.down() {
+                Next::Done(_) => Next::Done(Done::Erased(erased)),
+                next => next,
+            },
+            None => self.try_erase().unwrap_or_else(|next| next),
+        }
+    }
+
+    fn try_erase(&self) -> Result<Next, Next> {
+        self.take_mapping_down()?;
+        let never_written =
+            !self.opened() && self.memory.permit.is_none() && !self.wanted.formatted_before;
+        if never_written {
+            return Ok(Next::Do(Step::NothingToErase { verified: false }));
+        }
+        let device = self.reach_device()?;
+        let found = self.header(device)?;
+        if let (HeaderFound::Luks(header), Some(uuid)) = (found, &self.wanted.luks_uuid)
+            && header.facts.luks_uuid == *uuid
+        {
+            return Ok(Next::Do(Step::Erase {
+                device: device.clone(),
+                luks_uuid: uuid.clone(),
+            }));
+        }
+        // Never opened: there is no data of this volume, on this disk or another.
+        if !self.opened() {
+            return Ok(Next::Do(Step::NothingToErase { verified: true }));
+        }
+        Err(self.not_the_header(device, found))
+    }
+
+    /// The volume has data and this disk does not carry its header: saying "erased" would be a lie.
+    fn not_the_header(&self, device: &DeviceId, found: &HeaderFound) -> Next {
+        let (reason, what) = match found {
+            HeaderFound::Blank => (Reason::HeaderMissing, "is blank".to_owned()),
+            HeaderFound::Unknown => (Reason::HeaderMissing, "carries no header".to_owned()),
+            HeaderFound::Foreign(what) => (Reason::ForeignSignature, format!("carries {what}")),
+            HeaderFound::Luks(h) => (
+                Reason::ForeignSignature,
+                format!("carries a LUKS header with UUID {}", h.facts.luks_uuid),
+            ),
+        };
+        stop(
+            Stage::Detaching,
+            reason,
+            format!("{} {what}, so nothing was wiped", device.path),
+        )
+    }
+}

@@ -1,0 +1,229 @@
+//! The one next step for a volume: a pure function of what is wanted, what was remembered and what is observed.
+//!
+//! Nothing here does I/O. After a crash at any step the same function is called with what the kernel says then, and goes on
+//! from there: no step relies on an earlier one having been remembered, except the receipts in the status that are
+//! acknowledged before the step they guard.
+
+mod checks;
+mod down;
+mod erase;
+mod up;
+
+use cryptvol_crds::{
+    conditions::Reason,
+    v1alpha1::{Desired, HeaderFacts, Stage},
+};
+
+use super::{
+    memory::{Hand, Memory, Run},
+    wanted::Wanted,
+};
+use crate::host::{DeviceId, Erased, Mapping, Observed};
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// Do this, then ask again.
+    Do(Step),
+    /// The end of this run, all well.
+    Done(Done),
+    /// The end of this run: something stands in the way.
+    Stop(Stop),
+}
+
+/// One step. Each is idempotent.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Log in to the target.
+    Login,
+    /// Add the LUN, or read its identity anew.
+    Scan,
+    /// Read what the disk begins with.
+    ReadHeader(DeviceId),
+    /// Ask the operator for the passphrase.
+    ReleaseKey,
+    /// Record the permit as spent; acknowledged by the API server before anything is written.
+    SpendPermit {
+        /// Id of the permit.
+        id: String,
+    },
+    /// Write a header.
+    Format {
+        /// Where.
+        device: DeviceId,
+        /// UUID to write.
+        luks_uuid: String,
+    },
+    /// Unlock and map.
+    Open {
+        /// Raw device.
+        device: DeviceId,
+        /// What the header must be.
+        expected: HeaderFacts,
+        /// Device-mapper UUID of the mapping.
+        mapping_uuid: String,
+    },
+    /// Record that the volume was opened; acknowledged before the link is made, so that no data can be written on a
+    /// volume whose permit could still be taken for unspent.
+    RecordFirstOpened {
+        /// Facts of the header.
+        facts: HeaderFacts,
+    },
+    /// Make the link lead to the mapping.
+    Link(Mapping),
+    /// Remove the link.
+    Unlink,
+    /// Remove the mapping.
+    Close {
+        /// Its UUID.
+        uuid: String,
+    },
+    /// Remove the raw device from the kernel.
+    DeleteDevice(DeviceId),
+    /// End the session.
+    Logout,
+    /// Wipe the key slots.
+    Erase {
+        /// Where.
+        device: DeviceId,
+        /// UUID that the header must have.
+        luks_uuid: String,
+    },
+    /// Note that this volume has no key slot anywhere: none was ever written, or the disk of a volume that was never
+    /// opened does not carry its header. No effect on the node.
+    NothingToErase {
+        /// Whether the disk was read.
+        verified: bool,
+    },
+}
+
+impl Step {
+    /// Name in logs, metrics and fail points.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::Scan => "scan",
+            Self::ReadHeader(_) => "read-header",
+            Self::ReleaseKey => "release-key",
+            Self::SpendPermit { .. } => "spend-permit",
+            Self::Format { .. } => "format",
+            Self::Open { .. } => "open",
+            Self::RecordFirstOpened { .. } => "record-first-opened",
+            Self::Link(_) => "link",
+            Self::Unlink => "unlink",
+            Self::Close { .. } => "close",
+            Self::DeleteDevice(_) => "delete-device",
+            Self::Logout => "logout",
+            Self::Erase { .. } => "erase",
+            Self::NothingToErase { .. } => "nothing-to-erase",
+        }
+    }
+
+    /// Names of all steps.
+    pub const NAMES: &'static [&'static str] = &[
+        "login",
+        "scan",
+        "read-header",
+        "release-key",
+        "spend-permit",
+        "format",
+        "open",
+        "record-first-opened",
+        "link",
+        "unlink",
+        "close",
+        "delete-device",
+        "logout",
+        "erase",
+        "nothing-to-erase",
+    ];
+
+    /// Stage that this step belongs to, for the report when it fails.
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::Login => Stage::Session,
+            Self::Scan => Stage::Device,
+            Self::ReadHeader(_) | Self::SpendPermit { .. } | Self::Format { .. } => Stage::Header,
+            Self::ReleaseKey => Stage::KeyRelease,
+            Self::Open { .. } | Self::RecordFirstOpened { .. } => Stage::Mapping,
+            Self::Link(_) => Stage::Attached,
+            Self::Unlink
+            | Self::Close { .. }
+            | Self::DeleteDevice(_)
+            | Self::Logout
+            | Self::Erase { .. }
+            | Self::NothingToErase { .. } => Stage::Detaching,
+        }
+    }
+
+    /// Whether the step changes what a target's session holds: such steps of volumes that share a target go one by one.
+    pub fn concerns_target(&self) -> bool {
+        matches!(
+            self,
+            Self::Login | Self::Scan | Self::DeleteDevice(_) | Self::Logout
+        )
+    }
+}
+
+/// Where a run ended well.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Done {
+    /// Mapping and link are there and verified.
+    Attached {
+        /// Facts of the header below the mapping.
+        facts: HeaderFacts,
+    },
+    /// Import: the header is read and acceptable, and waits for the operator to pin it.
+    HeaderFound {
+        /// Facts of the header.
+        facts: HeaderFacts,
+    },
+    /// Nothing of the volume is left on the node.
+    Detached,
+    /// Nothing is left on the node and no key slot of this volume on the disk.
+    Erased(Erased),
+}
+
+/// Why a run could not go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// Stage that could not be reached.
+    pub stage: Stage,
+    /// What kind of thing a person must do, if any.
+    pub reason: Reason,
+    /// What happened; the reason adds the next step.
+    pub message: String,
+}
+
+fn stop(stage: Stage, reason: Reason, message: impl Into<String>) -> Next {
+    Next::Stop(Stop {
+        stage,
+        reason,
+        message: message.into(),
+    })
+}
+
+/// Decides the next step.
+pub fn plan(wanted: &Wanted, memory: &Memory, hand: &Hand, run: &Run, observed: &Observed) -> Next {
+    let at = At {
+        wanted,
+        memory,
+        hand,
+        run,
+        observed,
+    };
+    match wanted.desired {
+        Desired::Attached => at.up(),
+        Desired::Detached => at.down(),
+        Desired::Erased => at.erase(),
+    }
+}
+
+/// All that a decision looks at.
+struct At<'a> {
+    wanted: &'a Wanted,
+    memory: &'a Memory,
+    hand: &'a Hand,
+    run: &'a Run,
+    observed: &'a Observed,
+}

@@ -1,0 +1,391 @@
+//! The way up: session, device, identity, header, key, mapping, first opening recorded, link.
+
+use cryptvol_crds::{
+    conditions::Reason,
+    names,
+    v1alpha1::{HeaderFacts, Stage},
+};
+
+use super::{
+    At, Done, Next, Step,
+    checks::{Health, table_agrees},
+    stop,
+};
+use crate::host::{Device, DeviceId, HeaderFound, LinkFound, Mapping};
+
+/// Whether a header may be written on a blank disk.
+enum Permit<'a> {
+    /// Recorded as spent by this process, and not used yet.
+    InHand,
+    /// Issued and not spent.
+    Fresh(&'a str),
+    /// Refused, with the reason.
+    No(Reason, String),
+}
+
+impl At<'_> {
+    pub(super) fn up(&self) -> Next {
+        self.try_up().unwrap_or_else(|next| next)
+    }
+
+    fn try_up(&self) -> Result<Next, Next> {
+        let link = &self.wanted.query.link;
+        if self.observed.link == LinkFound::NoLink {
+            return Err(stop(
+                Stage::Attached,
+                Reason::NotOurs,
+                format!("{link} is there and is no symbolic link"),
+            ));
+        }
+        if let Some(mapping) = &self.observed.mapping {
+            return self.with_mapping(mapping);
+        }
+        // A link without a mapping leads to nothing, or, once the kernel gives the number to another mapping, to
+        // another volume's data.
+        if self.has_link() {
+            return Err(Next::Do(Step::Unlink));
+        }
+        let device = self.reach_device()?;
+        let Some(uuid) = &self.wanted.luks_uuid else {
+            return self.import(device);
+        };
+        let facts = self.own_header(device, uuid)?;
+        if !self.run.key {
+            return Err(Next::Do(Step::ReleaseKey));
+        }
+        Ok(Next::Do(Step::Open {
+            device: device.clone(),
+            expected: facts.clone(),
+            mapping_uuid: names::mapping_uuid(uuid, &self.wanted.volume_uid),
+        }))
+    }
+
+    /// Session, device and identity; the device is free, answers, and its identity was read in this run.
+    pub(super) fn reach_device(&self) -> Result<&DeviceId, Next> {
+        let target = &self.wanted.query.target;
+        let Some(session) = &self.observed.session else {
+            return Err(Next::Do(Step::Login));
+        };
+        if session.state != "LOGGED_IN" {
+            // The kernel and iscsid bring it back by themselves. Logging out would take the disks of others with it.
+            return Err(stop(
+                Stage::Session,
+                Reason::PortalUnreachable,
+                format!(
+                    "the session {} to {} is {}",
+                    session.sid, target.iqn, session.state
+                ),
+            ));
+        }
+        let Some(Device { id, state, holders }) = &self.observed.device else {
+            return Err(match self.run.scanned {
+                true => self.lun_not_found(),
+                false => Next::Do(Step::Scan),
+            });
+        };
+        if !holders.is_empty() {
+            return Err(stop(
+                Stage::Device,
+                Reason::DeviceBusy,
+                format!("{} is in use by {}", id.path, holders.join(", ")),
+            ));
+        }
+        // Taken off line by the kernel, or left without a size after the array withdrew it: such a device never comes
+        // back by itself. Nothing is stacked on it, so it is removed and found anew, once.
+        if (state == "offline" || (id.size_bytes == 0 && self.run.scanned)) && !self.run.purged {
+            return Err(Next::Do(Step::DeleteDevice(id.clone())));
+        }
+        match state.as_str() {
+            "running" => {}
+            "blocked" | "transport-offline" | "created-blocked" => {
+                return Err(stop(
+                    Stage::Session,
+                    Reason::PortalUnreachable,
+                    format!("the disk {} is {state}", id.path),
+                ));
+            }
+            other => {
+                return Err(stop(
+                    Stage::Device,
+                    Reason::DeviceUnreadable,
+                    format!("the disk {} is {other}", id.path),
+                ));
+            }
+        }
+        if !self.run.scanned {
+            return Err(Next::Do(Step::Scan));
+        }
+        if id.size_bytes == 0 {
+            return Err(stop(
+                Stage::Device,
+                Reason::DeviceUnreadable,
+                format!("the disk {} has no size", id.path),
+            ));
+        }
+        self.identity(id)?;
+        Ok(id)
+    }
+
+    fn lun_not_found(&self) -> Next {
+        stop(
+            Stage::Device,
+            Reason::LunNotFound,
+            format!(
+                "no disk at LUN {} of {}",
+                self.wanted.query.lun, self.wanted.query.target.iqn
+            ),
+        )
+    }
+
+    /// Facts of the header on the disk, proven to be this volume's; or what leads there.
+    fn own_header(&self, device: &DeviceId, uuid: &str) -> Result<&HeaderFacts, Next> {
+        match self.header(device)? {
+            HeaderFound::Luks(header) if header.facts.luks_uuid != uuid => Err(stop(
+                Stage::Header,
+                Reason::ForeignSignature,
+                format!(
+                    "{} carries a LUKS header with UUID {}, expected {uuid}",
+                    device.path, header.facts.luks_uuid
+                ),
+            )),
+            // Formatting stops half-way like this: the header is written before its first key slot.
+            HeaderFound::Luks(header) if header.key_slots == 0 => {
+                if self.opened() {
+                    return Err(stop(
+                        Stage::Header,
+                        Reason::HeaderMismatch,
+                        format!("the header on {} has no key slot left", device.path),
+                    ));
+                }
+                Err(self.format(device, uuid, "carries a header without a key slot"))
+            }
+            HeaderFound::Luks(header) => {
+                self.acceptable(header)?;
+                Ok(&header.facts)
+            }
+            HeaderFound::Blank => Err(self.format(device, uuid, "is blank")),
+            HeaderFound::Foreign(what) => Err(stop(
+                Stage::Header,
+                Reason::ForeignSignature,
+                format!("{} carries {what}", device.path),
+            )),
+            HeaderFound::Unknown if self.opened() => Err(stop(
+                Stage::Header,
+                Reason::HeaderMissing,
+                format!("{} is not blank and carries no header", device.path),
+            )),
+            HeaderFound::Unknown
+                if self.memory.permit.is_some() || self.wanted.formatted_before =>
+            {
+                Err(stop(
+                    Stage::Header,
+                    Reason::FormatInterrupted,
+                    format!(
+                        "{} is neither blank nor carries a whole header, and writing one was begun: wipe its first 16 MiB \
+                         on the array if it never held data",
+                        device.path
+                    ),
+                ))
+            }
+            HeaderFound::Unknown => Err(stop(
+                Stage::Header,
+                Reason::DeviceNotBlank,
+                format!(
+                    "{} is neither blank nor carries anything known",
+                    device.path
+                ),
+            )),
+        }
+    }
+
+    /// The way to a header on a disk without one: key first (an outage of the key service must not cost the permit), then
+    /// the receipt, then the write.
+    fn format(&self, device: &DeviceId, uuid: &str, found: &str) -> Next {
+        let permit = self.permit(uuid);
+        if let Permit::No(reason, why) = permit {
+            return stop(
+                Stage::Header,
+                reason,
+                format!("{} {found}; {why}", device.path),
+            );
+        }
+        if !self.run.key {
+            return Next::Do(Step::ReleaseKey);
+        }
+        match permit {
+            Permit::Fresh(id) => Next::Do(Step::SpendPermit { id: id.to_owned() }),
+            _ => Next::Do(Step::Format {
+                device: device.clone(),
+                luks_uuid: uuid.to_owned(),
+            }),
+        }
+    }
+
+    fn permit(&self, uuid: &str) -> Permit<'_> {
+        let spent = self.memory.permit.as_deref();
+        let issued = self.wanted.permit.as_ref();
+        if self.opened() {
+            return Permit::No(Reason::HeaderMissing, "it was opened before".to_owned());
+        }
+        if let Some(hand) = self.hand.permit.as_deref()
+            && spent == Some(hand)
+            && issued.is_none_or(|p| p.id == hand && p.luks_uuid == uuid)
+        {
+            return Permit::InHand;
+        }
+        if self.wanted.formatted_before {
+            return Permit::No(
+                Reason::FormatInterrupted,
+                "a header was begun before".to_owned(),
+            );
+        }
+        match issued {
+            Some(p) if spent == Some(p.id.as_str()) => Permit::No(
+                Reason::FormatInterrupted,
+                format!("format permit {} is spent", p.id),
+            ),
+            Some(p) if p.luks_uuid != uuid => Permit::No(
+                Reason::FormatNotPermitted,
+                "the format permit is for another UUID".to_owned(),
+            ),
+            Some(p) => Permit::Fresh(&p.id),
+            None if spent.is_some() => Permit::No(
+                Reason::FormatInterrupted,
+                "its format permit is spent".to_owned(),
+            ),
+            None => Permit::No(
+                Reason::FormatNotPermitted,
+                "there is no format permit".to_owned(),
+            ),
+        }
+    }
+
+    /// A volume that was made elsewhere: its header is reported, and pinned by the operator before anything is unlocked.
+    fn import(&self, device: &DeviceId) -> Result<Next, Next> {
+        match self.header(device)? {
+            HeaderFound::Luks(header) if header.key_slots > 0 => {
+                self.acceptable(header)?;
+                Ok(Next::Done(Done::HeaderFound {
+                    facts: header.facts.clone(),
+                }))
+            }
+            HeaderFound::Luks(_) => Err(stop(
+                Stage::Header,
+                Reason::HeaderMismatch,
+                format!("the header on {} has no key slot", device.path),
+            )),
+            HeaderFound::Blank => Err(stop(
+                Stage::Header,
+                Reason::FormatNotPermitted,
+                format!("{} is blank, and the volume is to be imported", device.path),
+            )),
+            HeaderFound::Foreign(what) => Err(stop(
+                Stage::Header,
+                Reason::ForeignSignature,
+                format!("{} carries {what}, not a LUKS2 header", device.path),
+            )),
+            HeaderFound::Unknown => Err(stop(
+                Stage::Header,
+                Reason::DeviceNotBlank,
+                format!("{} carries no header", device.path),
+            )),
+        }
+    }
+
+    /// There is a mapping of this volume's name: adopt it, make it anew, or leave it to whom it belongs.
+    fn with_mapping(&self, mapping: &Mapping) -> Result<Next, Next> {
+        let expected = self
+            .wanted
+            .luks_uuid
+            .as_ref()
+            .map(|uuid| names::mapping_uuid(uuid, &self.wanted.volume_uid));
+        if expected.as_ref() != Some(&mapping.uuid) {
+            return Err(stop(
+                Stage::Mapping,
+                Reason::NotOurs,
+                format!(
+                    "a mapping {} with UUID {} is there, expected {}",
+                    mapping.name,
+                    mapping.uuid,
+                    expected.as_deref().unwrap_or("none")
+                ),
+            ));
+        }
+        match self.health(mapping) {
+            Health::Good => self.adopt(mapping),
+            Health::Waits(why) => Err(stop(Stage::Session, Reason::PortalUnreachable, why)),
+            Health::Broken(why) => Err(self.make_anew(mapping, &why)),
+        }
+    }
+
+    /// Takes a broken mapping of ours away, unless a guest has it open: its link first, so that it never leads elsewhere.
+    fn make_anew(&self, mapping: &Mapping, why: &str) -> Next {
+        let broken = |reason, rest: &str| {
+            stop(
+                Stage::Mapping,
+                reason,
+                format!("the mapping {} is broken ({why}){rest}", mapping.name),
+            )
+        };
+        if mapping.open_count > 0 {
+            return broken(
+                Reason::DeviceBusy,
+                &format!(" and open {} times", mapping.open_count),
+            );
+        }
+        if self.run.closed {
+            return broken(Reason::StepFailed, " although it was just made anew");
+        }
+        if self.has_link() {
+            return Next::Do(Step::Unlink);
+        }
+        Next::Do(Step::Close {
+            uuid: mapping.uuid.clone(),
+        })
+    }
+
+    /// A live mapping over the right device. With its facts known (pinned or reported before) the disk is not read.
+    fn adopt(&self, mapping: &Mapping) -> Result<Next, Next> {
+        let Some(Device { id, .. }) = &self.observed.device else {
+            return Err(self.make_anew(mapping, "its disk is gone from the kernel"));
+        };
+        self.identity(id)?;
+        let uuid = self.wanted.luks_uuid.as_deref().unwrap_or_default();
+        let known = self
+            .wanted
+            .pinned
+            .as_ref()
+            .or(self.memory.facts.as_ref().filter(|_| self.memory.opened))
+            .filter(|facts| facts.luks_uuid == uuid);
+        let facts = match known {
+            Some(facts) => facts,
+            None => match self.header(id)? {
+                HeaderFound::Luks(header) if header.facts.luks_uuid == uuid => {
+                    self.acceptable(header)?;
+                    &header.facts
+                }
+                _ => {
+                    return Err(stop(
+                        Stage::Header,
+                        Reason::HeaderMissing,
+                        format!("the header on {} is gone below a live mapping", id.path),
+                    ));
+                }
+            },
+        };
+        if let Err(why) = table_agrees(mapping, facts) {
+            return Err(self.make_anew(mapping, &why));
+        }
+        if !self.memory.opened {
+            return Err(Next::Do(Step::RecordFirstOpened {
+                facts: facts.clone(),
+            }));
+        }
+        if self.observed.link != LinkFound::To(mapping.path.clone()) {
+            return Err(Next::Do(Step::Link(mapping.clone())));
+        }
+        Ok(Next::Done(Done::Attached {
+            facts: facts.clone(),
+        }))
+    }
+}

@@ -1,0 +1,160 @@
+//! What the status says after a receipt or a run: pure, and unchanged where nothing changed, so that an idle agent writes
+//! nothing.
+
+use cryptvol_crds::{
+    conditions,
+    v1alpha1::{
+        DeviceStatus, EraseReceipt, HeaderFacts, LastError, MappingStatus, NodeVolumeStatus,
+        PermitReceipt, Stage,
+    },
+};
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+
+use super::{
+    execute::{Outcome, Receipt},
+    memory::last_stage,
+    plan::{Done, Stop},
+    wanted::Wanted,
+};
+use crate::host::{DeviceId, LinkFound, Mapping, Observed};
+
+/// The status with a receipt in it.
+pub fn with_receipt(old: &NodeVolumeStatus, receipt: &Receipt, now: Timestamp) -> NodeVolumeStatus {
+    let mut new = old.clone();
+    match receipt {
+        Receipt::PermitSpent { id } => {
+            set_stage(&mut new, Stage::Header, now);
+            new.permit = Some(PermitReceipt {
+                id: id.clone(),
+                spent_at: Some(Time(now)),
+            });
+        }
+        Receipt::FirstOpened {
+            device,
+            facts,
+            mapping,
+        } => {
+            set_stage(&mut new, Stage::Mapping, now);
+            new.device = Some(device_status(device));
+            new.header = Some(facts.clone());
+            new.mapping = Some(mapping_status(mapping));
+            new.first_opened.get_or_insert(Time(now));
+        }
+    }
+    new
+}
+
+/// The status after a run.
+pub fn after(
+    old: &NodeVolumeStatus,
+    wanted: &Wanted,
+    outcome: &Outcome,
+    node_name: &str,
+    now: Timestamp,
+) -> NodeVolumeStatus {
+    let mut new = old.clone();
+    new.observed_generation = Some(wanted.generation);
+    if let Some(observed) = &outcome.observed {
+        show(&mut new, wanted, observed);
+    }
+    if let Some(erased) = &outcome.erased
+        && new.erased.is_none()
+    {
+        new.erased = Some(EraseReceipt {
+            luks_uuid: wanted.luks_uuid.clone().unwrap_or_default(),
+            key_slots_wiped: i32::try_from(erased.key_slots_wiped).unwrap_or(i32::MAX),
+            verified: erased.verified,
+            at: Time(now),
+            node_name: node_name.to_owned(),
+        });
+    }
+    match &outcome.end {
+        Ok(done) => {
+            let stage = match done {
+                Done::Attached { facts } => {
+                    set_header(&mut new, facts);
+                    Stage::Attached
+                }
+                Done::HeaderFound { facts } => {
+                    set_header(&mut new, facts);
+                    Stage::Header
+                }
+                Done::Detached | Done::Erased(_) => last_stage(wanted.desired),
+            };
+            set_stage(&mut new, stage, now);
+            new.error = None;
+        }
+        Err(stop) => set_error(&mut new, stop, now),
+    }
+    new
+}
+
+/// The status of a volume on which nothing could be tried.
+pub fn refused(
+    old: &NodeVolumeStatus,
+    generation: i64,
+    stop: &Stop,
+    now: Timestamp,
+) -> NodeVolumeStatus {
+    let mut new = old.clone();
+    new.observed_generation = Some(generation);
+    set_error(&mut new, stop, now);
+    new
+}
+
+fn set_stage(status: &mut NodeVolumeStatus, stage: Stage, now: Timestamp) {
+    if status.stage != stage || status.since.is_none() {
+        status.stage = stage;
+        status.since = Some(Time(now));
+    }
+}
+
+/// The time of an error is that of its first sight.
+fn set_error(status: &mut NodeVolumeStatus, stop: &Stop, now: Timestamp) {
+    set_stage(status, stop.stage, now);
+    let message = conditions::message(stop.reason, &stop.message);
+    let same = status
+        .error
+        .as_ref()
+        .is_some_and(|e| e.reason == stop.reason.as_str() && e.message == message);
+    if !same {
+        status.error = Some(LastError {
+            reason: stop.reason.as_str().to_owned(),
+            message,
+            time: Time(now),
+        });
+    }
+}
+
+fn set_header(status: &mut NodeVolumeStatus, facts: &HeaderFacts) {
+    status.header = Some(facts.clone());
+}
+
+/// Device, mapping and link as observed. The link is shown only while it leads to a mapping of this volume.
+fn show(status: &mut NodeVolumeStatus, wanted: &Wanted, observed: &Observed) {
+    status.device = observed.device.as_ref().map(|d| device_status(&d.id));
+    let ours = observed
+        .mapping
+        .as_ref()
+        .filter(|m| wanted.made_for_this_volume(&m.uuid));
+    status.mapping = ours.map(mapping_status);
+    status.link = ours
+        .filter(|m| observed.link == LinkFound::To(m.path.clone()))
+        .map(|_| wanted.query.link.clone());
+}
+
+fn device_status(device: &DeviceId) -> DeviceStatus {
+    DeviceStatus {
+        path: device.path.clone(),
+        wwid: device.wwid.clone(),
+        size_bytes: i64::try_from(device.size_bytes).unwrap_or(i64::MAX),
+    }
+}
+
+fn mapping_status(mapping: &Mapping) -> MappingStatus {
+    MappingStatus {
+        name: mapping.name.clone(),
+        path: mapping.path.clone(),
+        size_bytes: i64::try_from(mapping.size_bytes).unwrap_or(i64::MAX),
+    }
+}

@@ -1,0 +1,309 @@
+//! The agent killed, or the node without power, after every single step; every call failing once and twice: the volume
+//! reaches what is wanted by itself, or stops in the condition that names what a person must do.
+
+use cryptvol_crds::{
+    conditions::Reason,
+    v1alpha1::{Desired, Stage},
+};
+
+use super::lab::*;
+use crate::host::sim::*;
+
+/// A way that the agent goes, from a prepared laboratory to a desired state.
+struct Way {
+    name: &'static str,
+    prepare: fn() -> Lab,
+    desired: Desired,
+    last: Stage,
+    formats: bool,
+}
+
+fn first_attach() -> Lab {
+    Lab::new(1)
+}
+
+/// Attached once before, detached now.
+fn reattach() -> Lab {
+    let lab = Lab::new(1);
+    lab.settle(1);
+    lab.want(1, Desired::Detached);
+    lab.settle(1);
+    lab
+}
+
+fn attached_with_data() -> Lab {
+    let lab = Lab::new(1);
+    lab.settle(1);
+    assert!(lab.world.borrow_mut().guest_writes(&Lab::link(1)).is_some());
+    lab.world
+        .borrow_mut()
+        .guests_leave(&cryptvol_crds::names::mapping_name(&uid(1)));
+    lab
+}
+
+fn detached_with_data() -> Lab {
+    let lab = attached_with_data();
+    lab.want(1, Desired::Detached);
+    lab.settle(1);
+    lab
+}
+
+const WAYS: &[Way] = &[
+    Way {
+        name: "first attach",
+        prepare: first_attach,
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: true,
+    },
+    Way {
+        name: "attach",
+        prepare: reattach,
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "detach",
+        prepare: attached_with_data,
+        desired: Desired::Detached,
+        last: Stage::Detached,
+        formats: false,
+    },
+    Way {
+        name: "erase attached",
+        prepare: attached_with_data,
+        desired: Desired::Erased,
+        last: Stage::Erased,
+        formats: false,
+    },
+    Way {
+        name: "erase detached",
+        prepare: detached_with_data,
+        desired: Desired::Erased,
+        last: Stage::Erased,
+        formats: false,
+    },
+];
+
+/// Pauses of the way without any fault, and the way's end checked.
+fn length(way: &Way) -> usize {
+    let lab = (way.prepare)();
+    let begin = lab.pauses.get();
+    lab.want(1, way.desired);
+    lab.settle(1);
+    assert_eq!(lab.status(1).stage, way.last, "{}", way.name);
+    assert_eq!(lab.reason(1), None, "{}", way.name);
+    lab.pauses.get() - begin
+}
+
+fn with_faults(way: &Way, faults: &[(usize, Fault)]) -> Lab {
+    let lab = (way.prepare)();
+    let begin = lab.pauses.get();
+    lab.want(1, way.desired);
+    *lab.faults.borrow_mut() = faults.iter().map(|(at, f)| (begin + at, *f)).collect();
+    lab.settle(1);
+    lab
+}
+
+/// Converged, or stopped in the one condition that a way may stop in.
+fn judge(way: &Way, lab: &Lab, faults: &[(usize, Fault)]) -> bool {
+    let what = || {
+        let names = lab.names.borrow();
+        format!(
+            "{} with {faults:?}: {:?}\n{}",
+            way.name,
+            lab.status(1),
+            names.join(", ")
+        )
+    };
+    match lab.reason(1).as_deref() {
+        None => {
+            assert_eq!(lab.status(1).stage, way.last, "{}", what());
+            nothing_left_if_down(way, lab);
+            true
+        }
+        Some("FormatInterrupted") if way.formats => {
+            // Said only where a write was begun or could have been, and never with data on the disk.
+            assert!(lab.status(1).permit.is_some(), "{}", what());
+            assert!(lab.disk(1, |d| d.data.is_none()), "{}", what());
+            false
+        }
+        Some(_) => panic!("{}", what()),
+    }
+}
+
+fn nothing_left_if_down(way: &Way, lab: &Lab) {
+    let world = lab.world.borrow();
+    if way.desired != Desired::Attached {
+        assert!(
+            world.kernel.sessions.is_empty(),
+            "{}: a session is left",
+            way.name
+        );
+        assert!(
+            world.kernel.devices.is_empty(),
+            "{}: a device is left",
+            way.name
+        );
+        assert!(
+            world.kernel.mappings.is_empty(),
+            "{}: a mapping is left",
+            way.name
+        );
+        assert!(world.links.is_empty(), "{}: a link is left", way.name);
+    }
+    if way.desired == Desired::Erased {
+        let keyless = |d: &Disk| matches!(&d.content, Content::Luks(h) if h.slots.is_empty());
+        assert!(
+            world.disks.iter().all(keyless),
+            "{}: key slots are left",
+            way.name
+        );
+    }
+}
+
+/// A person reads FormatInterrupted, sees that the disk never held data, wipes it and asks for a new permit.
+fn allow_once_more(lab: &Lab) {
+    lab.disk(1, |d| {
+        if d.content == Content::Garbage {
+            d.content = Content::Blank;
+        }
+    });
+    lab.change(1, |spec| {
+        spec.formatted_before = false;
+        spec.format_permit = Some(cryptvol_crds::v1alpha1::FormatPermit {
+            id: "permit-again".to_owned(),
+            luks_uuid: luks_uuid(1),
+        });
+    });
+    lab.operator_pins.set(false);
+    lab.settle(1);
+    lab.operate(1);
+    lab.operator_pins.set(true);
+    lab.settle(1);
+}
+
+#[test]
+fn a_crash_after_every_step_converges_or_names_what_to_do() {
+    for way in WAYS {
+        let mut stopped = 0;
+        for fault in [Fault::Kill, Fault::PowerCut] {
+            for at in 0..length(way) {
+                let faults = [(at, fault)];
+                let lab = with_faults(way, &faults);
+                if !judge(way, &lab, &faults) {
+                    stopped += 1;
+                    allow_once_more(&lab);
+                    assert_eq!(lab.reason(1), None, "{faults:?}");
+                    assert_eq!(lab.status(1).stage, Stage::Attached);
+                }
+            }
+        }
+        // Only between the receipt and the header's last byte may a person be needed.
+        assert_eq!(stopped > 0, way.formats, "{}", way.name);
+        assert!(
+            stopped <= 12,
+            "{}: {stopped} places need a person",
+            way.name
+        );
+    }
+}
+
+#[test]
+fn two_crashes_anywhere_converge_or_name_what_to_do() {
+    for way in WAYS {
+        let n = length(way);
+        for first in 0..n {
+            for second in first + 1..(first + n).min(first + 25) {
+                let faults = [(first, Fault::Kill), (second, Fault::PowerCut)];
+                judge(way, &with_faults(way, &faults), &faults);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_error_once_and_twice_converges() {
+    for way in WAYS {
+        for reason in [
+            Reason::StepFailed,
+            Reason::DeadlineExceeded,
+            Reason::DeviceUnreadable,
+        ] {
+            for at in 0..length(way) {
+                for faults in [
+                    vec![(at, Fault::Fail(reason))],
+                    vec![(at, Fault::Fail(reason)), (at + 1, Fault::Fail(reason))],
+                ] {
+                    let lab = with_faults(way, &faults);
+                    // An error is no crash: the process knows whether it wrote. Only a format that failed in an unknown
+                    // way can leave a disk that needs a person; this one fails before or after, so none does.
+                    if !judge(way, &lab, &faults) {
+                        let names = lab.names.borrow();
+                        assert!(
+                            names.iter().any(|n| n == "before format"),
+                            "{faults:?} needs a person and no header was begun"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_attach_costs_at_most_three_status_writes_and_one_key() {
+    let lab = Lab::new(1);
+    let cost = || (lab.status_writes.get(), lab.keys_released.get());
+    lab.operator_pins.set(false);
+    lab.settle(1);
+    assert_eq!(
+        cost(),
+        (3, 1),
+        "receipt of the permit, first opening, attached"
+    );
+    lab.operator_pins.set(true);
+    lab.settle(1);
+    assert_eq!(
+        cost(),
+        (4, 1),
+        "the generation with the pins is acknowledged"
+    );
+    lab.want(1, Desired::Detached);
+    lab.settle(1);
+    assert_eq!(cost(), (5, 1));
+    lab.want(1, Desired::Attached);
+    lab.settle(1);
+    assert_eq!(cost(), (6, 2));
+    for _ in 0..60 {
+        lab.run(1);
+    }
+    assert_eq!(cost(), (6, 2), "an idle volume writes");
+}
+
+#[test]
+fn a_restarted_agent_adopts_a_live_mapping_without_key_or_read() {
+    let lab = attached_with_data();
+    let keys = lab.keys_released.get();
+    let begin = lab.names.borrow().len();
+    lab.hands.borrow_mut().clear();
+    lab.settle(1);
+    assert_eq!(lab.keys_released.get(), keys);
+    assert!(
+        lab.names.borrow()[begin..]
+            .iter()
+            .all(|n| n.ends_with("observe"))
+    );
+}
+
+#[test]
+fn an_api_server_outage_at_the_receipt_costs_no_permit() {
+    let lab = Lab::new(1);
+    lab.api_up.set(false);
+    lab.run(1);
+    assert_eq!(lab.world.borrow().bytes_written(), 0);
+    lab.api_up.set(true);
+    lab.settle(1);
+    assert_eq!(lab.status(1).stage, Stage::Attached);
+}

@@ -1,0 +1,615 @@
+//! A laboratory: simulated node, array, API server and key release around the real executor. Time does not pass by itself
+//! and nothing waits, so a run is over when its future was polled once; a future that stays pending is a dead agent.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+};
+
+use cryptvol_crds::{
+    NodeVolume,
+    conditions::Reason,
+    names,
+    v1alpha1::{Desired, FormatPermit, NodeIscsi, NodeVolumeSpec, NodeVolumeStatus, VolumeRef},
+};
+use futures::FutureExt;
+use k8s_openapi::jiff::Timestamp;
+
+use crate::{
+    host::{sim::*, *},
+    volume::{
+        execute::{Executor, Node, Office, Outcome, Receipt, TargetLocks},
+        memory::{Hand, Memory},
+        report,
+        wanted::Wanted,
+    },
+};
+
+pub const IQN: &str = "iqn.2026-11.com.example:array";
+pub const KEY: &str = "5ec4e7c0ffee5ec4e7c0ffee5ec4e7c0ffee5ec4e7c0ffee5ec4e7c0ffee5ec4";
+pub const CHAP: (&str, &str) = ("node-1", "chap-5ec4e7-5ec4e7");
+
+/// What happens at a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The agent is killed.
+    Kill,
+    /// The node loses power.
+    PowerCut,
+    /// The call fails here: before its effect or after it, as the pause lies.
+    Fail(Reason),
+}
+
+/// Everything around one node's agent.
+pub struct Lab {
+    pub world: RefCell<World>,
+    pub volumes: RefCell<BTreeMap<String, NodeVolume>>,
+    /// The disk that a volume is really on.
+    pub truth: RefCell<BTreeMap<String, usize>>,
+    pub hands: RefCell<BTreeMap<String, Hand>>,
+    pub faults: RefCell<Vec<(usize, Fault)>>,
+    pub pauses: Cell<usize>,
+    pub names: RefCell<Vec<String>>,
+    pub dead: Cell<Option<Fault>>,
+    /// Each pause gives the others a turn.
+    pub interleave: Cell<bool>,
+    pub api_up: Cell<bool>,
+    pub operator: RefCell<Result<String, (Reason, String)>>,
+    pub chap: RefCell<(String, String)>,
+    pub keys_released: Cell<usize>,
+    pub status_writes: Cell<usize>,
+    pub clock: Cell<i64>,
+    pub locks: TargetLocks,
+    pub busy_targets: RefCell<BTreeMap<String, usize>>,
+    /// What the operator sees of the volume is pinned at once, as it does after the first opening.
+    pub operator_pins: Cell<bool>,
+    /// Somebody removed mappings by hand: a link may lead nowhere until the agent looks again.
+    pub vandalised: Cell<bool>,
+}
+
+impl Default for Lab {
+    fn default() -> Self {
+        Self {
+            world: RefCell::default(),
+            volumes: RefCell::default(),
+            truth: RefCell::default(),
+            hands: RefCell::default(),
+            faults: RefCell::default(),
+            pauses: Cell::new(0),
+            names: RefCell::default(),
+            dead: Cell::new(None),
+            interleave: Cell::new(false),
+            api_up: Cell::new(true),
+            operator: RefCell::new(Ok(KEY.to_owned())),
+            chap: RefCell::new((CHAP.0.to_owned(), CHAP.1.to_owned())),
+            keys_released: Cell::new(0),
+            status_writes: Cell::new(0),
+            clock: Cell::new(0),
+            locks: TargetLocks::default(),
+            busy_targets: RefCell::default(),
+            operator_pins: Cell::new(true),
+            vandalised: Cell::new(false),
+        }
+    }
+}
+
+pub fn uid(n: usize) -> String {
+    format!("00000000-0000-4000-8000-{n:012}")
+}
+
+pub fn luks_uuid(n: usize) -> String {
+    format!("11111111-1111-4111-8111-{n:012}")
+}
+
+pub fn wwid(n: usize) -> String {
+    format!("naa.6001405{n:025}")
+}
+
+pub fn name(n: usize) -> String {
+    format!("vol-{n}")
+}
+
+impl Lab {
+    /// One array with one target and `n` volumes, each with a blank disk at its own LUN (volume 1 at LUN 1), all wanted
+    /// attached with a permit.
+    pub fn new(n: usize) -> Self {
+        let lab = Self::default();
+        let mut target = SimTarget {
+            up: true,
+            ..SimTarget::default()
+        };
+        for i in 1..=n {
+            let disk = lab.world.borrow().disks.len();
+            lab.world.borrow_mut().disks.push(Disk::blank(&wwid(i)));
+            target.luns.insert(u32::try_from(i).unwrap(), disk);
+            lab.truth.borrow_mut().insert(name(i), disk);
+            let mut volume = NodeVolume::new(
+                &name(i),
+                NodeVolumeSpec {
+                    node_name: "node-1".to_owned(),
+                    volume_ref: VolumeRef {
+                        name: name(i),
+                        uid: uid(i),
+                    },
+                    desired: Desired::Attached,
+                    iscsi: NodeIscsi {
+                        portals: vec!["192.0.2.1:3260".to_owned()],
+                        iqn: IQN.to_owned(),
+                        lun: i32::try_from(i).unwrap(),
+                        chap: false,
+                    },
+                    luks_uuid: Some(luks_uuid(i)),
+                    wwid: Some(wwid(i)),
+                    format_permit: Some(FormatPermit {
+                        id: format!("permit-{i}"),
+                        luks_uuid: luks_uuid(i),
+                    }),
+                    link: names::link_path("ns", &name(i)),
+                    ..NodeVolumeSpec::default()
+                },
+            );
+            volume.metadata.generation = Some(1);
+            lab.volumes.borrow_mut().insert(name(i), volume);
+        }
+        lab.world
+            .borrow_mut()
+            .targets
+            .insert(IQN.to_owned(), target);
+        lab
+    }
+
+    pub fn volume(&self, n: usize) -> NodeVolume {
+        self.volumes.borrow()[&name(n)].clone()
+    }
+
+    pub fn status(&self, n: usize) -> NodeVolumeStatus {
+        self.volume(n).status.unwrap_or_default()
+    }
+
+    /// Reason of the error in the status, if any.
+    pub fn reason(&self, n: usize) -> Option<String> {
+        self.status(n).error.map(|e| e.reason)
+    }
+
+    pub fn change(&self, n: usize, change: impl FnOnce(&mut NodeVolumeSpec)) {
+        let mut volumes = self.volumes.borrow_mut();
+        let volume = volumes.get_mut(&name(n)).unwrap();
+        let old = volume.spec.clone();
+        change(&mut volume.spec);
+        if volume.spec != old {
+            *volume.metadata.generation.as_mut().unwrap() += 1;
+        }
+    }
+
+    pub fn want(&self, n: usize, desired: Desired) {
+        self.change(n, |spec| spec.desired = desired);
+    }
+
+    pub fn disk<T>(&self, n: usize, read: impl FnOnce(&mut Disk) -> T) -> T {
+        let index = self.truth.borrow()[&name(n)];
+        read(&mut self.world.borrow_mut().disks[index])
+    }
+
+    pub fn target<T>(&self, change: impl FnOnce(&mut SimTarget) -> T) -> T {
+        change(self.world.borrow_mut().targets.get_mut(IQN).unwrap())
+    }
+
+    pub fn link(n: usize) -> String {
+        names::link_path("ns", &name(n))
+    }
+
+    /// What an operator does on seeing the status: the permit goes once spent, facts are pinned once opened or, at an
+    /// import, once found.
+    pub fn operate(&self, n: usize) {
+        let status = self.status(n);
+        self.change(n, |spec| {
+            if status.permit.is_some() {
+                spec.formatted_before = true;
+                spec.format_permit = None;
+            }
+            let import = spec.luks_uuid.is_none() && status.header.is_some();
+            if status.first_opened.is_some() || import {
+                spec.header = spec.header.take().or(status.header.clone());
+                spec.luks_uuid = status.header.as_ref().map(|h| h.luks_uuid.clone());
+                if let Some(device) = &status.device {
+                    spec.size_bytes.get_or_insert(device.size_bytes);
+                    spec.wwid = spec.wwid.take().or(device.wwid.clone());
+                }
+                spec.format_permit = None;
+            }
+        });
+    }
+
+    /// One run of the agent for one volume, to its end and the status after it. `None`: the agent died on the way.
+    pub async fn turn(&self, n: usize) -> Outcome {
+        let volume = self.volume(n);
+        let me = Side {
+            lab: self,
+            volume: name(n),
+        };
+        let mut wanted = Wanted::read(&volume).unwrap();
+        wanted.lun_wanted_by_another = self.volumes.borrow().iter().any(|(other, v)| {
+            *other != name(n)
+                && v.spec.desired == Desired::Attached
+                && v.spec.iscsi.lun == volume.spec.iscsi.lun
+        });
+        let mut memory = Memory::read(&volume.status.clone().unwrap_or_default());
+        let mut hand = self
+            .hands
+            .borrow()
+            .get(&name(n))
+            .cloned()
+            .unwrap_or_default();
+        let executor = Executor {
+            node: &me,
+            office: &me,
+            locks: &self.locks,
+            fail_point: None,
+            on_step: &|_, _, _| {},
+            ending: &|| false,
+        };
+        let outcome = executor.run(&wanted, &mut memory, &mut hand).await;
+        self.hands.borrow_mut().insert(name(n), hand);
+        let old = self.status(n);
+        let new = report::after(&old, &wanted, &outcome, "node-1", self.now());
+        if new != old {
+            let _ = me.write(new).await;
+        }
+        outcome
+    }
+
+    /// A turn that must be over when polled once. After the agent's death it is started again by the caller's next turn.
+    pub fn run(&self, n: usize) -> Option<Outcome> {
+        let outcome = self.turn(n).now_or_never();
+        if outcome.is_none() {
+            self.bury();
+        }
+        self.check();
+        outcome
+    }
+
+    /// The dead agent's memory is gone, and the kernel's with it at a power cut.
+    pub fn bury(&self) {
+        assert!(
+            self.dead.get().is_some(),
+            "the agent waits for nothing: a deadlock"
+        );
+        if self.dead.take() == Some(Fault::PowerCut) {
+            self.world.borrow_mut().power_cut();
+        }
+        self.hands.borrow_mut().clear();
+        self.busy_targets.borrow_mut().clear();
+    }
+
+    /// Turns until nothing changes any more.
+    pub fn settle(&self, n: usize) {
+        for _ in 0..80 {
+            let before = (self.volume(n), self.pauses_left());
+            let outcome = self.run(n);
+            if self.operator_pins.get() {
+                self.operate(n);
+            }
+            let quiet = outcome.is_some() && before == (self.volume(n), 0);
+            if quiet {
+                self.check_secrets();
+                return;
+            }
+        }
+        panic!("{} does not come to rest: {:?}", name(n), self.status(n));
+    }
+
+    fn pauses_left(&self) -> usize {
+        let now = self.pauses.get();
+        self.faults
+            .borrow()
+            .iter()
+            .filter(|(at, _)| *at >= now)
+            .count()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.set(self.clock.get() + 1);
+        Timestamp::from_second(self.clock.get()).unwrap()
+    }
+
+    /// A place where the agent may die, a call may fail, or another volume gets its turn.
+    async fn pause(&self, what: &str) -> Result<(), StepError> {
+        match self.fate(what) {
+            Some(Fault::Fail(reason)) => return Err(StepError::new(reason, "injected")),
+            Some(fault) => {
+                self.dead.set(Some(fault));
+                std::future::pending::<()>().await;
+            }
+            None => {}
+        }
+        if self.interleave.get() {
+            let mut given = false;
+            std::future::poll_fn(|cx| {
+                if given {
+                    return std::task::Poll::Ready(());
+                }
+                given = true;
+                cx.waker().wake_by_ref();
+                std::task::Poll::Pending
+            })
+            .await;
+        }
+        Ok(())
+    }
+
+    fn fate(&self, what: &str) -> Option<Fault> {
+        let now = self.pauses.get();
+        self.pauses.set(now + 1);
+        self.names.borrow_mut().push(what.to_owned());
+        let faults = self.faults.borrow();
+        faults.iter().find(|(at, _)| *at == now).map(|(_, f)| *f)
+    }
+
+    /// A step with a middle in which the agent may die.
+    async fn tearing(&self, what: &str, step: TornStep) -> Result<(), StepError> {
+        for torn in [Torn::Early, Torn::Late] {
+            if let Some(Fault::Kill | Fault::PowerCut) = self.fate(&format!("{what} {torn:?}")) {
+                let fault = self
+                    .faults
+                    .borrow()
+                    .iter()
+                    .find(|(at, _)| *at + 1 == self.pauses.get())
+                    .map(|f| f.1);
+                self.world.borrow_mut().tear(&step, torn);
+                self.dead.set(fault);
+                std::future::pending::<()>().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// What must hold whatever happened: see the invariants of the design.
+    pub fn check(&self) {
+        let world = self.world.borrow();
+        for (name, volume) in self.volumes.borrow().iter() {
+            let truth = self.truth.borrow()[name];
+            let status = volume.status.clone().unwrap_or_default();
+            let ours = |m: &&SimMapping| {
+                m.mapping.name == names::mapping_name(&volume.spec.volume_ref.uid)
+            };
+            if let Some(m) = world.kernel.mappings.iter().find(ours)
+                && m.mapping.uuid.starts_with(names::DM_UUID_PREFIX)
+            {
+                assert_eq!(m.disk, truth, "1: {name} is mapped from another disk");
+            }
+            if let Some(SimLink::Ours(path)) = world.links.get(&volume.spec.link) {
+                let to = world
+                    .kernel
+                    .mappings
+                    .iter()
+                    .find(|m| m.mapping.path == *path);
+                let Some(to) = to else {
+                    assert!(
+                        self.vandalised.get(),
+                        "3: the link of {name} leads to {path}, which is no mapping"
+                    );
+                    continue;
+                };
+                assert!(
+                    ours(&to),
+                    "3: the link of {name} leads to the mapping {}",
+                    to.mapping.name
+                );
+                assert!(
+                    status.first_opened.is_some(),
+                    "2: {name} has a link and no record of its opening"
+                );
+            }
+            let disk = &world.disks[truth];
+            if disk.data.is_some() {
+                let erased = volume.spec.desired == Desired::Erased;
+                let intact =
+                    matches!(&disk.content, Content::Luks(h) if h.slots.iter().any(|k| k == KEY));
+                assert!(
+                    intact || erased,
+                    "7: data of {name} lost: {:?}",
+                    disk.content
+                );
+            }
+        }
+    }
+
+    /// No secret in what others can read.
+    pub fn check_secrets(&self) {
+        for volume in self.volumes.borrow().values() {
+            let text = serde_json::to_string(volume).unwrap();
+            assert!(
+                !text.contains(KEY) && !text.contains(CHAP.1),
+                "4: a secret in the API"
+            );
+        }
+    }
+}
+
+/// One volume's side of the laboratory.
+pub struct Side<'a> {
+    lab: &'a Lab,
+    volume: String,
+}
+
+impl Side<'_> {
+    fn note(&self, what: &str) {
+        let line = format!("{}: {what}", self.volume);
+        self.lab.world.borrow_mut().log.push(line);
+    }
+
+    async fn call<T>(
+        &self,
+        what: &str,
+        effect: impl FnOnce(&mut World) -> Result<T, StepError>,
+    ) -> Result<T, StepError> {
+        self.lab.pause(&format!("before {what}")).await?;
+        let result = effect(&mut self.lab.world.borrow_mut());
+        if what != "observe" {
+            self.note(&format!(
+                "{what} {}",
+                if result.is_ok() { "ok" } else { "failed" }
+            ));
+        }
+        self.lab.check();
+        self.lab.pause(&format!("after {what}")).await?;
+        result
+    }
+
+    /// A call that must have the target to itself.
+    async fn alone<T>(
+        &self,
+        what: &str,
+        target: &str,
+        effect: impl FnOnce(&mut World) -> Result<T, StepError>,
+    ) -> Result<T, StepError> {
+        let count = |by: isize| {
+            let mut busy = self.lab.busy_targets.borrow_mut();
+            let n = busy.entry(target.to_owned()).or_default();
+            *n = n.checked_add_signed(by).unwrap_or(0);
+            *n
+        };
+        assert_eq!(count(1), 1, "10: two volumes work on {target} at once");
+        let result = self.call(what, effect).await;
+        count(-1);
+        result
+    }
+
+    /// Status write: its acknowledgement may be lost.
+    pub async fn write(&self, status: NodeVolumeStatus) -> Result<(), StepError> {
+        let unavailable = || StepError::new(Reason::StepFailed, "API server unavailable");
+        self.lab.pause("before status write").await?;
+        if !self.lab.api_up.get() {
+            return Err(unavailable());
+        }
+        self.lab
+            .volumes
+            .borrow_mut()
+            .get_mut(&self.volume)
+            .unwrap()
+            .status = Some(status);
+        self.lab.status_writes.set(self.lab.status_writes.get() + 1);
+        self.note("status write");
+        self.lab.pause("after status write").await
+    }
+}
+
+impl Office for Side<'_> {
+    async fn passphrase(&self) -> Result<Passphrase, StepError> {
+        self.lab.pause("before key release").await?;
+        let desired = self.lab.volumes.borrow()[&self.volume].spec.desired;
+        if desired != Desired::Attached {
+            return Err(StepError::new(
+                Reason::KeyReleaseRefused,
+                "not wanted here now",
+            ));
+        }
+        let key = self.lab.operator.borrow().clone();
+        let key = key.map_err(|(reason, message)| StepError::new(reason, message))?;
+        self.lab.keys_released.set(self.lab.keys_released.get() + 1);
+        self.note("key released");
+        self.lab.pause("after key release").await?;
+        Ok(Passphrase(key))
+    }
+
+    async fn chap(&self) -> Result<Chap, StepError> {
+        self.lab.pause("before chap release").await?;
+        let (username, password) = self.lab.chap.borrow().clone();
+        Ok(Chap { username, password })
+    }
+
+    async fn record(&self, receipt: Receipt) -> Result<Memory, StepError> {
+        let old = self.lab.volumes.borrow()[&self.volume]
+            .status
+            .clone()
+            .unwrap_or_default();
+        let new = report::with_receipt(&old, &receipt, self.lab.now());
+        self.write(new.clone()).await?;
+        Ok(Memory::read(&new))
+    }
+}
+
+impl Node for Side<'_> {
+    async fn observe(&self, query: &Query) -> Result<Observed, StepError> {
+        self.call("observe", |w| w.observe(query)).await
+    }
+
+    async fn login(&self, target: &Target, chap: Option<Chap>) -> Result<(), StepError> {
+        self.alone("login", &target.iqn, |w| w.login(target, chap.as_ref()))
+            .await
+    }
+
+    async fn scan(&self, target: &Target, lun: u32) -> Result<(), StepError> {
+        self.alone("scan", &target.iqn, |w| w.scan(target, lun))
+            .await
+    }
+
+    async fn read_header(&self, device: &DeviceId) -> Result<HeaderFound, StepError> {
+        self.call("read-header", |w| w.read_header(device)).await
+    }
+
+    async fn format(&self, device: &DeviceId, order: FormatOrder) -> Result<Header, StepError> {
+        let volume = self.lab.volumes.borrow()[&self.volume].clone();
+        let status = volume.status.unwrap_or_default();
+        assert!(status.permit.is_some(), "2: format without a receipt");
+        assert!(
+            status.first_opened.is_none() && volume.spec.header.is_none(),
+            "2: format after opening"
+        );
+        self.lab
+            .tearing("format", TornStep::Format(device.clone(), order.clone()))
+            .await?;
+        self.call("format", |w| {
+            let truth = self.lab.truth.borrow()[&self.volume];
+            let before = w.disks[truth].written;
+            let all = w.bytes_written();
+            let result = w.format(device, &order);
+            assert_eq!(
+                w.bytes_written() - all,
+                w.disks[truth].written - before,
+                "1: another disk was written"
+            );
+            result
+        })
+        .await
+    }
+
+    async fn open(&self, device: &DeviceId, order: OpenOrder) -> Result<Mapping, StepError> {
+        self.lab
+            .tearing("open", TornStep::Open(device.clone(), order.clone()))
+            .await?;
+        self.call("open", |w| w.open(device, &order)).await
+    }
+
+    async fn link(&self, link: &str, mapping: &Mapping) -> Result<(), StepError> {
+        self.call("link", |w| w.link(link, mapping)).await
+    }
+
+    async fn unlink(&self, link: &str) -> Result<(), StepError> {
+        self.call("unlink", |w| w.unlink(link)).await
+    }
+
+    async fn close(&self, name: &str, uuid: &str) -> Result<(), StepError> {
+        self.call("close", |w| w.close(name, uuid)).await
+    }
+
+    async fn delete_device(&self, device: &DeviceId) -> Result<(), StepError> {
+        self.alone("delete-device", IQN, |w| w.delete_device(device))
+            .await
+    }
+
+    async fn logout(&self, target: &Target) -> Result<(), StepError> {
+        self.alone("logout", &target.iqn, |w| w.logout(target))
+            .await
+    }
+
+    async fn erase(&self, device: &DeviceId, luks_uuid: &str) -> Result<Erased, StepError> {
+        self.lab
+            .tearing(
+                "erase",
+                TornStep::Erase(device.clone(), luks_uuid.to_owned()),
+            )
+            .await?;
+        self.call("erase", |w| w.erase(device, luks_uuid)).await
+    }
+}

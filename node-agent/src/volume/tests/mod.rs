@@ -1,0 +1,7 @@
+//! The state machine against the simulated node: every crash, every error, every bad input, random schedules.
+
+mod bad_input;
+mod crashes;
+mod invariants;
+mod lab;
+mod schedules;

@@ -1,0 +1,218 @@
+//! What is wanted for one volume, read out of a NodeVolume's spec and checked before any of it reaches a path or a tool.
+
+use cryptvol_crds::{
+    NodeVolume, names,
+    v1alpha1::{Desired, Encryption, FormatPermit, HeaderFacts, Provider},
+};
+
+use crate::host::{Query, Target};
+
+/// What is wanted for one volume on this node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wanted {
+    /// State to reach.
+    pub desired: Desired,
+    /// Where to look for it in the kernel.
+    pub query: Query,
+    /// Whether the login needs CHAP credentials.
+    pub chap: bool,
+    /// How sectors are encrypted.
+    pub encryption: Encryption,
+    /// UUID that the header must have; absent at an import that is not pinned yet.
+    pub luks_uuid: Option<String>,
+    /// UID of the EncryptedVolume.
+    pub volume_uid: String,
+    /// Least size of the raw device in bytes.
+    pub size_bytes: Option<u64>,
+    /// WWID of the raw device.
+    pub wwid: Option<String>,
+    /// Facts that the header must agree with.
+    pub pinned: Option<HeaderFacts>,
+    /// The right to write a header.
+    pub permit: Option<FormatPermit>,
+    /// Whether a permit of this volume was spent before, by whatever node.
+    pub formatted_before: bool,
+    /// Generation of the spec.
+    pub generation: i64,
+    /// Another volume of this node wants the same LUN of the same target: the raw device is not ours alone to remove.
+    pub lun_wanted_by_another: bool,
+}
+
+/// A spec that cannot be acted upon. The operator's rules exclude it; the agent runs as root and does not rely on them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} of this NodeVolume cannot be used: {why}")]
+pub struct InvalidSpec {
+    /// Field of the spec.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl Wanted {
+    /// Reads the spec. An object that is being deleted is wanted `Detached` at most.
+    ///
+    /// # Errors
+    /// When a field could lead out of the places that the agent works in, or is not implemented.
+    pub fn read(volume: &NodeVolume) -> Result<Self, InvalidSpec> {
+        let spec = &volume.spec;
+        let bad = |field, why: &str| InvalidSpec {
+            field,
+            why: why.to_owned(),
+        };
+        let [portal] = spec.iscsi.portals.as_slice() else {
+            return Err(bad("iscsi.portals", "exactly one portal is implemented"));
+        };
+        let (address, port) = portal_parts(portal)
+            .ok_or_else(|| bad("iscsi.portals", "not of the form address:port"))?;
+        if !is_iscsi_name(&spec.iscsi.iqn) {
+            return Err(bad("iscsi.iqn", "not an iSCSI name"));
+        }
+        let lun = u32::try_from(spec.iscsi.lun)
+            .ok()
+            .filter(|lun| *lun <= 16383)
+            .ok_or_else(|| bad("iscsi.lun", "not between 0 and 16383"))?;
+        if spec.encryption.provider != Provider::Luks2 {
+            return Err(bad("encryption.provider", "only luks2 is implemented"));
+        }
+        if !is_uuid(&spec.volume_ref.uid) {
+            return Err(bad("volumeRef.uid", "not a UUID"));
+        }
+        if spec.luks_uuid.as_deref().is_some_and(|u| !is_uuid(u)) {
+            return Err(bad("luksUuid", "not a UUID"));
+        }
+        if !is_link(&spec.link) {
+            return Err(bad("link", "not /dev/cryptvol/NAMESPACE/NAME"));
+        }
+        let desired = match (spec.desired, &volume.metadata.deletion_timestamp) {
+            (Desired::Attached, Some(_)) => Desired::Detached,
+            (desired, _) => desired,
+        };
+        Ok(Self {
+            desired,
+            query: Query {
+                target: Target {
+                    address,
+                    port,
+                    iqn: spec.iscsi.iqn.clone(),
+                },
+                lun,
+                mapping_name: names::mapping_name(&spec.volume_ref.uid),
+                link: spec.link.clone(),
+            },
+            chap: spec.iscsi.chap,
+            encryption: spec.encryption.clone(),
+            luks_uuid: spec.luks_uuid.clone(),
+            volume_uid: spec.volume_ref.uid.clone(),
+            size_bytes: spec.size_bytes.and_then(|n| u64::try_from(n).ok()),
+            wwid: spec.wwid.clone(),
+            pinned: spec.header.clone(),
+            permit: spec.format_permit.clone(),
+            formatted_before: spec.formatted_before,
+            generation: volume.metadata.generation.unwrap_or_default(),
+            lun_wanted_by_another: false,
+        })
+    }
+
+    /// Whether a mapping of this volume's name carries our mark and this volume's UID, whatever header it was made from.
+    pub fn made_for_this_volume(&self, mapping_uuid: &str) -> bool {
+        mapping_uuid.starts_with(names::DM_UUID_PREFIX)
+            && mapping_uuid.ends_with(&format!("-{}", self.volume_uid))
+    }
+}
+
+/// Address without brackets, and port.
+fn portal_parts(portal: &str) -> Option<(String, u16)> {
+    let (address, port) = portal.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|p| *p != 0)?;
+    let address = match address.strip_prefix('[') {
+        Some(inner) => inner
+            .strip_suffix(']')
+            .filter(|a| a.parse::<std::net::Ipv6Addr>().is_ok())?,
+        None => Some(address).filter(|a| {
+            !a.is_empty()
+                && !a.starts_with('-')
+                && a.bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'))
+        })?,
+    };
+    Some((address.to_owned(), port))
+}
+
+/// Loose on the form (the API's rule is strict), strict on what could leave a directory or look like an option.
+fn is_iscsi_name(name: &str) -> bool {
+    (name.starts_with("iqn.") || name.starts_with("eui.") || name.starts_with("naa."))
+        && name.len() <= 223
+        && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(i, b)| match i {
+            8 | 13 | 18 | 23 => b == b'-',
+            _ => b.is_ascii_digit() || (b'a'..=b'f').contains(&b),
+        })
+}
+
+fn is_link(link: &str) -> bool {
+    link.strip_prefix(names::LINK_DIR)
+        .and_then(|rest| rest.strip_prefix('/'))
+        .is_some_and(|rest| {
+            let parts: Vec<_> = rest.split('/').collect();
+            parts.len() == 2
+                && parts.iter().all(|p| {
+                    p.starts_with(|c: char| c.is_ascii_alphanumeric())
+                        && p.bytes()
+                            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+                })
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn portals() {
+        assert_eq!(
+            portal_parts("192.0.2.1:3260"),
+            Some(("192.0.2.1".into(), 3260))
+        );
+        assert_eq!(
+            portal_parts("[2001:db8::1]:3261"),
+            Some(("2001:db8::1".into(), 3261))
+        );
+        for bad in [
+            "192.0.2.1",
+            "a:0",
+            ":3260",
+            "[x]:1",
+            "2001:db8::1:3260",
+            "-a:1",
+            "a/b:1",
+        ] {
+            assert_eq!(portal_parts(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn links_stay_in_our_directory() {
+        assert!(is_link("/dev/cryptvol/ns/name"));
+        for bad in [
+            "/dev/cryptvol/../sda",
+            "/dev/cryptvol/ns",
+            "/dev/cryptvol/ns/..",
+            "/dev/cryptvol/ns/a/b",
+            "/dev/cryptvolume/a/b",
+            "/etc/passwd",
+        ] {
+            assert!(!is_link(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_cannot_leave_a_directory() {
+        assert!(is_iscsi_name("iqn.2026-11.com.example:disk"));
+        assert!(!is_iscsi_name("iqn.2026-11.com.example:../../x"));
+        assert!(!is_iscsi_name("--login"));
+    }
+}
