@@ -1,0 +1,194 @@
+//! Bytes of a raw device: opened after its identity was checked, read and written past the page cache.
+//!
+//! The page cache would hide what the array holds by now, and would keep a copy of the key slots on the node.
+
+use std::{
+    fs::{File, OpenOptions},
+    os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
+    path::Path,
+};
+
+use cryptvol_crds::conditions::Reason;
+use nix::libc;
+
+use super::{
+    error::{because, failed, unreadable},
+    sysfs::Sysfs,
+};
+use crate::host::{DeviceId, StepError};
+
+/// Alignment of buffers, offsets and lengths for direct I/O: no device has larger logical blocks.
+pub const ALIGN: usize = 4096;
+
+/// Heap memory at an address that direct I/O takes.
+pub struct Aligned {
+    memory: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl Aligned {
+    /// `len` zeros.
+    pub fn zeroed(len: usize) -> Self {
+        let memory = vec![0; len + ALIGN];
+        let start = memory.as_ptr().align_offset(ALIGN).min(ALIGN);
+        Self { memory, start, len }
+    }
+}
+
+impl std::ops::Deref for Aligned {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.memory[self.start..self.start + self.len]
+    }
+}
+
+impl std::ops::DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.len]
+    }
+}
+
+/// What a device is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing is written, not even a repair.
+    Read,
+    /// Header and key slots are written.
+    Write,
+}
+
+/// An open device (in tests: a plain file).
+#[derive(Debug)]
+pub struct Disk {
+    file: File,
+    size: u64,
+    name: String,
+}
+
+impl Disk {
+    /// Opens the device when it still is the one that `id` names: same kernel path, device number, SCSI address, WWID
+    /// and size, in sysfs before and at the opened file after opening.
+    ///
+    /// # Errors
+    /// `WwidMismatch` or `SizeMismatch` when it is another one, `DeviceUnreadable` when it cannot be opened.
+    pub fn open(sysfs: &Sysfs, id: &DeviceId, access: Access) -> Result<Self, StepError> {
+        sysfs.same_device(id)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(access == Access::Write)
+            .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC)
+            .open(&id.path)
+            .map_err(|e| unreadable(&id.path, e))?;
+        let meta = file.metadata().map_err(|e| unreadable(&id.path, e))?;
+        let dev = format!("{}:{}", libc::major(meta.rdev()), libc::minor(meta.rdev()));
+        if !meta.file_type().is_block_device() || dev != id.dev {
+            return Err(because(
+                Reason::WwidMismatch,
+                format!("{} is device {dev} and was {}", id.path, id.dev),
+            ));
+        }
+        // Once more, now that the open file holds the device: between the first look and the opening it could have been
+        // exchanged for another one with the same number.
+        sysfs.same_device(id)?;
+        Ok(Self {
+            file,
+            size: id.size_bytes,
+            name: id.path.clone(),
+        })
+    }
+
+    /// A plain file in place of a device, without direct I/O.
+    ///
+    /// # Errors
+    /// `DeviceUnreadable` when it cannot be opened.
+    pub fn plain_file(path: &Path) -> Result<Self, StepError> {
+        let name = path.display().to_string();
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(|e| unreadable(&name, e))?;
+        let size = file.metadata().map_err(|e| unreadable(&name, e))?.len();
+        Ok(Self { file, size, name })
+    }
+
+    /// Size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Kernel path, for messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Reads exactly into `buffer`. Offset, length and memory must be aligned (the length only up to the end of the device).
+    ///
+    /// # Errors
+    /// `DeviceUnreadable`, also for a device that ends early.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StepError> {
+        self.file.read_exact_at(buffer, offset).map_err(|e| {
+            unreadable(
+                format!(
+                    "reading {} bytes at {offset} of {}",
+                    buffer.len(),
+                    self.name
+                ),
+                e,
+            )
+        })
+    }
+
+    /// Reads `len` bytes at `offset` into new memory.
+    ///
+    /// # Errors
+    /// As `read`.
+    pub fn read_vec(&self, offset: u64, len: usize) -> Result<Aligned, StepError> {
+        let mut buffer = Aligned::zeroed(len);
+        self.read(offset, &mut buffer)?;
+        Ok(buffer)
+    }
+
+    /// Writes all of `bytes`. Offset and length must be aligned; the memory is copied where it is not.
+    ///
+    /// # Errors
+    /// `StepFailed`.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), StepError> {
+        let what = || format!("writing {} bytes at {offset} of {}", bytes.len(), self.name);
+        if bytes.as_ptr().align_offset(ALIGN) == 0 {
+            return self
+                .file
+                .write_all_at(bytes, offset)
+                .map_err(|e| failed(what(), e));
+        }
+        let mut copy = Aligned::zeroed(bytes.len());
+        copy.copy_from_slice(bytes);
+        self.file
+            .write_all_at(&copy, offset)
+            .map_err(|e| failed(what(), e))
+    }
+
+    /// Waits until what was written is on stable storage (on a SCSI disk: SYNCHRONIZE CACHE).
+    ///
+    /// # Errors
+    /// `StepFailed`.
+    pub fn sync(&self) -> Result<(), StepError> {
+        self.file
+            .sync_all()
+            .map_err(|e| failed(format!("flushing {}", self.name), e))
+    }
+}
+
+/// Whether all bytes are zero.
+pub fn is_zero(bytes: &[u8]) -> bool {
+    const ZEROS: [u8; ALIGN] = [0; ALIGN];
+    bytes
+        .chunks(ALIGN)
+        .all(|chunk| chunk == &ZEROS[..chunk.len()])
+}

@@ -1,0 +1,455 @@
+//! Crypt mappings by device-mapper ioctl: the volume key goes through the kernel keyring, nobody waits for udev, and what
+//! was made is compared with what was asked before anything leads to it.
+
+use std::{io, thread, time::Duration};
+
+use cryptvol_crds::{conditions::Reason, names::DM_UUID_PREFIX, v1alpha1::HeaderFacts};
+use devicemapper::{
+    DM, DevId, Device, DeviceInfo, DmError, DmFlags, DmName, DmOptions, DmUdevFlags, DmUuid,
+};
+use nix::libc;
+use zeroize::Zeroize;
+
+use super::{
+    error::{because, failed},
+    luks::VolumeKey,
+    sys::{self, DmCommand, LogonKey},
+    sysfs,
+};
+use crate::host::{CryptTable, Mapping, StepError};
+
+/// How long a remove waits for somebody who only looks (udev, a monitoring tool) to close the device.
+const BUSY_WAIT: Duration = Duration::from_millis(500);
+const BUSY_STEP: Duration = Duration::from_millis(5);
+
+/// Everything that a mapping is made from, but the key.
+#[derive(Clone, Debug)]
+pub struct Plan<'a> {
+    /// Device-mapper name.
+    pub name: &'a str,
+    /// Device-mapper UUID.
+    pub uuid: &'a str,
+    /// Raw device as major:minor.
+    pub dev: &'a str,
+    /// Size of the raw device in bytes.
+    pub size_bytes: u64,
+    /// Cipher, sector and offset.
+    pub facts: &'a HeaderFacts,
+}
+
+impl Plan<'_> {
+    /// Where data begins, in units of 512 bytes.
+    fn offset(&self) -> u64 {
+        self.facts.data_offset as u64 / 512
+    }
+
+    /// Length of the mapping in units of 512 bytes: whole encryption sectors only.
+    fn length(&self) -> u64 {
+        let sectors = (self.size_bytes / 512).saturating_sub(self.offset());
+        let unit = (self.facts.sector_size as u64 / 512).max(1);
+        sectors - sectors % unit
+    }
+
+    /// Parameters of the crypt target, as cryptsetup writes them for the same header, but for the key's description.
+    fn params(&self, key: &str) -> String {
+        let mut params = format!(
+            "{} {key} 0 {} {}",
+            self.facts.cipher,
+            self.dev,
+            self.offset()
+        );
+        if self.facts.sector_size != 512 {
+            // LUKS2 counts IVs in units of 512 bytes whatever the sector size is: no iv_large_sectors.
+            params.push_str(&format!(" 1 sector_size:{}", self.facts.sector_size));
+        }
+        params
+    }
+
+    /// Reference to the key by description, with the key's size in bytes.
+    fn key_reference(&self) -> String {
+        format!(
+            ":{}:logon:{}",
+            self.facts.key_size / 8,
+            self.key_description()
+        )
+    }
+
+    fn key_description(&self) -> String {
+        format!("cryptvol:{}", self.facts.luks_uuid)
+    }
+
+    /// Whether a mapping is live and exactly this.
+    pub fn is(&self, mapping: &Mapping) -> bool {
+        mapping.name == self.name
+            && mapping.uuid == self.uuid
+            && !mapping.suspended
+            && mapping.deps == [self.dev]
+            && mapping.size_bytes == self.length() * 512
+            && mapping.table.as_ref().is_some_and(|t| {
+                t.target_type == "crypt"
+                    && t.key_in_keyring
+                    && t.cipher == self.facts.cipher
+                    && t.dev == self.dev
+                    && t.data_offset == self.facts.data_offset as u64
+                    && i64::from(t.sector_size) == i64::from(self.facts.sector_size)
+            })
+    }
+}
+
+/// The mapping with this name; nothing where there is none or no device-mapper.
+///
+/// # Errors
+/// `StepFailed` when device-mapper cannot be read.
+pub fn observe(name: &str) -> Result<Option<Mapping>, StepError> {
+    match context()? {
+        Some(dm) => describe(&dm, name),
+        None => Ok(None),
+    }
+}
+
+/// All mappings that are ours.
+///
+/// # Errors
+/// `StepFailed` when device-mapper cannot be read.
+pub fn ours() -> Result<Vec<Mapping>, StepError> {
+    let Some(dm) = context()? else {
+        return Ok(Vec::new());
+    };
+    let all = dm
+        .list_devices()
+        .map_err(|e| failed("listing mappings", e))?;
+    let mut mappings = Vec::new();
+    for (name, _, _) in all {
+        let Ok(name) = std::str::from_utf8(name.as_bytes()) else {
+            continue;
+        };
+        mappings.extend(describe(&dm, name)?.filter(|m| m.uuid.starts_with(DM_UUID_PREFIX)));
+    }
+    Ok(mappings)
+}
+
+/// Makes the mapping and checks it. A step that fails takes away what it made.
+///
+/// # Errors
+/// `NotOurs` when the name is taken, `StepFailed`.
+pub fn create(plan: &Plan<'_>, key: &VolumeKey) -> Result<Mapping, StepError> {
+    let Some(dm) = context()? else {
+        return Err(failed(
+            "making the mapping",
+            "no device-mapper on this node",
+        ));
+    };
+    match describe(&dm, plan.name)? {
+        None => {}
+        Some(found) if found.uuid != plan.uuid => return Err(taken(&found)),
+        Some(found) if plan.is(&found) => return Ok(found),
+        // Half made, and cut off: it has no table that anybody could have opened.
+        Some(found) if found.table.is_none() => remove(&dm, plan.uuid)?,
+        Some(found) => {
+            return Err(failed(
+                format!("mapping {} is there", plan.name),
+                format!("but is not what it should be: {found:?}"),
+            ));
+        }
+    }
+    let name = DmName::new(plan.name).map_err(|e| failed("mapping name", e))?;
+    let uuid = DmUuid::new(plan.uuid).map_err(|e| failed("mapping UUID", e))?;
+    dm.device_create(name, Some(uuid), DmOptions::default())
+        .map_err(|e| failed(format!("creating mapping {}", plan.name), e))?;
+    match fill(&dm, plan, key) {
+        Ok(mapping) => Ok(mapping),
+        Err(e) => {
+            if let Err(undo) = remove(&dm, plan.uuid) {
+                tracing::warn!(mapping = plan.name, error = %undo, "half-made mapping stays");
+            }
+            Err(e)
+        }
+    }
+}
+
+fn fill(dm: &DM, plan: &Plan<'_>, key: &VolumeKey) -> Result<Mapping, StepError> {
+    let what = |step: &str| format!("{step} mapping {}", plan.name);
+    let uuid = DmUuid::new(plan.uuid).map_err(|e| failed("mapping UUID", e))?;
+    let table = [(
+        0,
+        plan.length(),
+        "crypt".to_owned(),
+        plan.params(&plan.key_reference()),
+    )];
+    {
+        // In this thread's keyring, so that it is gone with the thread whatever happens; dm-crypt takes a copy at load.
+        let _key = LogonKey::add(&plan.key_description(), key.bytes())
+            .map_err(|e| failed(what("adding the key to the kernel keyring for"), e))?;
+        dm.table_load(
+            &DevId::Uuid(uuid),
+            &table,
+            DmOptions::default().set_flags(DmFlags::DM_SECURE_DATA),
+        )
+        .map_err(|e| failed(what("loading the table of"), e))?;
+    }
+    sys::dm_command(dm.file(), DmCommand::Resume, plan.uuid, udev_flags())
+        .map_err(|e| failed(what("resuming"), e))?;
+    let made = describe(dm, plan.name)?
+        .ok_or_else(|| failed(what("checking"), "it is not there any more"))?;
+    if !plan.is(&made) {
+        return Err(failed(what("checking"), format!("it is {made:?}")));
+    }
+    Ok(made)
+}
+
+/// Rules for the guest's data: udev makes `/dev/mapper/<name>` and nothing else. It does not look into the device, makes no
+/// links by label or UUID that a guest could choose, and hands it to no LVM, RAID or file system on the node.
+fn udev_flags() -> u16 {
+    let flags = DmUdevFlags::DM_UDEV_DISABLE_SUBSYSTEM_RULES_FLAG
+        | DmUdevFlags::DM_UDEV_DISABLE_DISK_RULES_FLAG
+        | DmUdevFlags::DM_UDEV_DISABLE_OTHER_RULES_FLAG
+        | DmUdevFlags::DM_UDEV_PRIMARY_SOURCE_FLAG;
+    flags.bits() as u16
+}
+
+/// Removes the mapping with this name and UUID. Absent is success.
+///
+/// # Errors
+/// `NotOurs`, `DeviceBusy`, `StepFailed`.
+pub fn close(name: &str, uuid: &str) -> Result<(), StepError> {
+    let Some(dm) = context()? else {
+        return Ok(());
+    };
+    match describe(&dm, name)? {
+        None => Ok(()),
+        Some(found) if found.uuid != uuid || !uuid.starts_with(DM_UUID_PREFIX) => {
+            Err(taken(&found))
+        }
+        Some(_) => remove(&dm, uuid),
+    }
+}
+
+fn remove(dm: &DM, uuid: &str) -> Result<(), StepError> {
+    let mut waited = Duration::ZERO;
+    loop {
+        let busy = match sys::dm_command(dm.file(), DmCommand::Remove, uuid, 0) {
+            Ok(()) => return Ok(()),
+            Err(e) => e,
+        };
+        match busy.raw_os_error() {
+            Some(libc::ENXIO) => return Ok(()),
+            Some(libc::EBUSY) if waited < BUSY_WAIT => {
+                thread::sleep(BUSY_STEP);
+                waited += BUSY_STEP;
+            }
+            Some(libc::EBUSY) => return Err(because(Reason::DeviceBusy, users(dm, uuid))),
+            _ => return Err(failed(format!("removing mapping {uuid}"), busy)),
+        }
+    }
+}
+
+/// Who has the mapping open, as far as the kernel tells.
+fn users(dm: &DM, uuid: &str) -> String {
+    let info = DmUuid::new(uuid)
+        .ok()
+        .and_then(|u| dm.device_info(&DevId::Uuid(u)).ok());
+    let Some(info) = info else {
+        return format!("mapping {uuid} is busy");
+    };
+    let node = format!("dm-{}", info.device().minor);
+    let holders: Vec<_> = sysfs::names(format!("/sys/block/{node}/holders").as_ref())
+        .map(Iterator::collect)
+        .unwrap_or_default();
+    let openers = openers(&format!("/dev/{node}"));
+    let mut text = format!("/dev/{node} is open {} times", info.open_count());
+    for (who, list) in [("stacked on it", holders), ("opened by", openers)] {
+        if !list.is_empty() {
+            text.push_str(&format!("; {who}: {}", list.join(", ")));
+        }
+    }
+    text
+}
+
+/// Processes that have a device open, as `name (pid)`; at most a handful. Sees only processes of this PID namespace.
+fn openers(path: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let pids = sysfs::names("/proc".as_ref()).into_iter().flatten();
+    for pid in pids.filter(|n| n.bytes().all(|b| b.is_ascii_digit())) {
+        let dir = std::path::Path::new("/proc").join(&pid);
+        let has = std::fs::read_dir(dir.join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|fd| {
+                std::fs::read_link(fd.path()).is_ok_and(|to| to == std::path::Path::new(path))
+            });
+        if has {
+            let name = sysfs::attribute(&dir.join("comm")).ok().flatten();
+            found.push(format!("{} ({pid})", name.unwrap_or_default()));
+        }
+        if found.len() == 5 {
+            break;
+        }
+    }
+    found
+}
+
+fn taken(found: &Mapping) -> StepError {
+    because(
+        Reason::NotOurs,
+        format!(
+            "a mapping named {} with UUID {:?} is there",
+            found.name, found.uuid
+        ),
+    )
+}
+
+/// Device-mapper, where the kernel has it.
+fn context() -> Result<Option<DM>, StepError> {
+    match DM::new() {
+        Ok(dm) => Ok(Some(dm)),
+        Err(_) if !std::path::Path::new("/dev/mapper/control").exists() => Ok(None),
+        Err(e) => Err(failed("opening /dev/mapper/control", e)),
+    }
+}
+
+fn describe(dm: &DM, name: &str) -> Result<Option<Mapping>, StepError> {
+    let id = DmName::new(name).map_err(|e| failed("mapping name", e))?;
+    let id = DevId::Name(id);
+    let what = || format!("reading mapping {name}");
+    let info = match dm.device_info(&id) {
+        Ok(info) => info,
+        Err(e) if gone(&e) => return Ok(None),
+        Err(e) => return Err(failed(what(), e)),
+    };
+    let mut mapping = Mapping {
+        name: name.to_owned(),
+        uuid: info.uuid().map(|u| text(u.as_bytes())).unwrap_or_default(),
+        path: format!("/dev/dm-{}", info.device().minor),
+        dev: number(info.device()),
+        deps: Vec::new(),
+        table: None,
+        suspended: suspended(&info),
+        open_count: u32::try_from(info.open_count()).unwrap_or(0),
+        size_bytes: 0,
+    };
+    if !info.flags().contains(DmFlags::DM_ACTIVE_PRESENT) {
+        return Ok(Some(mapping));
+    }
+    let read = dm.table_deps(&id, DmOptions::default()).and_then(|deps| {
+        let options = DmOptions::default().set_flags(DmFlags::DM_STATUS_TABLE);
+        Ok((deps, dm.table_status(&id, options)?.1))
+    });
+    let (deps, mut table) = match read {
+        Ok(read) => read,
+        Err(e) if gone(&e) => return Ok(None),
+        Err(e) => return Err(failed(what(), e)),
+    };
+    mapping.deps = deps.into_iter().map(number).collect();
+    mapping.size_bytes = table.iter().map(|(_, length, _, _)| length * 512).sum();
+    mapping.table = Some(match &table[..] {
+        [(_, _, target, params)] => crypt_table(target, params),
+        several => CryptTable {
+            target_type: format!("{} targets", several.len()),
+            cipher: String::new(),
+            key_in_keyring: false,
+            dev: String::new(),
+            data_offset: 0,
+            sector_size: 512,
+        },
+    });
+    // A mapping that somebody made without the keyring shows its key here.
+    for (_, _, _, params) in &mut table {
+        params.zeroize();
+    }
+    Ok(Some(mapping))
+}
+
+/// Reads a target's parameters: `<cipher> <key> <IV offset> <device> <offset> [<n> <option>…]`.
+fn crypt_table(target: &str, params: &str) -> CryptTable {
+    let fields: Vec<_> = params.split(' ').collect();
+    let field = |at: usize| fields.get(at).copied().unwrap_or_default();
+    let crypt = target == "crypt";
+    CryptTable {
+        target_type: target.to_owned(),
+        cipher: if crypt { field(0) } else { "" }.to_owned(),
+        key_in_keyring: crypt && field(1).starts_with(':'),
+        dev: if crypt { field(3) } else { "" }.to_owned(),
+        data_offset: field(4).parse::<u64>().unwrap_or(0).saturating_mul(512),
+        sector_size: fields
+            .iter()
+            .skip(5)
+            .find_map(|o| o.strip_prefix("sector_size:")?.parse().ok())
+            .unwrap_or(512),
+    }
+}
+
+fn suspended(info: &DeviceInfo) -> bool {
+    info.flags().contains(DmFlags::DM_SUSPEND)
+}
+
+fn number(device: Device) -> String {
+    format!("{}:{}", device.major, device.minor)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Whether an error says that there is no such mapping.
+fn gone(error: &DmError) -> bool {
+    match error {
+        DmError::Core(devicemapper::errors::Error::Ioctl(_, _, _, errno)) => {
+            io::Error::from(**errno).raw_os_error() == Some(libc::ENXIO)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> HeaderFacts {
+        HeaderFacts {
+            luks_uuid: "0f6e6f0a-5a7c-4c0e-9a55-0c5a2f0d4e11".into(),
+            cipher: "aes-xts-plain64".into(),
+            key_size: 512,
+            sector_size: 4096,
+            data_offset: 16 << 20,
+            digest: String::new(),
+        }
+    }
+
+    #[test]
+    fn tables_read_as_they_are_written() {
+        let facts = facts();
+        let plan = Plan {
+            name: "cryptvol-x",
+            uuid: "CRYPTVOL-x",
+            dev: "8:16",
+            size_bytes: (64 << 20) + 512,
+            facts: &facts,
+        };
+        assert_eq!(plan.length(), (48 << 20) / 512);
+        let params = plan.params(&plan.key_reference());
+        assert_eq!(
+            params,
+            "aes-xts-plain64 :64:logon:cryptvol:0f6e6f0a-5a7c-4c0e-9a55-0c5a2f0d4e11 0 8:16 32768 1 sector_size:4096"
+        );
+        let mut mapping = Mapping {
+            name: "cryptvol-x".into(),
+            uuid: "CRYPTVOL-x".into(),
+            path: "/dev/dm-0".into(),
+            dev: "253:0".into(),
+            deps: vec!["8:16".into()],
+            table: Some(crypt_table("crypt", &params)),
+            suspended: false,
+            open_count: 0,
+            size_bytes: 48 << 20,
+        };
+        assert!(plan.is(&mapping));
+        mapping.deps = vec!["8:0".into()];
+        assert!(!plan.is(&mapping));
+        mapping.deps = vec!["8:16".into()];
+        mapping.table = Some(crypt_table("crypt", &params.replace(":64:logon", "00ff")));
+        assert!(!plan.is(&mapping));
+        mapping.table = Some(crypt_table("linear", "8:16 32768"));
+        assert!(!plan.is(&mapping));
+    }
+}

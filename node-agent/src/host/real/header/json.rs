@@ -1,0 +1,456 @@
+//! The metadata of a LUKS2 header: what it says, and what of it is not acceptable whatever was pinned.
+
+use std::{collections::BTreeMap, fmt, marker::PhantomData, ops::Range};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use cryptvol_crds::v1alpha1::HeaderFacts;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, IgnoredAny, MapAccess, Visitor},
+};
+use sha2::{Digest as _, Sha256};
+
+/// More PBKDF2 iterations than anybody asks for, about 4 s: a forged header could ask for 2^32.
+const MAX_PBKDF2_ITERATIONS: u32 = 10_000_000;
+/// More memory for Argon2 than a worker may take, in KiB.
+const MAX_ARGON2_MEMORY: u32 = 64 << 10;
+/// More passes of Argon2 than a worker has time for.
+const MAX_ARGON2_TIME: u32 = 16;
+/// More threads of Argon2 than anybody asks for (also libcryptsetup's limit).
+const MAX_ARGON2_CPUS: u32 = 4;
+/// Stripes of the anti-forensic splitter: LUKS knows no other number.
+const STRIPES: u32 = 4000;
+/// Largest area that a key slot needs: 64 bytes in 4000 stripes, rounded up.
+const MAX_AREA: u64 = 512 << 10;
+/// Largest key slot region of the format.
+const MAX_AREAS: u64 = 128 << 20;
+/// Most key slots of the format.
+const MAX_SLOTS: usize = 32;
+/// Hashes for key derivation and anti-forensic splitter.
+const HASHES: [&str; 4] = ["sha1", "sha256", "sha384", "sha512"];
+
+/// A key slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeySlot {
+    /// Number.
+    pub id: u32,
+    /// Where its key material lies.
+    pub area: Range<u64>,
+}
+
+/// Place of a key slot.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Area {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(deserialize_with = "number")]
+    pub offset: u64,
+    #[serde(deserialize_with = "number")]
+    pub size: u64,
+    #[serde(default)]
+    encryption: Option<String>,
+    #[serde(default)]
+    key_size: Option<u32>,
+}
+
+/// What the metadata says.
+#[derive(Debug)]
+pub struct Read {
+    /// Facts, without the UUID, which is not in the metadata.
+    pub facts: HeaderFacts,
+    /// Key slots of the volume key.
+    pub slots: Vec<KeySlot>,
+    /// Areas of all key slots.
+    pub areas: Vec<Area>,
+    /// End of the key slot region.
+    pub areas_end: u64,
+    /// What is not acceptable.
+    pub objections: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    keyslots: Unique<Slot>,
+    #[allow(dead_code)] // only that names are unique
+    #[serde(default)]
+    tokens: Unique<IgnoredAny>,
+    segments: Unique<Segment>,
+    digests: Unique<Digest>,
+    config: Config,
+}
+
+#[derive(Deserialize)]
+struct Slot {
+    #[serde(rename = "type")]
+    kind: String,
+    key_size: u32,
+    #[serde(default)]
+    af: Option<Af>,
+    #[serde(default)]
+    area: Option<Area>,
+    #[serde(default)]
+    kdf: Option<Kdf>,
+}
+
+#[derive(Deserialize)]
+struct Af {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    stripes: u32,
+    #[serde(default)]
+    hash: String,
+}
+
+#[derive(Deserialize)]
+struct Kdf {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    hash: String,
+    #[serde(default)]
+    iterations: u32,
+    #[serde(default)]
+    time: u32,
+    #[serde(default)]
+    memory: u32,
+    #[serde(default)]
+    cpus: u32,
+    #[allow(dead_code)] // must be there
+    salt: String,
+}
+
+#[derive(Deserialize)]
+struct Segment {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(deserialize_with = "number")]
+    offset: u64,
+    size: String,
+    #[serde(default)]
+    iv_tweak: Option<String>,
+    #[serde(default)]
+    encryption: String,
+    #[serde(default)]
+    sector_size: u32,
+    #[serde(default)]
+    integrity: Option<IgnoredAny>,
+    #[serde(default)]
+    flags: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Digest {
+    #[serde(rename = "type")]
+    kind: String,
+    keyslots: Vec<String>,
+    segments: Vec<String>,
+    #[serde(default)]
+    hash: String,
+    #[serde(default)]
+    iterations: u32,
+    salt: String,
+    digest: String,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(deserialize_with = "number")]
+    json_size: u64,
+    #[serde(deserialize_with = "number")]
+    keyslots_size: u64,
+    #[serde(default)]
+    flags: Vec<String>,
+    #[serde(default)]
+    requirements: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+/// Reads the metadata of a header whose copies are `copy_size` bytes long.
+///
+/// # Errors
+/// What is wrong, when it is not metadata of LUKS2 at all.
+pub fn read(json: &str, copy_size: usize, device_size: u64) -> Result<Read, String> {
+    let metadata: Metadata = serde_json::from_str(json).map_err(|e| format!("metadata: {e}"))?;
+    let mut objections = Vec::new();
+    let mut object = |what: String| objections.push(what);
+    let areas_start = 2 * copy_size as u64;
+    let areas_end = areas_start.saturating_add(metadata.config.keyslots_size);
+
+    config(&metadata.config, copy_size, &mut object);
+    let segment = segment(&metadata.segments, areas_end, device_size, &mut object)?;
+    let (digest, bound) = digest(&metadata.digests, &metadata.keyslots, &mut object)?;
+
+    let mut slots = Vec::new();
+    let mut key_size = 0;
+    for (id, slot) in &metadata.keyslots.0 {
+        for what in slot_objections(slot, areas_start..areas_end) {
+            object(format!("key slot {id} {what}"));
+        }
+        let (Some(area), true) = (&slot.area, bound.contains(id)) else {
+            continue;
+        };
+        if key_size != 0 && key_size != slot.key_size {
+            object("its key slots hold keys of different sizes".into());
+        }
+        key_size = slot.key_size;
+        slots.push(KeySlot {
+            id: *id,
+            area: area.offset..area.offset.saturating_add(area.size),
+        });
+    }
+    if slots.is_empty() {
+        object("it has no key slot in use".into());
+    }
+    let areas = metadata
+        .keyslots
+        .0
+        .into_values()
+        .filter_map(|s| s.area)
+        .collect();
+    Ok(Read {
+        facts: HeaderFacts {
+            luks_uuid: String::new(),
+            cipher: segment.encryption.clone(),
+            key_size: key_size.saturating_mul(8) as i32,
+            sector_size: segment.sector_size as i32,
+            data_offset: i64::try_from(segment.offset).unwrap_or(i64::MAX),
+            digest: fingerprint(digest)?,
+        },
+        slots,
+        areas,
+        areas_end,
+        objections,
+    })
+}
+
+fn config(config: &Config, copy_size: usize, object: &mut impl FnMut(String)) {
+    if config.json_size != copy_size as u64 - super::BINARY as u64 {
+        object(format!("it claims {} bytes of metadata", config.json_size));
+    }
+    if config.keyslots_size > MAX_AREAS || config.keyslots_size % 4096 != 0 {
+        object(format!(
+            "it claims {} bytes of key slots",
+            config.keyslots_size
+        ));
+    }
+    if !config.flags.is_empty() {
+        object(format!(
+            "it stores activation flags ({}); these belong to the EncryptionClass",
+            config.flags.join(", ")
+        ));
+    }
+    for (kind, value) in config.requirements.iter().flatten() {
+        if value.as_array().is_none_or(|list| !list.is_empty()) {
+            object(format!(
+                "it has {kind} requirements ({value}), re-encryption for example"
+            ));
+        }
+    }
+}
+
+fn segment<'a>(
+    segments: &'a Unique<Segment>,
+    areas_end: u64,
+    device_size: u64,
+    object: &mut impl FnMut(String),
+) -> Result<&'a Segment, String> {
+    let segment = segments.0.get(&0).ok_or("no segment 0")?;
+    if segments.0.len() != 1 {
+        object(format!("it has {} segments", segments.0.len()));
+    }
+    if segment.kind != "crypt" {
+        object(format!("its segment is of type {:?}", segment.kind));
+    }
+    if is_null(&segment.encryption) || segment.encryption.contains(char::is_whitespace) {
+        object(format!("its data cipher is {:?}", segment.encryption));
+    }
+    if segment.size != "dynamic" {
+        object(format!("its segment ends at {}", segment.size));
+    }
+    if segment.iv_tweak.as_deref().is_some_and(|t| t != "0") {
+        object("its segment has an IV offset".into());
+    }
+    if segment.integrity.is_some() {
+        object("its segment has integrity protection, which is not implemented".into());
+    }
+    if !segment.flags.is_empty() {
+        object(format!(
+            "its segment has flags ({})",
+            segment.flags.join(", ")
+        ));
+    }
+    if !matches!(segment.sector_size, 512 | 1024 | 2048 | 4096) {
+        object(format!("its sector size is {}", segment.sector_size));
+    }
+    if segment.offset < areas_end || segment.offset % 4096 != 0 || segment.offset >= device_size {
+        object(format!("its data begins at {}", segment.offset));
+    }
+    Ok(segment)
+}
+
+/// The digest of segment 0 and the numbers of its key slots.
+fn digest<'a>(
+    digests: &'a Unique<Digest>,
+    slots: &Unique<Slot>,
+    object: &mut impl FnMut(String),
+) -> Result<(&'a Digest, Vec<u32>), String> {
+    let mut of_segment = digests
+        .0
+        .values()
+        .filter(|d| d.segments.iter().any(|s| s == "0"));
+    let digest = of_segment.next().ok_or("no digest of segment 0")?;
+    if of_segment.next().is_some() || digest.segments.len() != 1 {
+        object("not exactly one digest belongs to its segment".into());
+    }
+    if digest.kind != "pbkdf2"
+        || !HASHES.contains(&digest.hash.as_str())
+        || !(1..=MAX_PBKDF2_ITERATIONS).contains(&digest.iterations)
+    {
+        object(format!(
+            "its volume key digest is {} {} with {} iterations",
+            digest.kind, digest.hash, digest.iterations
+        ));
+    }
+    let mut bound = Vec::new();
+    for name in &digest.keyslots {
+        match slot_number(name).filter(|id| slots.0.contains_key(id)) {
+            Some(id) => bound.push(id),
+            None => object(format!(
+                "its digest names key slot {name:?}, which is not there"
+            )),
+        }
+    }
+    Ok((digest, bound))
+}
+
+fn slot_objections(slot: &Slot, region: Range<u64>) -> Vec<String> {
+    let mut objections = Vec::new();
+    let mut object = |what: String| objections.push(what);
+    if slot.kind != "luks2" {
+        object(format!("is of type {:?}", slot.kind));
+    }
+    if !(16..=64).contains(&slot.key_size) {
+        object(format!("holds a key of {} bytes", slot.key_size));
+    }
+    match &slot.af {
+        Some(af)
+            if af.kind == "luks1"
+                && af.stripes == STRIPES
+                && HASHES.contains(&af.hash.as_str()) => {}
+        _ => object("has an unknown anti-forensic splitter".into()),
+    }
+    match &slot.area {
+        None => object("has no area".into()),
+        Some(area) => {
+            if area.kind != "raw" {
+                object(format!("has an area of type {:?}", area.kind));
+            }
+            let cipher = area.encryption.as_deref().unwrap_or_default();
+            if is_null(cipher) || area.key_size.is_none_or(|k| k < 16) {
+                object(format!(
+                    "is encrypted with {cipher:?}, which protects nothing"
+                ));
+            }
+            let end = area.offset.checked_add(area.size);
+            let inside = area.offset >= region.start && end.is_some_and(|e| e <= region.end);
+            let needed = u64::from(slot.key_size) * u64::from(STRIPES);
+            let fits = (needed..=MAX_AREA).contains(&area.size);
+            if !inside || !fits || area.offset % 4096 != 0 || area.size % 4096 != 0 {
+                object(format!("lies at {} with {} bytes", area.offset, area.size));
+            }
+        }
+    }
+    match &slot.kdf {
+        None => object("has no key derivation".into()),
+        Some(kdf) => match kdf.kind.as_str() {
+            "pbkdf2" => {
+                if !(1000..=MAX_PBKDF2_ITERATIONS).contains(&kdf.iterations)
+                    || !HASHES.contains(&kdf.hash.as_str())
+                {
+                    object(format!(
+                        "derives its key by PBKDF2 {} with {} iterations",
+                        kdf.hash, kdf.iterations
+                    ));
+                }
+            }
+            "argon2i" | "argon2id" => {
+                if kdf.memory > MAX_ARGON2_MEMORY
+                    || kdf.time > MAX_ARGON2_TIME
+                    || !(1..=MAX_ARGON2_CPUS).contains(&kdf.cpus)
+                {
+                    object(format!(
+                        "derives its key by {} with {} KiB of memory, time {} and {} threads, more than is allowed here; \
+                         convert it (cryptsetup luksConvertKey --pbkdf pbkdf2 --pbkdf-force-iterations 1000)",
+                        kdf.kind, kdf.memory, kdf.time, kdf.cpus
+                    ));
+                }
+            }
+            other => object(format!("derives its key by {other:?}")),
+        },
+    }
+    objections
+}
+
+/// No cipher at all, as in `cipher_null-ecb` or `null`.
+fn is_null(cipher: &str) -> bool {
+    cipher.is_empty() || cipher.contains("null") || cipher.contains("none")
+}
+
+/// SHA-256 over salt and digest: another volume key, or the same under another salt, is another volume.
+fn fingerprint(digest: &Digest) -> Result<String, String> {
+    let mut hash = Sha256::new();
+    for part in [&digest.salt, &digest.digest] {
+        let bytes = STANDARD.decode(part).map_err(|e| format!("digest: {e}"))?;
+        hash.update(bytes);
+    }
+    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// Numbers above 2^31 stand as text in LUKS2 metadata.
+fn number<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let text = <std::borrow::Cow<'de, str>>::deserialize(from)?;
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse()
+        .ok()
+        .filter(|_| digits)
+        .ok_or_else(|| de::Error::custom(format!("{text:?} is no number")))
+}
+
+fn slot_number(name: &str) -> Option<u32> {
+    let number: u32 = name.parse().ok()?;
+    (number.to_string() == name && (number as usize) < MAX_SLOTS).then_some(number)
+}
+
+/// Objects by number, each number once: readers differ in which of two they take.
+struct Unique<T>(BTreeMap<u32, T>);
+
+impl<T> Default for Unique<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Unique<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = Unique<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("numbered objects")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut all = BTreeMap::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    let id = slot_number(&name).ok_or_else(|| {
+                        de::Error::custom(format!("{name:?} is no number below 32"))
+                    })?;
+                    if all.insert(id, map.next_value()?).is_some() {
+                        return Err(de::Error::custom(format!("{id} stands there twice")));
+                    }
+                }
+                Ok(Unique(all))
+            }
+        }
+        from.deserialize_map(Members(PhantomData))
+    }
+}

@@ -1,0 +1,395 @@
+//! Writing and opening LUKS2 headers. libcryptsetup only ever sees a header in memory: what it made is checked before it is
+//! written, what it opens is what was checked, and it never waits for a device, a lock or udev.
+
+use std::{
+    fs::File,
+    os::{fd::AsRawFd, unix::fs::FileExt},
+    path::PathBuf,
+};
+
+use cryptvol_crds::{conditions::Reason, v1alpha1::Encryption};
+use libcryptsetup_rs::{
+    CryptDevice, CryptInit, CryptParamsLuks2, CryptParamsLuks2Ref, CryptPbkdfType, LibcryptErr,
+    SafeMemHandle,
+    consts::{
+        flags::{CryptPbkdf, CryptVolumeKey},
+        vals::{CryptKdf, CryptRng, EncryptionFormat},
+    },
+};
+use nix::{
+    libc,
+    sys::memfd::{MFdFlags, memfd_create},
+};
+
+use super::{
+    disk::{Aligned, Disk},
+    error::{because, failed},
+    header::{self, Luks},
+    sys,
+};
+use crate::host::{FormatOrder, Header, HeaderFound, Passphrase, StepError};
+
+/// Iterations for a passphrase that is a random secret of 256 bits: the least that LUKS2 takes.
+const ITERATIONS: u32 = 1000;
+
+/// A volume key, in locked memory that is wiped when dropped.
+pub struct VolumeKey(SafeMemHandle);
+
+impl VolumeKey {
+    /// The key.
+    pub fn bytes(&self) -> &[u8] {
+        self.0.as_ref()
+    }
+}
+
+/// Makes sure that the device carries a header with the ordered UUID that the passphrase opens, and writes one if it is blank or
+/// carries one with that UUID that does not open. Returns what was read back.
+///
+/// # Errors
+/// `DeviceNotBlank`, `ForeignSignature`, `DeviceUnreadable`, `StepFailed`.
+pub fn format(disk: &Disk, order: &FormatOrder) -> Result<Header, StepError> {
+    match header::read_luks(disk)? {
+        Ok(luks) if luks.header.facts.luks_uuid != order.luks_uuid => {
+            return Err(because(
+                Reason::ForeignSignature,
+                format!(
+                    "{} carries a LUKS2 header with UUID {} and not {}",
+                    disk.name(),
+                    luks.header.facts.luks_uuid,
+                    order.luks_uuid
+                ),
+            ));
+        }
+        Ok(luks) if !luks.header.objections.is_empty() => {}
+        Ok(luks) => match unlock(disk, &luks, &order.passphrase) {
+            // Written before, and only the report got lost.
+            Ok(_) => return Ok(luks.header),
+            Err(e) if e.reason() == Reason::KeyDoesNotOpen => {}
+            Err(e) => return Err(e),
+        },
+        Err(HeaderFound::Blank) => {}
+        Err(HeaderFound::Foreign(what)) => {
+            return Err(because(
+                Reason::ForeignSignature,
+                format!("{} carries {what}", disk.name()),
+            ));
+        }
+        Err(_) => {
+            return Err(because(
+                Reason::DeviceNotBlank,
+                format!("{} is not blank", disk.name()),
+            ));
+        }
+    }
+    let made = make(disk.size(), order)?;
+    write(disk, &made)?;
+    let read = match header::read_luks(disk)? {
+        Ok(luks) => luks,
+        Err(other) => {
+            return Err(failed(
+                format!("reading back the header of {}", disk.name()),
+                format!("found {other:?}"),
+            ));
+        }
+    };
+    if read.bytes != made.luks.bytes {
+        return Err(failed(
+            format!("reading back the header of {}", disk.name()),
+            "it is not what was written",
+        ));
+    }
+    // Proves that the key slot, too, is on the disk as it was made.
+    unlock(disk, &read, &order.passphrase)?;
+    Ok(read.header)
+}
+
+/// A header that is in memory only.
+struct Made {
+    luks: Luks,
+    areas: Vec<(u64, Aligned)>,
+}
+
+/// Makes a header for a device of this size, and reads it as strictly as one from an array.
+fn make(device_size: u64, order: &FormatOrder) -> Result<Made, StepError> {
+    let what = "making a LUKS2 header";
+    let memory = Memory::new(device_size).map_err(|e| failed(what, e))?;
+    make_in(&memory, order).map_err(|e| failed(what, e))?;
+
+    let mut head = Aligned::zeroed(device_size.min(header::BLANK_HEAD) as usize);
+    memory
+        .file
+        .read_exact_at(&mut head, 0)
+        .map_err(|e| failed(what, e))?;
+    let luks = match header::parse(&head, device_size) {
+        header::Parsed::Luks(luks) => *luks,
+        other => return Err(failed(what, format!("{other:?}"))),
+    };
+    let facts = &luks.header.facts;
+    let Encryption {
+        cipher,
+        key_size,
+        sector_size,
+        ..
+    } = &order.encryption;
+    if !luks.header.objections.is_empty()
+        || facts.luks_uuid != order.luks_uuid
+        || facts.cipher != *cipher
+        || facts.key_size != *key_size
+        || facts.sector_size != *sector_size
+    {
+        return Err(failed(
+            what,
+            format!("it is not what was ordered: {:?}", luks.header),
+        ));
+    }
+    let mut areas = Vec::new();
+    for slot in &luks.slots {
+        let mut area = Aligned::zeroed((slot.area.end - slot.area.start) as usize);
+        memory
+            .file
+            .read_exact_at(&mut area, slot.area.start)
+            .map_err(|e| failed(what, e))?;
+        areas.push((slot.area.start, area));
+    }
+    Ok(Made { luks, areas })
+}
+
+fn make_in(memory: &Memory, order: &FormatOrder) -> Result<(), LibcryptErr> {
+    let uuid = uuid::Uuid::parse_str(&order.luks_uuid)
+        .map_err(|e| LibcryptErr::Other(format!("LUKS UUID: {e}")))?;
+    let (cipher, mode) = order
+        .encryption
+        .cipher
+        .split_once('-')
+        .ok_or_else(|| LibcryptErr::Other("cipher without a mode".into()))?;
+    let pbkdf = || CryptPbkdfType {
+        type_: CryptKdf::Pbkdf2,
+        hash: Some("sha256".into()),
+        time_ms: 0,
+        iterations: ITERATIONS,
+        max_memory_kb: 0,
+        parallel_threads: 0,
+        flags: CryptPbkdf::NO_BENCHMARK,
+    };
+    let params = CryptParamsLuks2 {
+        pbkdf: Some(pbkdf()),
+        integrity: None,
+        integrity_params: None,
+        data_alignment: 0,
+        data_device: None,
+        sector_size: order.encryption.sector_size as u32,
+        label: None,
+        subsystem: None,
+    };
+    let mut params: CryptParamsLuks2Ref<'_> = (&params).try_into()?;
+    let mut device = memory.device()?;
+    let mut settings = device.settings_handle();
+    settings.set_rng_type(CryptRng::Urandom);
+    settings.set_pbkdf_type(&pbkdf())?;
+    device.context_handle().format(
+        EncryptionFormat::Luks2,
+        (cipher, mode),
+        Some(uuid),
+        libcryptsetup_rs::Either::Right(order.encryption.key_size as usize / 8),
+        Some(&mut params),
+    )?;
+    device.keyslot_handle().add_by_key(
+        Some(0),
+        None,
+        order.passphrase.0.as_bytes(),
+        CryptVolumeKey::empty(),
+    )?;
+    Ok(())
+}
+
+/// Writes the second copy first: from then on the device is known by its UUID. The first copy comes last, when all else
+/// is on stable storage.
+fn write(disk: &Disk, made: &Made) -> Result<(), StepError> {
+    let (primary, secondary) = made.luks.bytes.split_at(made.luks.copy_size);
+    disk.write(made.luks.copy_size as u64, secondary)?;
+    disk.sync()?;
+    for (offset, area) in &made.areas {
+        disk.write(*offset, area)?;
+    }
+    disk.sync()?;
+    disk.write(0, primary)?;
+    disk.sync()
+}
+
+/// Takes the volume key out of a header that was read before, and of the key slots on the disk.
+///
+/// # Errors
+/// `KeyDoesNotOpen`, `DeviceUnreadable`, `StepFailed`.
+pub fn unlock(disk: &Disk, luks: &Luks, passphrase: &Passphrase) -> Result<VolumeKey, StepError> {
+    let what = || format!("opening the header of {}", disk.name());
+    let memory = Memory::new(disk.size()).map_err(|e| failed(what(), e))?;
+    let put = |bytes: &[u8], at| memory.file.write_all_at(bytes, at);
+    put(&luks.bytes, 0).map_err(|e| failed(what(), e))?;
+    for slot in &luks.slots {
+        let area = disk.read_vec(slot.area.start, (slot.area.end - slot.area.start) as usize)?;
+        put(&area, slot.area.start).map_err(|e| failed(what(), e))?;
+    }
+    let len = luks.header.facts.key_size as usize / 8;
+    let opened = open_in(&memory, len, passphrase);
+    match opened {
+        Ok(key) => Ok(key),
+        Err(LibcryptErr::IOError(e)) if e.raw_os_error() == Some(libc::EPERM) => Err(because(
+            Reason::KeyDoesNotOpen,
+            format!(
+                "the passphrase opens no key slot of LUKS UUID {} on {}",
+                luks.header.facts.luks_uuid,
+                disk.name()
+            ),
+        )),
+        Err(e) => Err(failed(what(), e)),
+    }
+}
+
+fn open_in(memory: &Memory, len: usize, passphrase: &Passphrase) -> Result<VolumeKey, LibcryptErr> {
+    let mut device = memory.device()?;
+    device
+        .context_handle()
+        .load::<()>(Some(EncryptionFormat::Luks2), None)?;
+    let mut key = SafeMemHandle::alloc(len)?;
+    let (_, got) =
+        device
+            .volume_key_handle()
+            .get(None, key.as_mut(), Some(passphrase.0.as_bytes()))?;
+    let halves = key.as_ref().split_at(len / 2);
+    if got != len || halves.0 == halves.1 {
+        return Err(LibcryptErr::Other("the volume key is not usable".into()));
+    }
+    Ok(VolumeKey(key))
+}
+
+/// A file in memory that stands for the device.
+struct Memory {
+    file: File,
+}
+
+impl Memory {
+    fn new(size: u64) -> std::io::Result<Self> {
+        let file = File::from(memfd_create(c"cryptvol-header", MFdFlags::MFD_CLOEXEC)?);
+        file.set_len(size)?;
+        Ok(Self { file })
+    }
+
+    fn device(&self) -> Result<CryptDevice, LibcryptErr> {
+        sys::cryptsetup_messages_to_log();
+        let path = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        let mut device = CryptInit::init(&path)?;
+        // Nobody else can see this file.
+        device.settings_handle().metadata_locking(false)?;
+        Ok(device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::real::testing::{device, order, rewrite};
+
+    #[test]
+    fn formats_and_opens() {
+        let (path, disk) = device(64 << 20);
+        let order = order();
+        let header = format(&disk, &order).unwrap();
+        assert_eq!(header.objections, Vec::<String>::new());
+        assert_eq!(header.key_slots, 1);
+        let facts = &header.facts;
+        assert_eq!(facts.luks_uuid, order.luks_uuid);
+        assert_eq!(facts.cipher, "aes-xts-plain64");
+        assert_eq!((facts.key_size, facts.sector_size), (512, 512));
+        assert_eq!(facts.data_offset, 16 << 20);
+        assert_eq!(facts.digest.len(), 64);
+
+        let luks = header::read_luks(&disk).unwrap().unwrap();
+        let key = unlock(&disk, &luks, &order.passphrase).unwrap();
+        assert_eq!(key.bytes().len(), 64);
+
+        // The tools of others agree: cryptsetup knows the header and opens it with the same passphrase.
+        let mut other = CryptInit::init(path.path()).unwrap();
+        other
+            .context_handle()
+            .load::<()>(Some(EncryptionFormat::Luks2), None)
+            .unwrap();
+        let json = other.status_handle().dump_json().unwrap();
+        assert_eq!(json["digests"]["0"]["iterations"], 1000);
+        assert_eq!(json["keyslots"]["0"]["kdf"]["iterations"], 1000);
+        let mut theirs = vec![0; 64];
+        other
+            .volume_key_handle()
+            .get(None, &mut theirs, Some(order.passphrase.0.as_bytes()))
+            .unwrap();
+        assert_eq!(theirs, key.bytes());
+    }
+
+    #[test]
+    fn four_kilobyte_sectors_and_short_keys() {
+        let (_path, disk) = device(64 << 20);
+        let mut order = order();
+        order.encryption.sector_size = 4096;
+        order.encryption.key_size = 256;
+        let header = format(&disk, &order).unwrap();
+        assert_eq!(
+            (header.facts.key_size, header.facts.sector_size),
+            (256, 4096)
+        );
+        assert_eq!(header.objections, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_wrong_passphrase_does_not_open() {
+        let (_path, disk) = device(64 << 20);
+        format(&disk, &order()).unwrap();
+        let luks = header::read_luks(&disk).unwrap().unwrap();
+        let wrong = Passphrase("0".repeat(64));
+        let error = unlock(&disk, &luks, &wrong).err().unwrap();
+        assert_eq!(error.reason(), Reason::KeyDoesNotOpen);
+    }
+
+    #[test]
+    fn formatting_again_keeps_the_header_that_opens() {
+        let (_path, disk) = device(64 << 20);
+        let first = format(&disk, &order()).unwrap();
+        let second = format(&disk, &order()).unwrap();
+        assert_eq!(first, second);
+    }
+
+    #[test]
+    fn formats_over_its_own_torn_header_only() {
+        let (_path, disk) = device(64 << 20);
+        let first = format(&disk, &order()).unwrap();
+        // As a power cut leaves it after the second copy: no first copy, no key slot.
+        rewrite(&disk, 0, &[0; 0x4000]);
+        rewrite(&disk, 0x8000, &vec![0; 258_048]);
+        let torn = header::read_luks(&disk).unwrap().unwrap();
+        assert_eq!(torn.header.facts, first.facts);
+        let second = format(&disk, &order()).unwrap();
+        assert_ne!(first.facts.digest, second.facts.digest);
+    }
+
+    #[test]
+    fn does_not_format_what_is_not_blank() {
+        for (at, bytes, reason) in [
+            (9 << 20, vec![1; 4096], Reason::DeviceNotBlank),
+            (63 << 20, vec![1; 4096], Reason::DeviceNotBlank),
+        ] {
+            let (path, disk) = device(64 << 20);
+            rewrite(&disk, at, &bytes);
+            let before = std::fs::read(path.path()).unwrap();
+            assert_eq!(format(&disk, &order()).unwrap_err().reason(), reason);
+            assert!(before == std::fs::read(path.path()).unwrap());
+        }
+        let (path, disk) = device(64 << 20);
+        format(&disk, &order()).unwrap();
+        let before = std::fs::read(path.path()).unwrap();
+        let mut other = order();
+        other.luks_uuid = "5a2a5f3a-0000-4000-8000-000000000000".into();
+        assert_eq!(
+            format(&disk, &other).unwrap_err().reason(),
+            Reason::ForeignSignature
+        );
+        assert!(before == std::fs::read(path.path()).unwrap());
+    }
+}

@@ -1,0 +1,477 @@
+//! iSCSI sessions and SCSI disks as sysfs shows them. Reading sysfs never waits for a target.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use cryptvol_crds::conditions::Reason;
+
+use super::error::{because, failed};
+use crate::host::{Device, DeviceId, Session, StepError, Target};
+
+/// SCSI peripheral types that hold no data of anybody: controller, enclosure, unknown.
+const NO_DATA: [&str; 3] = ["12", "13", "31"];
+
+/// A sysfs tree.
+#[derive(Clone, Debug)]
+pub struct Sysfs {
+    root: PathBuf,
+}
+
+impl Default for Sysfs {
+    fn default() -> Self {
+        Self::at("/sys")
+    }
+}
+
+/// An iSCSI session and where its SCSI devices are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionEntry {
+    /// Kernel's session id.
+    pub sid: u32,
+    /// SCSI host number.
+    pub host: u32,
+    /// SCSI target number on that host.
+    pub target: u32,
+    /// State, for example `LOGGED_IN`.
+    pub state: String,
+    /// Directory of the session's devices.
+    dir: PathBuf,
+}
+
+impl Sysfs {
+    /// The tree at `root` (tests use a copy).
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The session to the target, whatever its portal: the one through the target's portal where there are several,
+    /// otherwise one that is logged in, otherwise the oldest.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read. No iSCSI in this kernel means no session.
+    pub fn session(&self, target: &Target) -> io::Result<Option<SessionEntry>> {
+        let class = self.root.join("class/iscsi_session");
+        let mut found = Vec::new();
+        for (name, sid) in numbered(&class, "session")? {
+            let entry = class.join(&name);
+            if attribute(&entry.join("targetname"))?.as_deref() != Some(&target.iqn) {
+                continue;
+            }
+            let Some(session) = self.session_entry(&entry, sid)? else {
+                continue;
+            };
+            let rank = (
+                !self.through_portal(sid, target)?,
+                session.state != "LOGGED_IN",
+                sid,
+            );
+            found.push((rank, session));
+        }
+        Ok(found
+            .into_iter()
+            .min_by_key(|(rank, _)| *rank)
+            .map(|(_, session)| session))
+    }
+
+    fn session_entry(&self, entry: &Path, sid: u32) -> io::Result<Option<SessionEntry>> {
+        // …/host2/session1/iscsi_session/session1
+        let Some(path) = link(entry)? else {
+            return Ok(None);
+        };
+        let Some(dir) = path.parent().and_then(Path::parent) else {
+            return Ok(None);
+        };
+        let host = dir
+            .parent()
+            .and_then(|p| p.file_name()?.to_str()?.strip_prefix("host")?.parse().ok());
+        let (Some(host), Some(state)) = (host, attribute(&entry.join("state"))?) else {
+            return Ok(None);
+        };
+        // -1 (all ones) stands for a target that is not there any more.
+        let target = attribute(&entry.join("target_id"))?
+            .and_then(|t| t.parse().ok())
+            .unwrap_or(0);
+        Ok(Some(SessionEntry {
+            sid,
+            host,
+            target,
+            state,
+            dir: dir.to_path_buf(),
+        }))
+    }
+
+    fn through_portal(&self, sid: u32, target: &Target) -> io::Result<bool> {
+        let connection = self
+            .root
+            .join(format!("class/iscsi_connection/connection{sid}:0"));
+        Ok(
+            attribute(&connection.join("persistent_address"))?.as_deref() == Some(&target.address)
+                && attribute(&connection.join("persistent_port"))?.as_deref()
+                    == Some(&target.port.to_string()),
+        )
+    }
+
+    /// What is told of a session.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read.
+    pub fn describe(&self, session: &SessionEntry) -> io::Result<Session> {
+        Ok(Session {
+            sid: session.sid,
+            state: session.state.clone(),
+            disks: self.disks(session)?,
+        })
+    }
+
+    /// How many devices that may hold data the session has in the kernel.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read.
+    pub fn disks(&self, session: &SessionEntry) -> io::Result<u32> {
+        let mut disks = 0;
+        for target in names(&session.dir)?.filter(|n| n.starts_with("target")) {
+            let dir = session.dir.join(target);
+            for hctl in names(&dir)?.filter(|n| n.split(':').count() == 4) {
+                let kind = attribute(&dir.join(hctl).join("type"))?;
+                if kind.is_some_and(|k| !NO_DATA.contains(&k.as_str())) {
+                    disks += 1;
+                }
+            }
+        }
+        Ok(disks)
+    }
+
+    /// Directory of the SCSI device at a LUN of a session, whether it exists or not.
+    pub fn scsi_device_dir(&self, session: &SessionEntry, lun: u32) -> PathBuf {
+        let (host, target) = (session.host, session.target);
+        session
+            .dir
+            .join(format!("target{host}:0:{target}/{host}:0:{target}:{lun}"))
+    }
+
+    /// The disk at a LUN of a session.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read.
+    pub fn disk(&self, session: &SessionEntry, lun: u32) -> io::Result<Option<Device>> {
+        let scsi = self.scsi_device_dir(session, lun);
+        let Some(name) = names(&scsi.join("block"))?.next() else {
+            return Ok(None);
+        };
+        let block = scsi.join("block").join(&name);
+        let (Some(dev), Some(sectors)) = (
+            attribute(&block.join("dev"))?,
+            attribute(&block.join("size"))?,
+        ) else {
+            return Ok(None);
+        };
+        let Some(hctl) = scsi.file_name().and_then(|n| n.to_str()) else {
+            return Ok(None);
+        };
+        Ok(Some(Device {
+            id: DeviceId {
+                path: format!("/dev/{name}"),
+                dev,
+                hctl: hctl.to_owned(),
+                wwid: wwid(&scsi)?,
+                size_bytes: bytes(&sectors)?,
+            },
+            state: attribute(&scsi.join("state"))?.unwrap_or_default(),
+            holders: holders(&block)?,
+        }))
+    }
+
+    /// What is stacked on a device or on a partition of it.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read.
+    pub fn holders(&self, id: &DeviceId) -> io::Result<Vec<String>> {
+        match self.block_dir(id)? {
+            Some(block) => holders(&block),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Directory of the block device when the kernel still has this very device: same number, name and SCSI address.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read.
+    pub fn block_dir(&self, id: &DeviceId) -> io::Result<Option<PathBuf>> {
+        let Some(path) = link(&self.root.join("dev/block").join(&id.dev))? else {
+            return Ok(None);
+        };
+        let name = id.path.strip_prefix("/dev/").unwrap_or(&id.path);
+        let same = path.ends_with(Path::new(&id.hctl).join("block").join(name));
+        Ok(same.then_some(path))
+    }
+
+    /// Whether a device is what it was: same number, name, SCSI address, WWID and size.
+    ///
+    /// # Errors
+    /// `DeviceUnreadable` when it is gone, `WwidMismatch` or `SizeMismatch` when another one is there.
+    pub fn same_device(&self, id: &DeviceId) -> Result<(), StepError> {
+        let read = |e: io::Error| failed(format!("reading sysfs of {}", id.path), e);
+        let Some(block) = self.block_dir(id).map_err(read)? else {
+            return Err(because(
+                Reason::DeviceUnreadable,
+                format!("{} at {} is gone", id.path, id.hctl),
+            ));
+        };
+        let wwid = wwid(&block.join("device")).map_err(read)?;
+        if wwid != id.wwid {
+            let show = |w: &Option<String>| w.clone().unwrap_or_else(|| "none".to_owned());
+            return Err(because(
+                Reason::WwidMismatch,
+                format!(
+                    "{} has WWID {} and had {}",
+                    id.path,
+                    show(&wwid),
+                    show(&id.wwid)
+                ),
+            ));
+        }
+        let size = attribute(&block.join("size")).map_err(read)?;
+        let size = bytes(size.as_deref().unwrap_or("0")).map_err(read)?;
+        if size != id.size_bytes {
+            return Err(because(
+                Reason::SizeMismatch,
+                format!("{} has {size} bytes and had {}", id.path, id.size_bytes),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Path below this tree.
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.root.join(below)
+    }
+}
+
+/// Reads an attribute with one read, without the line end; nothing when it or its device is not there.
+///
+/// # Errors
+/// Those of the file that do not mean absence.
+pub fn attribute(path: &Path) -> io::Result<Option<String>> {
+    let mut buffer = [0; 4096];
+    let read = File::open(path).and_then(|mut f| f.read(&mut buffer));
+    match read {
+        Ok(n) => Ok(Some(
+            String::from_utf8_lossy(&buffer[..n]).trim().to_owned(),
+        )),
+        Err(e) if absent(&e) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Writes an attribute with one write.
+///
+/// # Errors
+/// Those of the file.
+pub fn set_attribute(path: &Path, value: &str) -> io::Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .open(path)?
+        .write_all(value.as_bytes())
+}
+
+/// Names in a directory, sorted; none when it is not there.
+///
+/// # Errors
+/// Those of the directory that do not mean absence.
+pub fn names(dir: &Path) -> io::Result<impl Iterator<Item = String> + use<>> {
+    let mut names = Vec::new();
+    match fs::read_dir(dir) {
+        Ok(entries) => {
+            for entry in entries {
+                names.push(entry?.file_name().to_string_lossy().into_owned());
+            }
+        }
+        Err(e) if absent(&e) => {}
+        Err(e) => return Err(e),
+    }
+    names.sort();
+    Ok(names.into_iter())
+}
+
+/// `ENOENT`, and what sysfs answers while a device is being removed.
+fn absent(error: &io::Error) -> bool {
+    use nix::libc::{ENODEV, ENOENT, ENOTDIR, ENXIO};
+    matches!(
+        error.raw_os_error(),
+        Some(ENOENT | ENODEV | ENXIO | ENOTDIR)
+    )
+}
+
+/// Where a link leads, as a path that can be opened; nothing when it is not there.
+fn link(path: &Path) -> io::Result<Option<PathBuf>> {
+    match fs::read_link(path) {
+        Ok(to) => Ok(path.parent().map(|p| normal(&p.join(to)))),
+        Err(e) if absent(&e) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Takes out `..` by name. Right in sysfs, where directories are no links.
+fn normal(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        if part == std::path::Component::ParentDir {
+            out.pop();
+        } else {
+            out.push(part);
+        }
+    }
+    out
+}
+
+/// Names `PREFIX<number>` in a directory with their numbers.
+fn numbered(dir: &Path, prefix: &str) -> io::Result<Vec<(String, u32)>> {
+    Ok(names(dir)?
+        .filter_map(|n| {
+            let number = n.strip_prefix(prefix)?.parse().ok()?;
+            Some((n, number))
+        })
+        .collect())
+}
+
+fn holders(block: &Path) -> io::Result<Vec<String>> {
+    let mut all: Vec<_> = names(&block.join("holders"))?.collect();
+    let disk = block.file_name().and_then(|n| n.to_str()).unwrap_or("/");
+    for part in names(block)?.filter(|n| n.starts_with(disk)) {
+        all.extend(names(&block.join(part).join("holders"))?);
+    }
+    Ok(all)
+}
+
+fn wwid(scsi: &Path) -> io::Result<Option<String>> {
+    Ok(attribute(&scsi.join("wwid"))?.filter(|w| !w.is_empty()))
+}
+
+/// sysfs counts in units of 512 bytes whatever the device's blocks are.
+fn bytes(sectors: &str) -> io::Result<u64> {
+    sectors
+        .parse::<u64>()
+        .ok()
+        .and_then(|s| s.checked_mul(512))
+        .ok_or_else(|| io::Error::other(format!("size {sectors:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A sysfs tree with one session and one disk, as kernel 6.1 shows them.
+    fn tree() -> (tempfile::TempDir, Sysfs) {
+        let tmp = tempfile::tempdir().unwrap();
+        let root = tmp.path();
+        let session = root.join("devices/platform/host2/session1");
+        let scsi = session.join("target2:0:0/2:0:0:1");
+        let block = scsi.join("block/sda");
+        fs::create_dir_all(session.join("iscsi_session/session1")).unwrap();
+        fs::create_dir_all(block.join("holders/dm-0")).unwrap();
+        fs::create_dir_all(root.join("class/iscsi_session")).unwrap();
+        fs::create_dir_all(root.join("dev/block")).unwrap();
+        symlink(
+            "../../devices/platform/host2/session1/iscsi_session/session1",
+            root.join("class/iscsi_session/session1"),
+        )
+        .unwrap();
+        symlink(
+            "../../devices/platform/host2/session1/target2:0:0/2:0:0:1/block/sda",
+            root.join("dev/block/8:0"),
+        )
+        .unwrap();
+        symlink("../../../2:0:0:1", block.join("device")).unwrap();
+        let s = session.join("iscsi_session/session1");
+        for (file, text) in [
+            (s.join("targetname"), "iqn.2026-11.dev.example:db-0\n"),
+            (s.join("state"), "LOGGED_IN\n"),
+            (s.join("target_id"), "0\n"),
+            (scsi.join("type"), "0\n"),
+            (scsi.join("state"), "running\n"),
+            (scsi.join("wwid"), "t10.IET     00010001\n"),
+            (block.join("dev"), "8:0\n"),
+            (block.join("size"), "409600\n"),
+        ] {
+            fs::write(file, text).unwrap();
+        }
+        let sysfs = Sysfs::at(root);
+        (tmp, sysfs)
+    }
+
+    fn target(iqn: &str) -> Target {
+        Target {
+            address: "10.0.0.1".into(),
+            port: 3260,
+            iqn: iqn.into(),
+        }
+    }
+
+    fn disk(sysfs: &Sysfs) -> Device {
+        let session = sysfs
+            .session(&target("iqn.2026-11.dev.example:db-0"))
+            .unwrap()
+            .unwrap();
+        assert_eq!((session.sid, session.host), (1, 2));
+        assert_eq!(sysfs.disks(&session).unwrap(), 1);
+        assert_eq!(sysfs.disk(&session, 2).unwrap(), None);
+        sysfs.disk(&session, 1).unwrap().unwrap()
+    }
+
+    #[test]
+    fn finds_session_and_disk() {
+        let (_tmp, sysfs) = tree();
+        let device = disk(&sysfs);
+        assert_eq!(device.id.path, "/dev/sda");
+        assert_eq!(device.id.hctl, "2:0:0:1");
+        assert_eq!(device.id.size_bytes, 409_600 * 512);
+        assert_eq!(device.id.wwid.as_deref(), Some("t10.IET     00010001"));
+        assert_eq!(device.holders, ["dm-0"]);
+        assert!(sysfs.session(&target("iqn.other:x")).unwrap().is_none());
+        sysfs.same_device(&device.id).unwrap();
+    }
+
+    #[test]
+    fn another_disk_under_the_same_number_is_noticed() {
+        let (tmp, sysfs) = tree();
+        let id = disk(&sysfs).id;
+        let scsi = tmp
+            .path()
+            .join("devices/platform/host2/session1/target2:0:0/2:0:0:1");
+
+        let moved = DeviceId {
+            hctl: "2:0:0:9".into(),
+            ..id.clone()
+        };
+        assert_eq!(
+            sysfs.same_device(&moved).unwrap_err().reason(),
+            Reason::DeviceUnreadable
+        );
+        fs::write(scsi.join("block/sda/size"), "8\n").unwrap();
+        assert_eq!(
+            sysfs.same_device(&id).unwrap_err().reason(),
+            Reason::SizeMismatch
+        );
+        fs::write(scsi.join("wwid"), "naa.6000\n").unwrap();
+        assert_eq!(
+            sysfs.same_device(&id).unwrap_err().reason(),
+            Reason::WwidMismatch
+        );
+    }
+
+    #[test]
+    fn no_iscsi_means_no_session() {
+        let tmp = tempfile::tempdir().unwrap();
+        assert!(
+            Sysfs::at(tmp.path())
+                .session(&target("iqn.a:b"))
+                .unwrap()
+                .is_none()
+        );
+    }
+}
