@@ -1,2 +1,104 @@
-//! Placeholder until the first part lands.
-fn main() {}
+//! `kubectl cryptvol`: what a volume is doing and what to do about it, in words.
+
+mod attach;
+mod check;
+mod connect;
+mod permit;
+mod status;
+mod text;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use connect::{Connection, Target};
+
+#[derive(Parser)]
+#[command(
+    name = "kubectl-cryptvol",
+    bin_name = "kubectl cryptvol",
+    version,
+    about = "Encrypted volumes: how they fare, and what to do",
+    after_help = "A volume is named NAME (with -n NAMESPACE, or in the namespace of the current context) or NAMESPACE/NAME."
+)]
+struct Cli {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Explain a volume: its conditions with their next steps, its disk, its key, its history
+    Status {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Show which nodes can hold encrypted volumes and whether the key services answer; fails when something does not
+    Check,
+    /// Allow formatting once more, after a format that was interrupted
+    #[command(
+        long_about = "Allow formatting once more, after a format that was interrupted.\n\nA format permit is spent \
+        before the first byte is written, so that no crash can lead to a second format of a disk that holds data. When the \
+        node dies in between, only a person can say that the disk never held data. This asks for the volume's LUKS UUID as \
+        a proof that its status was read. It is refused for a volume that was ever opened."
+    )]
+    PermitFormat {
+        #[command(flatten)]
+        target: Target,
+        /// LUKS UUID of the volume; asked for on the terminal when absent
+        #[arg(long, value_name = "UUID")]
+        luks_uuid: Option<String>,
+    },
+    /// Attach a volume to a node
+    Attach {
+        #[command(flatten)]
+        target: Target,
+        /// Name of the node
+        #[arg(long)]
+        node: String,
+        #[command(flatten)]
+        wait: attach::Wait,
+    },
+    /// Detach a volume from its node; key and data stay
+    Detach {
+        #[command(flatten)]
+        target: Target,
+        /// Only if it is attached to this node
+        #[arg(long)]
+        node: Option<String>,
+        #[command(flatten)]
+        wait: attach::Wait,
+    },
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    // Fails only when there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cli = Cli::parse();
+    let cluster = cli.connection.open().await?;
+    match cli.command {
+        Command::Status { target } => status::run(&cluster.volume(&target)?).await,
+        Command::Check => check::run(&cluster).await,
+        Command::PermitFormat { target, luks_uuid } => {
+            permit::run(&cluster.volume(&target)?, luks_uuid).await
+        }
+        Command::Attach { target, node, wait } => {
+            attach::attach(&cluster.volume(&target)?, &node, &wait).await
+        }
+        Command::Detach { target, node, wait } => {
+            attach::detach(&cluster.volume(&target)?, node.as_deref(), &wait).await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}
