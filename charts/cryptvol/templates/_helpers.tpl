@@ -27,11 +27,9 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{- define "cryptvol.log" -}}
-- name: CRYPTVOL_LOG
-  value: {{ .Values.log.filter | quote }}
-- name: CRYPTVOL_LOG_FORMAT
-  value: {{ .Values.log.format | quote }}
+{{- define "cryptvol.log.args" -}}
+- --log={{ .Values.log.filter }}
+- --log-format={{ .Values.log.format }}
 {{- end }}
 
 {{/* For programs that need no rights at all. */}}
