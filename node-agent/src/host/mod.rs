@@ -8,6 +8,7 @@
 //! immediately before writing, that it acts on the thing it was planned for (device number, WWID, LUKS UUID, mapping UUID).
 
 pub mod model;
+pub mod probe;
 pub mod real;
 #[cfg(test)]
 pub mod sim;

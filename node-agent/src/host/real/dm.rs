@@ -128,6 +128,27 @@ pub fn ours() -> Result<Vec<Mapping>, StepError> {
     Ok(mappings)
 }
 
+/// The mapping, where it is there as it should be. What is left of one that was cut off while being made is removed.
+///
+/// # Errors
+/// `NotOurs` when the name is taken, `StepFailed` when the mapping is another than it should be.
+pub fn existing(plan: &Plan<'_>) -> Result<Option<Mapping>, StepError> {
+    let Some(dm) = context()? else {
+        return Ok(None);
+    };
+    match describe(&dm, plan.name)? {
+        None => Ok(None),
+        Some(found) if found.uuid != plan.uuid => Err(taken(&found)),
+        Some(found) if plan.is(&found) => Ok(Some(found)),
+        // Without a table nobody can have it open.
+        Some(found) if found.table.is_none() => remove(&dm, plan.uuid).map(|()| None),
+        Some(found) => Err(failed(
+            format!("mapping {} is there", plan.name),
+            format!("but is not what it should be: {found:?}"),
+        )),
+    }
+}
+
 /// Makes the mapping and checks it. A step that fails takes away what it made.
 ///
 /// # Errors
@@ -139,18 +160,8 @@ pub fn create(plan: &Plan<'_>, key: &VolumeKey) -> Result<Mapping, StepError> {
             "no device-mapper on this node",
         ));
     };
-    match describe(&dm, plan.name)? {
-        None => {}
-        Some(found) if found.uuid != plan.uuid => return Err(taken(&found)),
-        Some(found) if plan.is(&found) => return Ok(found),
-        // Half made, and cut off: it has no table that anybody could have opened.
-        Some(found) if found.table.is_none() => remove(&dm, plan.uuid)?,
-        Some(found) => {
-            return Err(failed(
-                format!("mapping {} is there", plan.name),
-                format!("but is not what it should be: {found:?}"),
-            ));
-        }
+    if let Some(found) = existing(plan)? {
+        return Ok(found);
     }
     let name = DmName::new(plan.name).map_err(|e| failed("mapping name", e))?;
     let uuid = DmUuid::new(plan.uuid).map_err(|e| failed("mapping UUID", e))?;

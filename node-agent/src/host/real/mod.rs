@@ -1,13 +1,200 @@
 //! The real node: sysfs, iscsid, device-mapper, libcryptsetup and the directory of links. Runs in a worker process.
+//!
+//! It starts no process (but where open-iscsi's version is not known, see `iscsi::iscsiadm`), and never waits for udev.
 
 pub mod disk;
 pub mod dm;
 pub mod erase;
 mod error;
 pub mod header;
+pub mod iscsi;
 pub mod links;
 pub mod luks;
-mod sys;
+pub(crate) mod sys;
 pub mod sysfs;
 #[cfg(test)]
 mod testing;
+
+use cryptvol_crds::{conditions::Reason, v1alpha1::HeaderFacts};
+
+use super::{
+    Chap, DeviceId, Erased, FormatOrder, Header, HeaderFound, Host, Mapping, Observed, OpenOrder,
+    Query, StepError, Target,
+};
+use disk::{Access, Disk};
+use error::{because, failed};
+use iscsi::Initiator;
+use links::Links;
+use sysfs::Sysfs;
+
+/// This node.
+#[derive(Debug, Default)]
+pub struct RealHost {
+    sysfs: Sysfs,
+    links: Links,
+    initiator: Initiator,
+}
+
+impl RealHost {
+    /// The node that this process runs on. Does nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Host for RealHost {
+    fn observe(&mut self, query: &Query) -> Result<Observed, StepError> {
+        let read = |e| failed("reading sysfs", e);
+        let session = self.sysfs.session(&query.target).map_err(read)?;
+        let (session, device) = match session {
+            None => (None, None),
+            Some(s) => (
+                Some(self.sysfs.describe(&s).map_err(read)?),
+                self.sysfs.disk(&s, query.lun).map_err(read)?,
+            ),
+        };
+        Ok(Observed {
+            session,
+            device,
+            mapping: dm::observe(&query.mapping_name)?,
+            link: self.links.observe(&query.link)?,
+        })
+    }
+
+    fn mappings(&mut self) -> Result<Vec<Mapping>, StepError> {
+        dm::ours()
+    }
+
+    fn login(&mut self, target: &Target, chap: Option<&Chap>) -> Result<(), StepError> {
+        self.initiator.login(&self.sysfs, target, chap)
+    }
+
+    fn scan(&mut self, target: &Target, lun: u32) -> Result<(), StepError> {
+        iscsi::scan(&self.sysfs, target, lun)
+    }
+
+    fn read_header(&mut self, device: &DeviceId) -> Result<HeaderFound, StepError> {
+        header::read(&Disk::open(&self.sysfs, device, Access::Read)?)
+    }
+
+    fn format(&mut self, device: &DeviceId, order: &FormatOrder) -> Result<Header, StepError> {
+        let disk = Disk::open(&self.sysfs, device, Access::Write)?;
+        let holders = self
+            .sysfs
+            .holders(device)
+            .map_err(|e| failed("reading sysfs", e))?;
+        if !holders.is_empty() {
+            return Err(because(
+                Reason::DeviceBusy,
+                format!("{} is used by {}", device.path, holders.join(", ")),
+            ));
+        }
+        luks::format(&disk, order)
+    }
+
+    fn open(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError> {
+        let plan = dm::Plan {
+            name: &order.mapping_name,
+            uuid: &order.mapping_uuid,
+            dev: &device.dev,
+            size_bytes: device.size_bytes,
+            facts: &order.expected,
+        };
+        let disk = Disk::open(&self.sysfs, device, Access::Read)?;
+        if let Some(found) = dm::existing(&plan)? {
+            return Ok(found);
+        }
+        let luks = match header::read_luks(&disk)? {
+            Ok(luks) => luks,
+            Err(found) => {
+                return Err(because(
+                    Reason::HeaderMismatch,
+                    format!("{} carries no LUKS2 header but {found:?}", device.path),
+                ));
+            }
+        };
+        if let Some(difference) = difference(&order.expected, &luks.header) {
+            return Err(because(
+                Reason::HeaderMismatch,
+                format!("the header of {}: {difference}", device.path),
+            ));
+        }
+        let key = luks::unlock(&disk, &luks, &order.passphrase)?;
+        dm::create(&plan, &key)
+    }
+
+    fn link(&mut self, link: &str, mapping: &Mapping) -> Result<(), StepError> {
+        // The mapping as the kernel has it now, not as it was when it was seen.
+        match dm::observe(&mapping.name)? {
+            Some(now)
+                if now.uuid == mapping.uuid
+                    && now.dev == mapping.dev
+                    && now.table.is_some()
+                    && now.table == mapping.table
+                    && now.deps == mapping.deps =>
+            {
+                self.links.set(link, &now.path)
+            }
+            now => Err(failed(
+                format!("linking {link}"),
+                format!("mapping {} is not what it was: {now:?}", mapping.name),
+            )),
+        }
+    }
+
+    fn unlink(&mut self, link: &str) -> Result<(), StepError> {
+        self.links.remove(link)
+    }
+
+    fn close(&mut self, name: &str, uuid: &str) -> Result<(), StepError> {
+        dm::close(name, uuid)
+    }
+
+    fn delete_device(&mut self, device: &DeviceId) -> Result<(), StepError> {
+        iscsi::delete_device(&self.sysfs, device)
+    }
+
+    fn logout(&mut self, target: &Target) -> Result<(), StepError> {
+        self.initiator.logout(&self.sysfs, target)
+    }
+
+    fn erase(&mut self, device: &DeviceId, luks_uuid: &str) -> Result<Erased, StepError> {
+        let disk = Disk::open(&self.sysfs, device, Access::Write)?;
+        let holders = self
+            .sysfs
+            .holders(device)
+            .map_err(|e| failed("reading sysfs", e))?;
+        if !holders.is_empty() {
+            return Err(because(
+                Reason::DeviceBusy,
+                format!("{} is used by {}", device.path, holders.join(", ")),
+            ));
+        }
+        erase::erase(&disk, luks_uuid)
+    }
+}
+
+/// What in a header is not as it was pinned, or not acceptable at all.
+fn difference(expected: &HeaderFacts, found: &Header) -> Option<String> {
+    if !found.objections.is_empty() {
+        return Some(found.objections.join("; "));
+    }
+    let facts = &found.facts;
+    let pair = |what: &str, was: &dyn std::fmt::Display, is: &dyn std::fmt::Display| {
+        Some(format!("{what} is {is} and was {was}"))
+    };
+    match expected {
+        e if e.luks_uuid != facts.luks_uuid => pair("LUKS UUID", &e.luks_uuid, &facts.luks_uuid),
+        e if e.cipher != facts.cipher => pair("cipher", &e.cipher, &facts.cipher),
+        e if e.key_size != facts.key_size => pair("key size", &e.key_size, &facts.key_size),
+        e if e.sector_size != facts.sector_size => {
+            pair("sector size", &e.sector_size, &facts.sector_size)
+        }
+        e if e.data_offset != facts.data_offset => {
+            pair("data offset", &e.data_offset, &facts.data_offset)
+        }
+        e if e.digest != facts.digest => pair("volume key digest", &e.digest, &facts.digest),
+        e if e != facts => Some("it has other facts than were pinned".into()),
+        _ => None,
+    }
+}

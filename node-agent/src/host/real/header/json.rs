@@ -227,7 +227,7 @@ fn config(config: &Config, copy_size: usize, object: &mut impl FnMut(String)) {
     if config.json_size != copy_size as u64 - super::BINARY as u64 {
         object(format!("it claims {} bytes of metadata", config.json_size));
     }
-    if config.keyslots_size > MAX_AREAS || config.keyslots_size % 4096 != 0 {
+    if config.keyslots_size > MAX_AREAS || !config.keyslots_size.is_multiple_of(4096) {
         object(format!(
             "it claims {} bytes of key slots",
             config.keyslots_size
@@ -282,7 +282,10 @@ fn segment<'a>(
     if !matches!(segment.sector_size, 512 | 1024 | 2048 | 4096) {
         object(format!("its sector size is {}", segment.sector_size));
     }
-    if segment.offset < areas_end || segment.offset % 4096 != 0 || segment.offset >= device_size {
+    if segment.offset < areas_end
+        || !segment.offset.is_multiple_of(4096)
+        || segment.offset >= device_size
+    {
         object(format!("its data begins at {}", segment.offset));
     }
     Ok(segment)
@@ -355,7 +358,11 @@ fn slot_objections(slot: &Slot, region: Range<u64>) -> Vec<String> {
             let inside = area.offset >= region.start && end.is_some_and(|e| e <= region.end);
             let needed = u64::from(slot.key_size) * u64::from(STRIPES);
             let fits = (needed..=MAX_AREA).contains(&area.size);
-            if !inside || !fits || area.offset % 4096 != 0 || area.size % 4096 != 0 {
+            if !inside
+                || !fits
+                || !area.offset.is_multiple_of(4096)
+                || !area.size.is_multiple_of(4096)
+            {
                 object(format!("lies at {} with {} bytes", area.offset, area.size));
             }
         }
