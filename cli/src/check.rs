@@ -99,7 +99,7 @@ fn report(nodes: &[Node], services: &[KeyService]) -> (String, usize) {
     (out, bad)
 }
 
-/// What failed in the annotation: a JSON list of objects with a name, whether it is fine, and a message.
+/// What failed in the annotation: a JSON list of objects with `name`, `ok`, `detail` and `nextStep`.
 fn failed_checks(node: &Node) -> Vec<String> {
     let Some(text) = node.annotations().get(names::NODE_CHECK_ANNOTATION) else {
         return Vec::new();
@@ -109,7 +109,7 @@ fn failed_checks(node: &Node) -> Vec<String> {
         .filter(|check| check["ok"] == Value::Bool(false))
         .map(|check| {
             let part = |key: &str| check[key].as_str().unwrap_or_default();
-            format!("{}: {}", part("name"), part("message"))
+            format!("{}: {}. {}", part("name"), part("detail"), part("nextStep"))
         })
         .collect()
 }
@@ -155,11 +155,11 @@ mod tests {
 
     #[test]
     fn what_fails_is_named_and_counted() {
-        let checks = r#"[{"name":"device-mapper","ok":false,"message":"no /dev/mapper/control"},{"name":"udev","ok":true}]"#;
+        let checks = r#"[{"name":"device-mapper","ok":false,"detail":"no control device","nextStep":"Load it."},{"name":"udev","ok":true}]"#;
         let (text, bad) = report(&[node("a", Some("False"), checks)], &[service("False")]);
         assert_eq!(bad, 2);
         assert!(
-            text.contains("- device-mapper: no /dev/mapper/control") && !text.contains("udev"),
+            text.contains("- device-mapper: no control device. Load it.") && !text.contains("udev"),
             "{text}"
         );
         assert_eq!(report(&[], &[]).1, 1, "no service at all");

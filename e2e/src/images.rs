@@ -30,7 +30,7 @@ rm -rf usr/share/man usr/share/locale usr/share/info usr/share/lintian usr/share
   usr/lib/*/perl* usr/lib/*/gconv lib/udev lib/systemd usr/lib/systemd var/cache/* var/lib/apt var/lib/dpkg var/log/*
 find usr/lib -name 'libperl*' -delete
 for dir in bin sbin usr/bin usr/sbin; do
-  if [ -d "$dir" ]; then find "$dir/" -type f,l ! -name iscsiadm -delete; fi
+  if [ -d "$dir" ]; then find "$dir/" -type f,l ! -name nsenter -delete; fi
 done"#;
 
 /// An image that was made.
