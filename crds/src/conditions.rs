@@ -69,6 +69,12 @@ reasons! {
     NodeNotFound => "Name an existing node (kubectl get nodes) in spec.attachments.",
     /// The agent's own check says that the node cannot do the job, or no agent runs there.
     NodeUnfit => "See the node's condition CryptvolReady (kubectl describe node) and mend what it names, or attach to another node.",
+    /// A node that has the volume, or shall have it, does not answer.
+    NodeNotReady => "Bring the node back, cryptvol goes on by itself. To attach the volume elsewhere, power the node off and say so: kubectl taint node NODE node.kubernetes.io/out-of-service=nodeshutdown:NoExecute.",
+    /// A node went from the cluster without reporting that it let go of the volume.
+    NodeGone => "The machine may still have the disk open. Make sure that it is powered off or was detached there, then say so: kubectl annotate encryptedvolume NAME cryptvol.dev/node-is-gone=NODE.",
+    /// Another EncryptedVolume has the same target and LUN.
+    SourceInUse => "A disk belongs to one EncryptedVolume. Delete the other one first, or correct source.iscsi here (create the volume anew: iqn and lun are immutable).",
     /// The credentials Secret is not there.
     CredentialsSecretNotFound => "Create the Secret named in spec.credentials.secretName in the volume's namespace, with a key clouds.yaml.",
     /// The clouds.yaml cannot be used.

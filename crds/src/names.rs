@@ -11,6 +11,11 @@ pub const DEFAULT_CLASS_ANNOTATION: &str = "cryptvol.dev/is-default-class";
 /// Annotation by which a person asks for a new format permit; its value is the volume's LUKS UUID, as a proof that the
 /// person read the status. Honoured only for a volume that was never opened.
 pub const NEW_PERMIT_ANNOTATION: &str = "cryptvol.dev/new-format-permit";
+/// Annotation by which a person says that a node (its value) which went from the cluster without letting go of the volume
+/// has no access to the disk any more. Removed once it was acted upon.
+pub const NODE_GONE_ANNOTATION: &str = "cryptvol.dev/node-is-gone";
+/// Taint of Kubernetes by which a person says that a node that does not answer is powered off.
+pub const OUT_OF_SERVICE_TAINT: &str = "node.kubernetes.io/out-of-service";
 /// Annotation on a Node with what the agent's own check found (JSON list of `NodeCheck`-like objects).
 pub const NODE_CHECK_ANNOTATION: &str = "cryptvol.dev/node-check";
 /// Condition type on a Node: whether the node can hold encrypted volumes.

@@ -1,4 +1,11 @@
 //! The operator: turns EncryptedVolumes into work for node agents, keeps their keys in the tenants' projects, and gives
 //! a key to a node when, and only when, that node shall have the volume.
 
+pub mod context;
 pub mod keymanager;
+pub mod metrics;
+pub mod release;
+pub mod retry;
+pub mod stores;
+pub mod tenants;
+pub mod volume;

@@ -1,0 +1,154 @@
+//! Fetches what is released: the passphrase from the key manager, CHAP credentials from their Secret.
+
+use cryptvol_common::release::{Purpose, Released};
+use cryptvol_crds::{EncryptedVolume, KeyService, conditions::Reason};
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::{Api, Client, ResourceExt};
+use secrecy::SecretString;
+
+use crate::{
+    keymanager::{KeyManager, passphrase},
+    tenants::{Tenants, api_words, wipe},
+    volume::world::Problem,
+};
+
+/// Longest CHAP secret that is passed on, in bytes; targets take 16 at most, some 255.
+const MAX_CHAP: usize = 255;
+
+/// Fetches what an authorised request asks for, with the tenant's rights; and the id of the key, for the audit record.
+///
+/// # Errors
+/// A [`Problem`] with the reason that the volume's condition will show.
+pub async fn fetch(
+    client: &Client,
+    tenants: &Tenants,
+    volume: &EncryptedVolume,
+    purpose: Purpose,
+) -> Result<(Released, String), Problem> {
+    match purpose {
+        Purpose::Passphrase => key(client, tenants, volume).await,
+        Purpose::ChapCredentials => Ok((chap(client, volume).await?, String::new())),
+    }
+}
+
+async fn key(
+    client: &Client,
+    tenants: &Tenants,
+    volume: &EncryptedVolume,
+) -> Result<(Released, String), Problem> {
+    let Some(reference) = volume.status.as_ref().and_then(|s| s.key.as_ref()) else {
+        return Err(Problem::new(
+            Reason::KeyReleaseUnavailable,
+            "the volume's key is not recorded yet",
+        ));
+    };
+    let name = &reference.key_service_name;
+    let service = Api::<KeyService>::all(client.clone())
+        .get_opt(name)
+        .await
+        .map_err(|e| Problem::new(Reason::KeyReleaseUnavailable, api_words(&e)))?
+        .ok_or_else(|| {
+            Problem::new(
+                Reason::KeyServiceNotFound,
+                format!("there is no KeyService {name}"),
+            )
+        })?;
+    let namespace = volume.namespace().unwrap_or_default();
+    let manager = tenants
+        .key_manager(&service, &namespace, &volume.spec.credentials)
+        .await?;
+    let key = manager.get_metadata(&reference.id).await?;
+    key.usable()?;
+    let payload = manager.get_payload(&key).await?;
+    Ok((Released::Passphrase(passphrase(&key, &payload)?), key.id))
+}
+
+async fn chap(client: &Client, volume: &EncryptedVolume) -> Result<Released, Problem> {
+    let iscsi = volume.spec.source.iscsi.as_ref();
+    let Some(reference) = iscsi.and_then(|i| i.chap_secret_ref.as_ref()) else {
+        return Err(Problem::new(
+            Reason::ChapSecretInvalid,
+            "source.iscsi.chapSecretRef names no Secret",
+        ));
+    };
+    let namespace = volume.namespace().unwrap_or_default();
+    let found = Api::<Secret>::namespaced(client.clone(), &namespace)
+        .get_opt(&reference.name)
+        .await
+        .map_err(|e| Problem::new(Reason::KeyReleaseUnavailable, api_words(&e)))?;
+    let mut secret = found.ok_or_else(|| {
+        Problem::new(
+            Reason::ChapSecretInvalid,
+            format!("there is no Secret {} in namespace {namespace}", reference.name),
+        )
+    })?;
+    let released = credentials(&secret, &reference.name);
+    wipe(&mut secret);
+    released
+}
+
+/// Reads one-way CHAP credentials: our keys, or those of a Secret of type `kubernetes.io/iscsi-chap`.
+fn credentials(secret: &Secret, name: &str) -> Result<Released, Problem> {
+    let value = |keys: [&str; 2]| {
+        let found = keys
+            .iter()
+            .find_map(|k| secret.data.as_ref()?.get(*k))
+            .map(|ByteString(b)| b.as_slice());
+        let text = found.and_then(|b| std::str::from_utf8(b).ok());
+        let fit = |t: &&str| {
+            !t.is_empty() && t.len() <= MAX_CHAP && !t.chars().any(char::is_control)
+        };
+        text.filter(fit).map(str::to_owned).ok_or_else(|| {
+            Problem::new(
+                Reason::ChapSecretInvalid,
+                format!(
+                    "the Secret {name} has no usable {} (1 to {MAX_CHAP} bytes of text without line breaks)",
+                    keys[0]
+                ),
+            )
+        })
+    };
+    Ok(Released::Chap {
+        username: value(["username", "node.session.auth.username"])?,
+        password: SecretString::from(value(["password", "node.session.auth.password"])?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use secrecy::ExposeSecret;
+
+    fn secret(pairs: &[(&str, &str)]) -> Secret {
+        Secret {
+            data: Some(
+                pairs
+                    .iter()
+                    .map(|(k, v)| ((*k).to_owned(), ByteString(v.as_bytes().to_vec())))
+                    .collect(),
+            ),
+            ..Secret::default()
+        }
+    }
+
+    #[test]
+    fn both_spellings_of_chap_credentials() {
+        for (user, password) in [
+            ("username", "password"),
+            ("node.session.auth.username", "node.session.auth.password"),
+        ] {
+            match credentials(&secret(&[(user, "u"), (password, "pppppppppppp")]), "s").unwrap() {
+                Released::Chap { username, password } => {
+                    assert_eq!((username.as_str(), password.expose_secret()), ("u", "pppppppppppp"));
+                }
+                Released::Passphrase(_) => panic!(),
+            }
+        }
+        // A line break would let a Secret write further lines into iscsid's configuration.
+        for bad in [&[("username", "u")][..], &[], &[("username", "u"), ("password", "")], &[("username", "u"), ("password", "a\nnode.startup = automatic")]] {
+            let e = credentials(&secret(bad), "s").unwrap_err();
+            assert_eq!(e.reason, Reason::ChapSecretInvalid);
+            assert!(!e.what.contains("automatic"));
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! The status as a user reads it: conditions, attachments, the last error.
+
+use cryptvol_crds::{
+    NodeVolume,
+    conditions::{
+        ATTACHED, CREDENTIALS_VALID, DEVICE_VERIFIED, HEADER_VERIFIED, Is, KEY_READY, PROGRESSING,
+        READY, Reason, message, set,
+    },
+    v1alpha1::{
+        AttachmentStatus, EncryptedVolumeStatus, LastError, NodeVolumeStatus, PermitState, Stage,
+    },
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::{
+    decide::KeyPicture,
+    facts,
+    world::{Again, KeyState, Problem, World},
+};
+
+/// What a decision found, as far as the conditions show it.
+#[derive(Clone, Debug, Default)]
+pub struct Picture {
+    /// References, credentials, key.
+    pub key: KeyPicture,
+    /// The NodeVolume on the node that shall have the volume.
+    pub current: Option<NodeVolume>,
+    /// The NodeVolume on another node, that must go first.
+    pub waits_for: Option<NodeVolume>,
+    /// The NodeVolume that goes while none is wanted.
+    pub leaving: Option<NodeVolume>,
+    /// What is wrong with the node.
+    pub node: Option<Problem>,
+}
+
+/// Writes conditions, attachments and last error, and says when to look again.
+pub fn write(world: &World, status: &mut EncryptedVolumeStatus, picture: &Picture) -> Again {
+    let agent = picture
+        .current
+        .as_ref()
+        .or(picture.waits_for.as_ref())
+        .or(picture.leaving.as_ref())
+        .and_then(|nv| agent_problem(nv, status));
+    stages(world, status, picture, agent.as_ref());
+
+    let wanted = !world.volume.spec.attachments.is_empty();
+    let seen = picture.current.as_ref().map(facts::report);
+    let up = seen.as_ref().is_some_and(is_up) && agent.is_none();
+    let node_silent = up && picture.node.is_some();
+    let blocking = if up {
+        picture.node.clone()
+    } else {
+        picture
+            .key
+            .problem()
+            .cloned()
+            .filter(|_| picture.current.is_none() && picture.leaving.is_none())
+            .or(picture.node.clone())
+            .or(agent.clone())
+            .or_else(|| picture.key.problem().cloned())
+    };
+    let going = picture.leaving.is_some() || picture.waits_for.is_some();
+    let (ready, reason, what) = match &blocking {
+        Some(p) if node_silent => (Is::Unknown, p.reason, p.what.clone()),
+        Some(p) => (Is::False, p.reason, p.what.clone()),
+        None if up => (Is::True, Reason::AsDesired, link_text(seen.as_ref())),
+        None if going => (Is::False, Reason::InProgress, going_text(picture)),
+        None if wanted || picture.key.making => (Is::False, Reason::InProgress, work_text(picture)),
+        None => (Is::False, Reason::Detached, String::new()),
+    };
+    let mut put = |type_, is, reason, what: &str| {
+        set(
+            &mut status.conditions,
+            type_,
+            is,
+            reason,
+            what,
+            world.volume.metadata.generation,
+            world.now,
+        );
+    };
+    put(READY, ready, reason, &what);
+    match &blocking {
+        Some(p) if p.reason.is_transient() => put(PROGRESSING, Is::True, p.reason, &p.what),
+        Some(p) => put(PROGRESSING, Is::False, p.reason, &p.what),
+        None if reason == Reason::InProgress => put(PROGRESSING, Is::True, reason, &what),
+        None => put(PROGRESSING, Is::False, reason, ""),
+    }
+    attachments(world, status);
+    // What is wrong with the key of a volume that is up shows as well, though the device works.
+    let worst = blocking.or_else(|| picture.key.problem().cloned());
+    last_error(world, status, worst.as_ref(), picture.current.as_ref());
+    again(worst.as_ref(), reason)
+}
+
+/// The conditions that a deletion shows: what it waits for.
+pub fn write_deletion(
+    world: &World,
+    status: &mut EncryptedVolumeStatus,
+    problem: Option<&Problem>,
+    doing: &str,
+) -> Again {
+    let (reason, what) = match problem {
+        Some(p) => (p.reason, p.what.as_str()),
+        None => (Reason::InProgress, doing),
+    };
+    let going = problem.is_none_or(|p| p.reason.is_transient());
+    let mut put = |type_, is, reason, what: &str| {
+        set(
+            &mut status.conditions,
+            type_,
+            is,
+            reason,
+            what,
+            world.volume.metadata.generation,
+            world.now,
+        );
+    };
+    put(READY, Is::False, reason, what);
+    let progressing = if going { Is::True } else { Is::False };
+    put(PROGRESSING, progressing, reason, what);
+    attachments(world, status);
+    last_error(world, status, problem, None);
+    match problem {
+        Some(p) => again(Some(p), reason),
+        None => Again::Seldom,
+    }
+}
+
+fn again(problem: Option<&Problem>, reason: Reason) -> Again {
+    match problem.map(|p| p.reason) {
+        None if reason == Reason::AsDesired || reason == Reason::Detached => Again::Seldom,
+        None => Again::Long,
+        // These are mended in the identity/keys service, which does not tell us.
+        Some(
+            Reason::CredentialsRejected
+            | Reason::CredentialsExpired
+            | Reason::RoleMissing
+            | Reason::KeyNotFound
+            | Reason::KeyUnusable
+            | Reason::KeyQuotaExceeded
+            | Reason::SourceInUse
+            | Reason::KeyServiceUnavailable,
+        ) => Again::Backoff,
+        // The rest is found by agents and watches.
+        Some(_) => Again::Long,
+    }
+}
+
+fn stages(
+    world: &World,
+    status: &mut EncryptedVolumeStatus,
+    picture: &Picture,
+    agent: Option<&Problem>,
+) {
+    let generation = world.volume.metadata.generation;
+    let has_key = status.key.is_some();
+    let mut put = |type_, is, reason, what: &str| {
+        set(
+            &mut status.conditions,
+            type_,
+            is,
+            reason,
+            what,
+            generation,
+            world.now,
+        );
+    };
+    let key = &picture.key;
+    match (&key.credentials, &key.source, &world.key) {
+        (Some(p), _, _) => put(CREDENTIALS_VALID, Is::False, p.reason, &p.what),
+        (None, Some(_), _) | (None, None, KeyState::NotAsked) => {
+            put(CREDENTIALS_VALID, Is::Unknown, Reason::Waiting, "");
+        }
+        (None, None, _) => put(CREDENTIALS_VALID, Is::True, Reason::AsDesired, ""),
+    }
+    match (&key.key, key.making) {
+        (Some(p), _) => put(KEY_READY, Is::False, p.reason, &p.what),
+        (None, true) => put(
+            KEY_READY,
+            Is::False,
+            Reason::InProgress,
+            "the key manager makes the key",
+        ),
+        // The key was there when it was last seen; what is wrong with the credentials is told by their condition.
+        (None, false) if has_key => put(KEY_READY, Is::True, Reason::AsDesired, ""),
+        (None, false) => put(KEY_READY, Is::Unknown, Reason::Waiting, ""),
+    }
+    let wanted = !world.volume.spec.attachments.is_empty();
+    let none = if wanted {
+        Reason::Waiting
+    } else {
+        Reason::Detached
+    };
+    let Some(current) = &picture.current else {
+        put(DEVICE_VERIFIED, Is::Unknown, none, "");
+        put(HEADER_VERIFIED, Is::Unknown, none, "");
+        match (&picture.node, agent, &key.source) {
+            (Some(p), _, _) | (None, Some(p), _) | (None, None, Some(p)) => {
+                put(ATTACHED, Is::False, p.reason, &p.what);
+            }
+            (None, None, None) => put(ATTACHED, Is::False, none, ""),
+        }
+        return;
+    };
+    let seen = facts::report(current);
+    let at = seen.error.as_ref().map(|_| seen.stage);
+    let mut stage = |type_, first: Stage, last: Stage| match agent {
+        Some(p) if at.is_some_and(|s| first <= s && s <= last) => {
+            put(type_, Is::False, p.reason, &p.what);
+        }
+        Some(p) if at.is_none() && type_ == HEADER_VERIFIED => {
+            // The record and the report disagree.
+            put(type_, Is::False, p.reason, &p.what);
+        }
+        _ if facts::reached(&seen, last) && seen.stage <= Stage::Attached => {
+            put(type_, Is::True, Reason::AsDesired, "");
+        }
+        _ if seen.stage > Stage::Attached => put(type_, Is::Unknown, Reason::Waiting, ""),
+        _ if at.is_some() => put(type_, Is::Unknown, Reason::Waiting, ""),
+        _ => put(type_, Is::False, Reason::InProgress, ""),
+    };
+    stage(DEVICE_VERIFIED, Stage::Pending, Stage::Identity);
+    stage(HEADER_VERIFIED, Stage::Header, Stage::Header);
+    match (&picture.node, agent) {
+        (Some(p), _) => put(ATTACHED, Is::Unknown, p.reason, &p.what),
+        (None, Some(p)) if at.is_some_and(|s| s > Stage::Header) => {
+            put(ATTACHED, Is::False, p.reason, &p.what);
+        }
+        (None, _) if is_up(&seen) => put(ATTACHED, Is::True, Reason::AsDesired, &link_text(Some(&seen))),
+        (None, Some(_)) => put(ATTACHED, Is::False, Reason::Waiting, ""),
+        (None, None) => put(ATTACHED, Is::False, Reason::InProgress, ""),
+    }
+}
+
+/// What the agent says is wrong, or what is wrong with what it says.
+pub fn agent_problem(node_volume: &NodeVolume, status: &EncryptedVolumeStatus) -> Option<Problem> {
+    let seen = facts::report(node_volume);
+    if let Some(error) = &seen.error {
+        let mut reason = Reason::parse(&error.reason).unwrap_or(Reason::StepFailed);
+        // Where the permit was spent and the volume never opened, nothing but an interrupted formatting explains a
+        // missing header. A node that did not spend the permit itself cannot know.
+        let spent = status
+            .format_permit
+            .as_ref()
+            .is_some_and(|p| p.state == PermitState::Spent);
+        if reason == Reason::HeaderMissing && spent && status.first_opened.is_none() {
+            reason = Reason::FormatInterrupted;
+        }
+        return Some(Problem::new(reason, without_next_step(&error.message)));
+    }
+    let header = seen.header.as_ref()?;
+    let up = seen.stage >= Stage::Header && seen.stage <= Stage::Attached;
+    (up && !facts::agrees(header, status)).then(|| {
+        Problem::new(
+            Reason::HeaderMismatch,
+            format!(
+                "node {} reports a header that is not the one on record (LUKS UUID {})",
+                node_volume.spec.node_name, header.luks_uuid
+            ),
+        )
+    })
+}
+
+/// An agent's message without the next step that it ends with, which comes again with the reason.
+fn without_next_step(text: &str) -> String {
+    let text = text.trim();
+    let cut = Reason::ALL
+        .iter()
+        .map(|r| r.next_step())
+        .filter(|step| !step.is_empty())
+        .find_map(|step| text.strip_suffix(step));
+    cut.unwrap_or(text).trim_end().trim_end_matches('.').to_owned()
+}
+
+/// Whether the device is there.
+fn is_up(seen: &NodeVolumeStatus) -> bool {
+    seen.stage == Stage::Attached && seen.error.is_none() && seen.link.is_some()
+}
+
+fn link_text(seen: Option<&NodeVolumeStatus>) -> String {
+    let link = seen.and_then(|s| s.link.clone()).unwrap_or_default();
+    format!("the device is at {link}")
+}
+
+fn going_text(picture: &Picture) -> String {
+    let from = picture.waits_for.as_ref().or(picture.leaving.as_ref());
+    let node = from.map(|nv| nv.spec.node_name.as_str()).unwrap_or_default();
+    format!("node {node} detaches the volume")
+}
+
+fn work_text(picture: &Picture) -> String {
+    match &picture.current {
+        Some(nv) => format!("node {} attaches the volume", nv.spec.node_name),
+        None => "the key is prepared".to_owned(),
+    }
+}
+
+fn attachments(world: &World, status: &mut EncryptedVolumeStatus) {
+    let mut list: Vec<_> = world
+        .node_volumes
+        .iter()
+        .map(|nv| {
+            let seen = facts::report(nv);
+            AttachmentStatus {
+                node_name: nv.spec.node_name.clone(),
+                stage: seen.stage,
+                link: seen.link,
+                device: seen.device.map(|d| d.path),
+                since: seen.since,
+            }
+        })
+        .collect();
+    list.sort_by(|a, b| a.node_name.cmp(&b.node_name));
+    status.attachments = list;
+}
+
+/// The last error stays after recovery. One that is the same keeps its time.
+fn last_error(
+    world: &World,
+    status: &mut EncryptedVolumeStatus,
+    problem: Option<&Problem>,
+    current: Option<&NodeVolume>,
+) {
+    let Some(problem) = problem else { return };
+    let text = message(problem.reason, &problem.what);
+    let same = status
+        .last_error
+        .as_ref()
+        .is_some_and(|e| e.reason == problem.reason.as_str() && e.message == text);
+    if same {
+        return;
+    }
+    let seen = current
+        .and_then(|nv| nv.status.as_ref()?.error.as_ref())
+        .filter(|e| e.reason == problem.reason.as_str());
+    status.last_error = Some(LastError {
+        reason: problem.reason.as_str().to_owned(),
+        message: text,
+        time: seen.map_or(Time(world.now), |e| e.time.clone()),
+    });
+}

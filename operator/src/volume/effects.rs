@@ -1,0 +1,492 @@
+//! Carries a decision out.
+//!
+//! The caches propose, the API server disposes: a decision that would write anything is made again from objects read
+//! anew, and the status is written only onto the very version that it was decided from. So neither a cache that lags nor
+//! a second operator can choose a second LUKS UUID, hand out a spent permit, or order a second key.
+
+use cryptvol_crds::{
+    EncryptedVolume, NodeVolume,
+    conditions::Reason,
+    names,
+    v1alpha1::EncryptedVolumeStatus,
+};
+use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
+};
+use serde_json::json;
+
+use super::{
+    decide,
+    observe::{self, Source},
+    world::{Action, Again, Decision, KeyState, World},
+};
+use crate::{
+    context::Context,
+    keymanager::{KeyError, KeyManager},
+};
+
+/// Most rounds of deciding and doing in one pass; more would mean that two decisions undo each other.
+const MAX_ROUNDS: usize = 12;
+
+/// Why a pass ended early. All of them are tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum EffectError {
+    /// The API server refused or did not answer.
+    #[error("{step}: {source}")]
+    Api {
+        /// What was being done.
+        step: &'static str,
+        /// What the client says.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// Somebody else wrote in between.
+    #[error("the object changed meanwhile")]
+    Conflict,
+    /// Deciding and doing went in circles.
+    #[error("no end after {MAX_ROUNDS} rounds: this is a defect of cryptvol, please report it")]
+    NoEnd,
+}
+
+impl EffectError {
+    /// A word for metrics.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Api { .. } => "api",
+            Self::Conflict => "conflict",
+            Self::NoEnd => "no_end",
+        }
+    }
+}
+
+pub(crate) fn at(step: &'static str) -> impl Fn(kube::Error) -> EffectError {
+    move |e| match &e {
+        kube::Error::Api(status) if status.code == 409 => EffectError::Conflict,
+        _ => EffectError::Api {
+            step,
+            source: Box::new(e),
+        },
+    }
+}
+
+/// One pass over one volume: decides and does until nothing is left to do now.
+///
+/// # Errors
+/// See [`EffectError`].
+pub async fn run(ctx: &Context, cached: &EncryptedVolume) -> Result<Again, EffectError> {
+    let mut source = Source::Cache;
+    let mut key: Option<KeyState> = None;
+    let mut volume = cached.clone();
+    for _ in 0..MAX_ROUNDS {
+        let mut world = observe::gather(ctx, &volume, source).await?;
+        if let Some(key) = &key {
+            world.key = key.clone();
+        }
+        let decision = decide(&world);
+        if decision.is_idle(&world.volume) {
+            return Ok(decision.again);
+        }
+        if decision.then == [Action::AskKeyManager] && decision.first.is_empty() {
+            // A read: no need to look at the object again first.
+            let state = ask(ctx, &world).await;
+            ctx.memos.put(ctx, &world, &state);
+            key = Some(state);
+            if !unchanged(&world, &decision.status) {
+                return Err(EffectError::NoEnd);
+            }
+            continue;
+        }
+        if source == Source::Cache {
+            match live(ctx, &volume).await? {
+                Some(fresh) => volume = fresh,
+                None => return Ok(Again::Seldom),
+            }
+            source = Source::Live;
+            continue;
+        }
+        match carry_out(ctx, &world, decision).await? {
+            Next::Round(fresh, state) => {
+                volume = *fresh;
+                key = state.or(key);
+            }
+            Next::Done(again) => return Ok(again),
+        }
+    }
+    Err(EffectError::NoEnd)
+}
+
+enum Next {
+    Round(Box<EncryptedVolume>, Option<KeyState>),
+    Done(Again),
+}
+
+async fn carry_out(
+    ctx: &Context,
+    world: &World,
+    decision: Decision,
+) -> Result<Next, EffectError> {
+    let mut volume = world.volume.clone();
+    let mut key = None;
+    // Of two volumes with one disk only the first comes further than this.
+    if world.source_owner.is_none() && !ctx.claims.claim(ctx, &world.volume) {
+        return Err(EffectError::Conflict);
+    }
+    for action in &decision.first {
+        act(ctx, world, &mut volume, &mut key, action).await?;
+    }
+    if !unchanged(world, &decision.status) {
+        let old = world.volume.status.clone().unwrap_or_default();
+        volume = write_status(ctx, &volume, &decision.status).await?;
+        ctx.tell_transitions(&volume, &old, &decision.status).await;
+    }
+    for action in &decision.then {
+        act(ctx, world, &mut volume, &mut key, action).await?;
+        if matches!(action, Action::RemoveFinalizer) {
+            ctx.forget(&world.volume);
+            return Ok(Next::Done(Again::Seldom));
+        }
+    }
+    // What the API server tells of our own writes comes by watch; only what nobody tells is looked at at once.
+    let more = decision.then.iter().chain(&decision.first).any(|a| {
+        matches!(
+            a,
+            Action::AddFinalizer
+                | Action::CreateKey
+                | Action::DeleteKey(_)
+                | Action::AskKeyManager
+                | Action::Release(_)
+                | Action::RemoveAnnotation(_)
+        )
+    });
+    if more {
+        Ok(Next::Round(Box::new(volume), key))
+    } else {
+        Ok(Next::Done(decision.again))
+    }
+}
+
+async fn act(
+    ctx: &Context,
+    world: &World,
+    volume: &mut EncryptedVolume,
+    key: &mut Option<KeyState>,
+    action: &Action,
+) -> Result<(), EffectError> {
+    let name = volume.name_any();
+    tracing::debug!(volume = %name, ?action, "acting");
+    match action {
+        Action::AddFinalizer => {
+            let mut list = volume.finalizers().to_vec();
+            list.push(names::VOLUME_FINALIZER.to_owned());
+            *volume = set_finalizers(ctx, volume, list).await?;
+        }
+        Action::RemoveFinalizer => {
+            let mut list = volume.finalizers().to_vec();
+            list.retain(|f| f != names::VOLUME_FINALIZER);
+            *volume = set_finalizers(ctx, volume, list).await?;
+        }
+        Action::RemoveAnnotation(annotation) => {
+            let patch = json!({"metadata": {
+                "resourceVersion": volume.resource_version(),
+                "annotations": {*annotation: null},
+            }});
+            *volume = volumes(ctx, volume)
+                .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+                .await
+                .map_err(at("removing an annotation"))?;
+        }
+        Action::AskKeyManager => {
+            let state = ask(ctx, world).await;
+            ctx.memos.put(ctx, world, &state);
+            *key = Some(state);
+        }
+        Action::CreateKey => {
+            let state = create_key(ctx, world).await;
+            ctx.memos.put(ctx, world, &state);
+            *key = Some(state);
+        }
+        Action::DeleteKey(id) => *key = delete_key(ctx, world, id).await,
+        Action::Apply(wanted) => apply(ctx, wanted).await?,
+        Action::Release(found) => release(ctx, found).await?,
+        Action::Tell {
+            warning,
+            reason,
+            note,
+        } => ctx.tell(volume, *warning, reason, note).await,
+    }
+    Ok(())
+}
+
+/// Logs in and looks for the key.
+async fn ask(ctx: &Context, world: &World) -> KeyState {
+    let manager = match ctx.tenants.of(world).await {
+        Ok(manager) => manager,
+        Err(problem) => {
+            return KeyState::Failed {
+                logged_in: false,
+                problem,
+            };
+        }
+    };
+    let project_id = match manager.project_id().await {
+        Ok(id) => id,
+        Err(e) => {
+            return KeyState::Failed {
+                logged_in: false,
+                problem: e.into(),
+            };
+        }
+    };
+    match find(&manager, world).await {
+        Ok(key) => KeyState::Known { project_id, key },
+        Err(e) => failed(e),
+    }
+}
+
+async fn find(
+    manager: &impl KeyManager,
+    world: &World,
+) -> Result<Option<crate::keymanager::KeyInfo>, KeyError> {
+    let recorded = world.volume.status.as_ref().and_then(|s| s.key.as_ref());
+    let named = decide::secret_ref(&world.volume).map(crate::keymanager::barbican::id_of);
+    let deleting = world.volume.metadata.deletion_timestamp.is_some();
+    if deleting && named.is_none() {
+        // All that bear this volume's name must go, also one that was made twice.
+        if let Some(key) = manager.find_key(&key_name(world)).await? {
+            return Ok(Some(key));
+        }
+    }
+    match named.or_else(|| recorded.map(|k| k.id.clone())) {
+        Some(id) => manager.get_metadata(&id).await.map(Some),
+        None => manager.find_key(&key_name(world)).await,
+    }
+}
+
+async fn create_key(ctx: &Context, world: &World) -> KeyState {
+    let manager = match ctx.tenants.of(world).await {
+        Ok(manager) => manager,
+        Err(problem) => {
+            return KeyState::Failed {
+                logged_in: false,
+                problem,
+            };
+        }
+    };
+    let made = async {
+        let project_id = manager.project_id().await?;
+        let name = key_name(world);
+        // Looked for once more, right before: what was not there a moment ago may be there now.
+        let key = match manager.find_key(&name).await? {
+            Some(key) => key,
+            None => manager.create_key(&name).await?,
+        };
+        Ok::<_, KeyError>(KeyState::Known {
+            project_id,
+            key: Some(key),
+        })
+    };
+    made.await.unwrap_or_else(failed)
+}
+
+async fn delete_key(ctx: &Context, world: &World, id: &str) -> Option<KeyState> {
+    let result = match ctx.tenants.of(world).await {
+        Ok(manager) => manager.delete_key(id).await.map_err(Into::into),
+        Err(problem) => Err(problem),
+    };
+    match result {
+        Ok(()) => {
+            let note = format!("key {id} was destroyed in the key manager");
+            ctx.tell(&world.volume, false, "KeyDestroyed", &note).await;
+            // Looked for again: there may be another of that name.
+            Some(KeyState::NotAsked)
+        }
+        Err(problem) => Some(KeyState::Failed {
+            logged_in: true,
+            problem,
+        }),
+    }
+}
+
+fn failed(e: KeyError) -> KeyState {
+    KeyState::Failed {
+        logged_in: !matches!(
+            e.reason(),
+            Reason::CredentialsInvalid | Reason::CredentialsRejected | Reason::CredentialsExpired
+        ),
+        problem: e.into(),
+    }
+}
+
+/// Name of the volume's key.
+pub fn key_name(world: &World) -> String {
+    let v = &world.volume;
+    names::key_name(
+        &v.namespace().unwrap_or_default(),
+        &v.name_any(),
+        &v.uid().unwrap_or_default(),
+    )
+}
+
+fn volumes(ctx: &Context, volume: &EncryptedVolume) -> Api<EncryptedVolume> {
+    Api::namespaced(
+        ctx.client.clone(),
+        &volume.namespace().unwrap_or_default(),
+    )
+}
+
+/// The volume as it is, unless another one has its name by now.
+async fn live(
+    ctx: &Context,
+    volume: &EncryptedVolume,
+) -> Result<Option<EncryptedVolume>, EffectError> {
+    let found = volumes(ctx, volume)
+        .get_opt(&volume.name_any())
+        .await
+        .map_err(at("reading the volume"))?;
+    Ok(found.filter(|v| v.uid() == volume.uid()))
+}
+
+fn unchanged(world: &World, status: &EncryptedVolumeStatus) -> bool {
+    match &world.volume.status {
+        Some(old) => old == status,
+        None => *status == EncryptedVolumeStatus::default(),
+    }
+}
+
+async fn write_status(
+    ctx: &Context,
+    volume: &EncryptedVolume,
+    status: &EncryptedVolumeStatus,
+) -> Result<EncryptedVolume, EffectError> {
+    // Server-side apply with a resource version: a conflict if anybody wrote since.
+    let patch = json!({
+        "apiVersion": EncryptedVolume::api_version(&()),
+        "kind": EncryptedVolume::kind(&()),
+        "metadata": {"name": volume.name_any(), "resourceVersion": volume.resource_version()},
+        "status": status,
+    });
+    ctx.metrics.writes.inc();
+    volumes(ctx, volume)
+        .patch_status(
+            &volume.name_any(),
+            &PatchParams::apply(names::OPERATOR_MANAGER).force(),
+            &Patch::Apply(patch),
+        )
+        .await
+        .map_err(at("writing the volume's status"))
+}
+
+async fn set_finalizers(
+    ctx: &Context,
+    volume: &EncryptedVolume,
+    list: Vec<String>,
+) -> Result<EncryptedVolume, EffectError> {
+    let patch = json!({"metadata": {
+        "resourceVersion": volume.resource_version(),
+        "finalizers": list,
+    }});
+    ctx.metrics.writes.inc();
+    volumes(ctx, volume)
+        .patch(
+            &volume.name_any(),
+            &PatchParams::default(),
+            &Patch::Merge(patch),
+        )
+        .await
+        .map_err(at("setting the volume's finalizer"))
+}
+
+fn node_volume_api(ctx: &Context, of: &NodeVolume) -> Api<NodeVolume> {
+    Api::namespaced(ctx.client.clone(), &of.namespace().unwrap_or_default())
+}
+
+async fn apply(ctx: &Context, wanted: &NodeVolume) -> Result<(), EffectError> {
+    ctx.metrics.writes.inc();
+    node_volume_api(ctx, wanted)
+        .patch(
+            &wanted.name_any(),
+            &PatchParams::apply(names::OPERATOR_MANAGER).force(),
+            &Patch::Apply(wanted),
+        )
+        .await
+        .map_err(at("writing the NodeVolume"))?;
+    Ok(())
+}
+
+/// Takes our finalizer from a NodeVolume and deletes it, exactly as it was seen.
+///
+/// # Errors
+/// A conflict when the agent has written since.
+pub async fn release(ctx: &Context, found: &NodeVolume) -> Result<(), EffectError> {
+    let api = node_volume_api(ctx, found);
+    let name = found.name_any();
+    let mut finalizers = found.finalizers().to_vec();
+    finalizers.retain(|f| f != names::NODE_VOLUME_FINALIZER);
+    let patch = json!({"metadata": {
+        "resourceVersion": found.resource_version(),
+        "uid": found.uid(),
+        "finalizers": finalizers,
+    }});
+    ctx.metrics.writes.inc();
+    let gone = |e: &kube::Error| matches!(e, kube::Error::Api(s) if s.code == 404);
+    match api
+        .patch_metadata(&name, &PatchParams::default(), &Patch::Merge(patch))
+        .await
+    {
+        Err(e) if gone(&e) => return Ok(()),
+        Err(e) => return Err(at("releasing the NodeVolume")(e)),
+        Ok(_) if found.metadata.deletion_timestamp.is_some() => return Ok(()),
+        Ok(_) => {}
+    }
+    let this_one = DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: found.uid(),
+            ..Preconditions::default()
+        }),
+        ..DeleteParams::default()
+    };
+    ctx.metrics.writes.inc();
+    match api.delete(&name, &this_one).await {
+        Err(e) if !gone(&e) => Err(at("deleting the NodeVolume")(e)),
+        _ => Ok(()),
+    }
+}
+
+/// What [`observe`] reads live.
+pub(crate) async fn live_node_volumes(
+    ctx: &Context,
+    volume: &EncryptedVolume,
+) -> Result<Vec<NodeVolume>, EffectError> {
+    let api: Api<NodeVolume> = Api::namespaced(
+        ctx.client.clone(),
+        &volume.namespace().unwrap_or_default(),
+    );
+    let of_this = ListParams::default().labels(&format!(
+        "{}={}",
+        names::VOLUME_LABEL,
+        volume.name_any()
+    ));
+    let list = api
+        .list(&of_this)
+        .await
+        .map_err(at("listing the volume's NodeVolumes"))?;
+    Ok(list.items)
+}
+
+/// A node that the cache does not know, read anew: a node that was just added must not be taken for one that is not
+/// there.
+pub(crate) async fn live_node(ctx: &Context, name: &str) -> Result<Option<Node>, EffectError> {
+    Api::<Node>::all(ctx.client.clone())
+        .get_opt(name)
+        .await
+        .map_err(at("reading a node"))
+}
+
+/// The time of a decision, without parts of a second: that is how the API server stores it, and an object that was
+/// stored must be equal to the one that was written.
+pub(crate) fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}

@@ -1,0 +1,15 @@
+//! EncryptedVolumes: what is decided about them, and how it is done.
+//!
+//! `world` is what a decision sees, `decide` makes it, `effects` carries it out, `controller` says when.
+
+pub mod conditions;
+pub mod decide;
+pub mod delete;
+pub mod effects;
+pub mod facts;
+pub mod node_volumes;
+pub mod observe;
+pub mod transitions;
+pub mod world;
+
+pub use decide::decide;

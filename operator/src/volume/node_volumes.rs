@@ -1,0 +1,107 @@
+//! The hand-over objects: what a NodeVolume should say.
+
+use cryptvol_crds::{
+    NodeVolume, names,
+    v1alpha1::{
+        Desired, EncryptedVolumeStatus, Encryption, IscsiSource, NodeIscsi, NodeVolumeSpec,
+        VolumeRef,
+    },
+};
+use kube::{Resource, ResourceExt};
+
+use super::{facts, world::World};
+
+/// iSCSI's registered port, for portals that name none.
+const ISCSI_PORT: u16 = 3260;
+
+/// The NodeVolume of this volume on a node, as it should be. `status` is the volume's record as it will be written
+/// before this object is.
+pub fn build(
+    world: &World,
+    status: &EncryptedVolumeStatus,
+    node: &str,
+    desired: Desired,
+    encryption: Encryption,
+) -> NodeVolume {
+    let volume = &world.volume;
+    let name = volume.name_any();
+    let namespace = volume.namespace().unwrap_or_default();
+    let source = volume.spec.source.iscsi.clone().unwrap_or_default();
+    let spec = NodeVolumeSpec {
+        node_name: node.to_owned(),
+        volume_ref: VolumeRef {
+            name: name.clone(),
+            uid: volume.uid().unwrap_or_default(),
+        },
+        desired,
+        encryption,
+        luks_uuid: status.luks_uuid.clone(),
+        size_bytes: status.size_bytes,
+        wwid: source.wwid.clone().or_else(|| status.wwid.clone()),
+        header: status.header.clone(),
+        format_permit: (desired == Desired::Attached)
+            .then(|| facts::permit_to_hand_out(status))
+            .flatten(),
+        formatted_before: facts::formatted_before(status),
+        link: names::link_path(&namespace, &name),
+        iscsi: iscsi(source),
+    };
+    let mut node_volume = NodeVolume::new(&names::node_volume_name(&name, node), spec);
+    let meta = &mut node_volume.metadata;
+    meta.namespace = Some(namespace);
+    meta.finalizers = Some(vec![names::NODE_VOLUME_FINALIZER.to_owned()]);
+    meta.labels = Some([(names::VOLUME_LABEL.to_owned(), name)].into());
+    meta.owner_references = volume.controller_owner_ref(&()).map(|o| vec![o]);
+    node_volume
+}
+
+/// Whether an object already says what it should.
+pub fn is_as(found: &NodeVolume, wanted: &NodeVolume) -> bool {
+    let has_finalizer = found
+        .metadata
+        .finalizers
+        .iter()
+        .flatten()
+        .any(|f| f == names::NODE_VOLUME_FINALIZER);
+    let has_label = found.labels().get(names::VOLUME_LABEL) == wanted.labels().get(names::VOLUME_LABEL);
+    found.spec == wanted.spec && has_finalizer && has_label
+}
+
+fn iscsi(source: IscsiSource) -> NodeIscsi {
+    NodeIscsi {
+        portals: source.portals.iter().map(|p| with_port(p)).collect(),
+        iqn: source.iqn,
+        lun: source.lun,
+        chap: source.chap_secret_ref.is_some(),
+    }
+}
+
+fn with_port(portal: &str) -> String {
+    let after_address = match portal.rfind(']') {
+        Some(end) => &portal[end..],
+        None => portal,
+    };
+    if after_address.contains(':') {
+        portal.to_owned()
+    } else {
+        format!("{portal}:{ISCSI_PORT}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_port;
+
+    #[test]
+    fn portals_always_have_a_port() {
+        for (given, full) in [
+            ("192.0.2.10", "192.0.2.10:3260"),
+            ("192.0.2.10:3261", "192.0.2.10:3261"),
+            ("[2001:db8::10]", "[2001:db8::10]:3260"),
+            ("[2001:db8::10]:860", "[2001:db8::10]:860"),
+            ("array.example.com", "array.example.com:3260"),
+        ] {
+            assert_eq!(with_port(given), full);
+        }
+    }
+}

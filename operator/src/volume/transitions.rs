@@ -1,0 +1,71 @@
+//! What is worth an Event: what changed between two statuses, never a state that lasts.
+
+use cryptvol_crds::{
+    conditions::{READY, Reason, get, is_true},
+    v1alpha1::{EncryptedVolumeStatus, PermitState},
+};
+
+/// One Event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Whether it is a warning.
+    pub warning: bool,
+    /// One word.
+    pub reason: String,
+    /// What was being done.
+    pub action: &'static str,
+    /// A sentence.
+    pub text: String,
+}
+
+/// The Events of a change.
+pub fn between(old: &EncryptedVolumeStatus, new: &EncryptedVolumeStatus) -> Vec<Note> {
+    let mut notes = vec![];
+    let mut note = |warning, reason: &str, action, text: String| {
+        notes.push(Note {
+            warning,
+            reason: reason.to_owned(),
+            action,
+            text,
+        });
+    };
+    if let (None, Some(key)) = (&old.key, &new.key) {
+        let text = format!("key {} in KeyService {}", key.id, key.key_service_name);
+        note(false, "KeyReady", "PrepareKey", text);
+    }
+    let spent = |s: &EncryptedVolumeStatus| {
+        s.format_permit
+            .as_ref()
+            .filter(|p| p.state != PermitState::Issued)
+            .and_then(|p| p.spent_by.clone())
+    };
+    if let (None, Some(node)) = (spent(old), spent(new)) {
+        let text = format!("node {node} spent the format permit and writes the LUKS header");
+        note(false, "Formatting", "Format", text);
+    }
+    if let (None, Some(receipt)) = (&old.erased, &new.erased) {
+        let text = format!(
+            "node {} wiped {} key slots and found none left",
+            receipt.node_name, receipt.key_slots_wiped
+        );
+        note(false, "Erased", "Erase", text);
+    }
+    let ready = |s: &EncryptedVolumeStatus| is_true(&s.conditions, READY);
+    let word = |s: &EncryptedVolumeStatus| get(&s.conditions, READY).map(|c| c.reason.clone());
+    if ready(new) && !ready(old) {
+        let text = get(&new.conditions, READY).map(|c| c.message.clone());
+        note(false, "Attached", "Attach", text.unwrap_or_default());
+    } else if let Some(now) = word(new).filter(|w| Some(w) != word(old).as_ref()) {
+        match Reason::parse(&now) {
+            Some(Reason::Detached) if word(old).is_some() => {
+                note(false, "Detached", "Detach", "the volume is off its node".into());
+            }
+            Some(r) if !r.next_step().is_empty() => {
+                let text = get(&new.conditions, READY).map(|c| c.message.clone());
+                note(true, &now, "Reconcile", text.unwrap_or_default());
+            }
+            _ => {}
+        }
+    }
+    notes
+}

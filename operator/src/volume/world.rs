@@ -1,0 +1,175 @@
+//! What a decision is made from, and what it is. Nothing here does anything.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use cryptvol_crds::{
+    EncryptedVolume, KeyService, NodeVolume,
+    conditions::Reason,
+    v1alpha1::{EncryptedVolumeStatus, Encryption},
+};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::keymanager::{KeyError, KeyInfo};
+
+/// Why something cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The word in the condition.
+    pub reason: Reason,
+    /// What happened, without the next step, which comes with the reason.
+    pub what: String,
+}
+
+impl Problem {
+    /// A problem.
+    pub fn new(reason: Reason, what: impl Into<String>) -> Self {
+        Self {
+            reason,
+            what: what.into(),
+        }
+    }
+}
+
+impl From<KeyError> for Problem {
+    fn from(e: KeyError) -> Self {
+        Self::new(e.reason(), e.to_string())
+    }
+}
+
+/// What is known of the volume's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyState {
+    /// The key manager was not asked.
+    NotAsked,
+    /// It was asked and something is wrong.
+    Failed {
+        /// Whether the login worked.
+        logged_in: bool,
+        /// What is wrong.
+        problem: Problem,
+    },
+    /// It was asked and answered.
+    Known {
+        /// Project of the credentials.
+        project_id: String,
+        /// The key, if there is one.
+        key: Option<KeyInfo>,
+    },
+}
+
+/// What is known of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NodeState {
+    /// Whether kubelet says that it is ready.
+    pub ready: bool,
+    /// Whether a person said that it is powered off.
+    pub out_of_service: bool,
+    /// What the agent's own check says: fit, unfit and why, or nothing because no agent has spoken there.
+    pub fit: Option<Result<(), String>>,
+}
+
+/// Another volume that has the same disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceOwner {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+/// Random values, chosen outside so that a decision is a function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fresh {
+    /// For a LUKS header that does not exist yet.
+    pub luks_uuid: String,
+    /// For a format permit.
+    pub permit_id: String,
+}
+
+/// Everything that a decision about one volume is made from.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// The volume.
+    pub volume: EncryptedVolume,
+    /// How its sectors are encrypted, by its own spec or its class.
+    pub encryption: Result<Encryption, Problem>,
+    /// The KeyService that holds its key.
+    pub key_service: Result<Arc<KeyService>, Problem>,
+    /// Its key.
+    pub key: KeyState,
+    /// The nodes that it has to do with; one that is missing here does not exist.
+    pub nodes: BTreeMap<String, NodeState>,
+    /// Its NodeVolumes.
+    pub node_volumes: Vec<NodeVolume>,
+    /// Another volume with the same target and LUN that came first.
+    pub source_owner: Option<SourceOwner>,
+    /// Now.
+    pub now: Timestamp,
+    /// Random values.
+    pub fresh: Fresh,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Put our finalizer on the volume.
+    AddFinalizer,
+    /// Take our finalizer from the volume: it may go.
+    RemoveFinalizer,
+    /// Remove an annotation that was acted upon.
+    RemoveAnnotation(&'static str),
+    /// Log in and look for the key.
+    AskKeyManager,
+    /// Have the key made.
+    CreateKey,
+    /// Destroy a key.
+    DeleteKey(String),
+    /// Write a NodeVolume.
+    Apply(Box<NodeVolume>),
+    /// Let a NodeVolume go: nothing of the volume is left on its node.
+    Release(Box<NodeVolume>),
+    /// Tell the user something that no condition shows.
+    Tell {
+        /// Whether it is a warning.
+        warning: bool,
+        /// One word.
+        reason: &'static str,
+        /// A sentence.
+        note: String,
+    },
+}
+
+/// When to look again without being told of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// All is well: only to see whether the key is still there.
+    Seldom,
+    /// A person must change something that we watch.
+    Long,
+    /// It may heal by itself, or be healed where we do not see it: soon, then less and less often.
+    Backoff,
+}
+
+/// What to write and do. The order is: `first`, then the status (where it changed), then `then`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// Done before the status is written.
+    pub first: Vec<Action>,
+    /// The status as it should be.
+    pub status: EncryptedVolumeStatus,
+    /// Done once the status is written.
+    pub then: Vec<Action>,
+    /// When to look again.
+    pub again: Again,
+}
+
+impl Decision {
+    /// Whether nothing is to be done or written.
+    pub fn is_idle(&self, volume: &EncryptedVolume) -> bool {
+        let unchanged = match &volume.status {
+            Some(old) => *old == self.status,
+            None => self.status == EncryptedVolumeStatus::default(),
+        };
+        self.first.is_empty() && self.then.is_empty() && unchanged
+    }
+}
