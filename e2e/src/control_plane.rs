@@ -185,6 +185,14 @@ impl ControlPlane {
         Ok(path)
     }
 
+    /// Writes `NAME.kubeconfig` that shows this bearer token (a service account's) and returns its path.
+    pub fn write_token_kubeconfig(&self, name: &str, token: &str) -> Result<PathBuf> {
+        let path = self.dir.join(format!("{name}.kubeconfig"));
+        let kubeconfig = self.kubeconfig_value(&json!({ "token": token }));
+        fs::write(&path, serde_json::to_vec_pretty(&kubeconfig)?)?;
+        Ok(path)
+    }
+
     /// Runs `kubectl ARGS` as the administrator; an error carries what kubectl said.
     pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
         let output = self.kubectl_output(args, None).await?;
@@ -241,19 +249,7 @@ impl ControlPlane {
 
     /// What kubectl and Helm need: `KUBECONFIG`, `PATH` with the parts, and their caches in the run's folder.
     pub fn env(&self) -> Vec<(String, String)> {
-        let path = std::env::var("PATH").unwrap_or_default();
-        let dir = self.dir.display();
-        vec![
-            ("KUBECONFIG".into(), self.kubeconfig().display().to_string()),
-            (
-                "PATH".into(),
-                format!("{}:{path}", self.parts.dir().display()),
-            ),
-            ("KUBECACHEDIR".into(), format!("{dir}/kube-cache")),
-            ("HELM_CACHE_HOME".into(), format!("{dir}/helm/cache")),
-            ("HELM_CONFIG_HOME".into(), format!("{dir}/helm/config")),
-            ("HELM_DATA_HOME".into(), format!("{dir}/helm/data")),
-        ]
+        self.parts.tool_env(&self.dir)
     }
 
     /// Kills the API server, as a crash would. etcd and the others stay.

@@ -1,0 +1,363 @@
+//! What goes wrong on the way up, on a real kernel and a real array: the volume stops in a condition with a reason of its own
+//! and a next step, nothing is written to the disk, and the repair of the cause alone makes it go on.
+//!
+//! One site serves all; each test has a namespace, a target and disks of its own.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use cryptvol_crds::conditions::Reason;
+use cryptvol_e2e::array::Lun;
+use cryptvol_e2e::keystone::Tenant;
+use cryptvol_e2e::site::{Site, SiteSpec};
+use cryptvol_e2e::volumes::Volume;
+use cryptvol_e2e::workdir::WorkDir;
+use serde_json::json;
+use tokio::sync::{Mutex, MutexGuard};
+
+const MIB: u64 = 1 << 20;
+
+/// Started by the first test; the sandbox ends it.
+static SITE: Mutex<Option<Site>> = Mutex::const_new(None);
+
+async fn site() -> Result<SiteGuard> {
+    let mut guard = SITE.lock().await;
+    if guard.is_none() {
+        *guard = Some(Site::start(&WorkDir::new("bad-input")?, SiteSpec::new(1)).await?);
+    }
+    Ok(SiteGuard(guard))
+}
+
+struct SiteGuard(MutexGuard<'static, Option<Site>>);
+
+impl std::ops::Deref for SiteGuard {
+    type Target = Site;
+    fn deref(&self) -> &Site {
+        self.0.as_ref().expect("started")
+    }
+}
+
+impl std::ops::DerefMut for SiteGuard {
+    fn deref_mut(&mut self) -> &mut Site {
+        self.0.as_mut().expect("started")
+    }
+}
+
+fn iqn(name: &str) -> String {
+    format!("iqn.2026-11.dev.cryptvol:{name}")
+}
+
+/// A tenant, a target with one blank disk of 64 MiB at LUN 1, and a volume on it, not applied yet.
+async fn prepare(site: &mut Site, name: &str) -> Result<(Tenant, Lun, Volume)> {
+    let tenant = site.tenant(name).await?;
+    site.array.create_target(&iqn(name))?;
+    let lun = site.array.create_lun(&iqn(name), 1, 64 * MIB)?;
+    let volume = Volume::iscsi(name, "vol", &site.array.portal(), &iqn(name), 1, name).on("node-1");
+    Ok((tenant, lun, volume))
+}
+
+/// The volume stops for this reason with the next step, and what is on the disk stays as it was.
+async fn stops(site: &Site, volume: &Volume, reason: Reason, lun: &Lun) -> Result<String> {
+    let before = lun.sha256()?;
+    let message = volume.wait_reason(&site.plane, reason).await?;
+    ensure!(
+        message.contains(reason.next_step()),
+        "the message of {reason} lacks the next step: {message}"
+    );
+    ensure!(
+        site.node(0)
+            .sh(&format!("test -e {}", volume.link()))
+            .await?
+            .code
+            != 0,
+        "there is a link in spite of {reason}"
+    );
+    ensure!(
+        lun.sha256()? == before,
+        "the disk was written to in spite of {reason}"
+    );
+    Ok(message)
+}
+
+/// Ready, and what is written through the link is not what lies on the array; then everything goes again.
+async fn works_and_goes(site: &Site, volume: &Volume, lun: &Lun) -> Result<()> {
+    volume.wait_ready(&site.plane).await?;
+    let text = format!("plaintext of {}", volume.namespace);
+    write(site, volume, &text).await?;
+    ensure!(!lun.contains(text.as_bytes())?, "plaintext on the array");
+    volume.clone().detached().apply(&site.plane).await?;
+    volume.wait_detached(&site.plane).await?;
+    volume.delete(&site.plane).await?;
+    volume.wait_gone(&site.plane).await
+}
+
+async fn write(site: &Site, volume: &Volume, text: &str) -> Result<()> {
+    site.node(0)
+        .exec_with(
+            &[
+                "dd",
+                &format!("of={}", volume.link()),
+                "conv=fsync",
+                "status=none",
+            ],
+            &[],
+            text.as_bytes(),
+            Duration::from_secs(60),
+        )
+        .await?
+        .ok()
+        .map(|_| ())
+}
+
+async fn read(site: &Site, volume: &Volume, length: usize) -> Result<String> {
+    site.node(0)
+        .sh(&format!("head -c {length} {}", volume.link()))
+        .await?
+        .ok()
+}
+
+/// A volume that was formatted, opened and used, and is detached now.
+async fn used(site: &mut Site, name: &str) -> Result<(Tenant, Lun, Volume)> {
+    let (tenant, lun, volume) = prepare(site, name).await?;
+    volume.apply(&site.plane).await?;
+    volume.wait_ready(&site.plane).await?;
+    write(site, &volume, "kept").await?;
+    volume.clone().detached().apply(&site.plane).await?;
+    volume.wait_detached(&site.plane).await?;
+    Ok((tenant, lun, volume))
+}
+
+#[tokio::test]
+async fn array_unreachable() -> Result<()> {
+    let mut site = site().await?;
+    let (_, lun, volume) = prepare(&mut site, "unreachable").await?;
+    site.array.power_off()?;
+    volume.apply(&site.plane).await?;
+    stops(&site, &volume, Reason::PortalUnreachable, &lun).await?;
+    site.array.power_on().await?;
+    works_and_goes(&site, &volume, &lun).await
+}
+
+#[tokio::test]
+async fn no_such_target() -> Result<()> {
+    let mut site = site().await?;
+    let (_, lun, volume) = prepare(&mut site, "no-target").await?;
+    site.array.remove_target(&iqn("no-target"))?;
+    volume.apply(&site.plane).await?;
+    stops(&site, &volume, Reason::TargetNotFound, &lun).await?;
+    site.array.create_target(&iqn("no-target"))?;
+    let lun = site.array.create_lun(&iqn("no-target"), 1, 64 * MIB)?;
+    works_and_goes(&site, &volume, &lun).await
+}
+
+#[tokio::test]
+async fn wrong_chap_secret() -> Result<()> {
+    let mut site = site().await?;
+    let (_, lun, volume) = prepare(&mut site, "chap").await?;
+    site.array
+        .set_chap(&iqn("chap"), "initiator", "right-secret-1")?;
+    let volume = volume.with_iscsi("chapSecretRef", json!({"name": "chap"}));
+    volume.apply(&site.plane).await?;
+    stops(&site, &volume, Reason::ChapSecretInvalid, &lun).await?;
+    let secret = |password: &str| {
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "chap", "namespace": "chap"},
+            "stringData": {"username": "initiator", "password": password}})
+        .to_string()
+    };
+    site.plane.apply(&secret("wrong-secret-1")).await?;
+    let message = stops(&site, &volume, Reason::ChapRejected, &lun).await?;
+    ensure!(
+        !message.contains("wrong-secret"),
+        "the message shows the secret"
+    );
+    site.plane.apply(&secret("right-secret-1")).await?;
+    works_and_goes(&site, &volume, &lun).await?;
+    for word in ["right-secret-1", "wrong-secret-1"] {
+        ensure!(
+            !site.node(0).log("node-agent").contains(word),
+            "the agent's log shows the CHAP secret"
+        );
+        ensure!(
+            !site.operator_log(0).contains(word),
+            "the operator's log shows the CHAP secret"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn lun_absent() -> Result<()> {
+    let mut site = site().await?;
+    let (_, lun, volume) = prepare(&mut site, "no-lun").await?;
+    site.array.remove_lun(&iqn("no-lun"), 1)?;
+    volume.apply(&site.plane).await?;
+    stops(&site, &volume, Reason::LunNotFound, &lun).await?;
+    let lun = site.array.create_lun(&iqn("no-lun"), 1, 64 * MIB)?;
+    works_and_goes(&site, &volume, &lun).await
+}
+
+#[tokio::test]
+async fn wwid_of_another_disk() -> Result<()> {
+    let mut site = site().await?;
+    let (_, lun, volume) = used(&mut site, "wwid").await?;
+    let other = site.array.spare(64 * MIB)?;
+    site.array.swap_lun(&iqn("wwid"), 1, &other)?;
+    volume.apply(&site.plane).await?;
+    stops(&site, &volume, Reason::WwidMismatch, &other).await?;
+    site.array.swap_lun(&iqn("wwid"), 1, &lun)?;
+    volume.wait_ready(&site.plane).await?;
+    ensure!(read(&site, &volume, 4).await? == "kept", "the data is gone");
+    works_and_goes(&site, &volume, &lun).await
+}
+
+#[tokio::test]
+async fn a_disk_with_somebody_elses_data() -> Result<()> {
+    let mut site = site().await?;
+    for (name, make) in [
+        ("ext4", "mkfs.ext4 -q -F"),
+        ("lvm", ""),
+        (
+            "luks",
+            "printf passphrase-of-others | cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file=-",
+        ),
+    ] {
+        let (_, lun, volume) = prepare(&mut site, name).await?;
+        if name == "lvm" {
+            // A physical volume's label and header as pvcreate writes them: label in the second sector.
+            lun.write_at(512, b"LABELONE\x01\0\0\0\0\0\0\0")?;
+            lun.write_at(512 + 24, b"LVM2 001")?;
+        } else {
+            let file = lun.file.display().to_string();
+            let output = std::process::Command::new("bash")
+                .args(["-c", &format!("{make} {file}")])
+                .output()?;
+            ensure!(
+                output.status.success(),
+                "{make}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        volume.apply(&site.plane).await?;
+        stops(&site, &volume, Reason::ForeignSignature, &lun)
+            .await
+            .with_context(|| name.to_owned())?;
+        let blank = site.array.spare(64 * MIB)?;
+        site.array.swap_lun(&iqn(name), 1, &blank)?;
+        works_and_goes(&site, &volume, &blank)
+            .await
+            .with_context(|| name.to_owned())?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_disk_that_is_not_blank() -> Result<()> {
+    let mut site = site().await?;
+    let (_, lun, volume) = prepare(&mut site, "garbage").await?;
+    lun.write_at(3 * MIB, b"somebody wrote here once")?;
+    volume.apply(&site.plane).await?;
+    stops(&site, &volume, Reason::DeviceNotBlank, &lun).await?;
+    lun.write_at(3 * MIB, &[0; 24])?;
+    works_and_goes(&site, &volume, &lun).await
+}
+
+#[tokio::test]
+async fn zeros_where_a_header_was() -> Result<()> {
+    let mut site = site().await?;
+    let (_, lun, volume) = used(&mut site, "zeros").await?;
+    let before = site.array.read_as_zeros(&iqn("zeros"), 1)?;
+    let zeros = site.array.lun(&iqn("zeros"), 1)?.clone();
+    volume.apply(&site.plane).await?;
+    stops(&site, &volume, Reason::HeaderMissing, &zeros).await?;
+    site.array.swap_lun(&iqn("zeros"), 1, &before)?;
+    volume.wait_ready(&site.plane).await?;
+    ensure!(read(&site, &volume, 4).await? == "kept", "the data is gone");
+    works_and_goes(&site, &volume, &lun).await
+}
+
+#[tokio::test]
+async fn read_errors_where_a_header_was() -> Result<()> {
+    let mut site = site().await?;
+    let (_, lun, volume) = used(&mut site, "errors").await?;
+    let before = site.array.fail_reads(&iqn("errors"), 1)?;
+    volume.apply(&site.plane).await?;
+    stops(&site, &volume, Reason::DeviceUnreadable, &lun).await?;
+    site.array.swap_lun(&iqn("errors"), 1, &before)?;
+    volume.wait_ready(&site.plane).await?;
+    ensure!(read(&site, &volume, 4).await? == "kept", "the data is gone");
+    works_and_goes(&site, &volume, &lun).await
+}
+
+#[tokio::test]
+async fn the_wrong_key() -> Result<()> {
+    let mut site = site().await?;
+    let (tenant, lun, volume) = prepare(&mut site, "wrong-key").await?;
+    let right = site.keystone.store(&tenant, "right", &[7; 32]).await?;
+    let wrong = site.keystone.store(&tenant, "wrong", &[8; 32]).await?;
+    let with = |key: &str| volume.clone().with("key", json!({"secretRef": key}));
+    with(&right).apply(&site.plane).await?;
+    volume.wait_ready(&site.plane).await?;
+    write(&site, &volume, "kept").await?;
+    with(&right).detached().apply(&site.plane).await?;
+    volume.wait_detached(&site.plane).await?;
+    volume.delete(&site.plane).await?;
+    volume.wait_gone(&site.plane).await?;
+
+    let import = |key: &str| with(key).with("format", json!("Never"));
+    import(&wrong).apply(&site.plane).await?;
+    stops(&site, &volume, Reason::KeyDoesNotOpen, &lun).await?;
+    volume.delete(&site.plane).await?;
+    volume.wait_gone(&site.plane).await?;
+    import(&right).apply(&site.plane).await?;
+    volume.wait_ready(&site.plane).await?;
+    ensure!(read(&site, &volume, 4).await? == "kept", "the data is gone");
+    import(&right).detached().apply(&site.plane).await?;
+    volume.wait_detached(&site.plane).await?;
+    volume.delete(&site.plane).await?;
+    volume.wait_gone(&site.plane).await?;
+    ensure!(
+        site.keystone.has_secret(&tenant, &right).await?,
+        "a key that the operator did not make is gone"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_blank_disk_that_may_not_be_formatted() -> Result<()> {
+    let mut site = site().await?;
+    let (_, lun, volume) = prepare(&mut site, "never").await?;
+    volume
+        .clone()
+        .with("format", json!("Never"))
+        .apply(&site.plane)
+        .await?;
+    stops(&site, &volume, Reason::FormatNotPermitted, &lun).await?;
+    volume
+        .clone()
+        .with("format", json!("IfPermitted"))
+        .apply(&site.plane)
+        .await?;
+    works_and_goes(&site, &volume, &lun).await
+}
+
+#[tokio::test]
+async fn a_disk_that_two_volumes_want() -> Result<()> {
+    let mut site = site().await?;
+    let (_, lun, volume) = prepare(&mut site, "twice").await?;
+    volume.apply(&site.plane).await?;
+    volume.wait_ready(&site.plane).await?;
+    let second = Volume::iscsi(
+        "twice",
+        "second",
+        &site.array.portal(),
+        &iqn("twice"),
+        1,
+        "twice",
+    )
+    .on("node-1");
+    second.apply(&site.plane).await?;
+    second.wait_reason(&site.plane, Reason::SourceInUse).await?;
+    second.delete(&site.plane).await?;
+    second.wait_gone(&site.plane).await?;
+    works_and_goes(&site, &volume, &lun).await
+}
