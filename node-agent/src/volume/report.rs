@@ -23,7 +23,9 @@ pub fn with_receipt(old: &NodeVolumeStatus, receipt: &Receipt, now: Timestamp) -
     let mut new = old.clone();
     match receipt {
         Receipt::PermitSpent { id } => {
-            set_stage(&mut new, Stage::Header, now);
+            // Not `Header`: nothing is written yet.
+            set_stage(&mut new, Stage::Identity, now);
+            new.error = None;
             new.permit = Some(PermitReceipt {
                 id: id.clone(),
                 spent_at: Some(Time(now)),
@@ -35,6 +37,7 @@ pub fn with_receipt(old: &NodeVolumeStatus, receipt: &Receipt, now: Timestamp) -
             mapping,
         } => {
             set_stage(&mut new, Stage::Mapping, now);
+            new.error = None;
             new.device = Some(device_status(device));
             new.header = Some(facts.clone());
             new.mapping = Some(mapping_status(mapping));

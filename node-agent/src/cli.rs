@@ -1,0 +1,136 @@
+//! Command line of the node agent.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use cryptvol_common::telemetry::LogArgs;
+use url::Url;
+
+use crate::volume::failpoint::FailPoint;
+
+/// Attaches encrypted volumes to this node: iSCSI session, LUKS2 header, dm-crypt mapping, link.
+#[derive(Debug, Parser)]
+#[command(name = "cryptvol-node-agent", version, about)]
+pub struct Cli {
+    /// Logs.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Follow the NodeVolumes of this node.
+    Run(Box<RunArgs>),
+    /// Look whether this node can hold encrypted volumes, print what was found, and exit with status 1 if it cannot.
+    Check(CheckArgs),
+    /// Serve steps on the node to an agent, over standard input and output.
+    #[command(hide = true)]
+    Worker(WorkerArgs),
+}
+
+/// Flags of `run`. The API server is found by `KUBECONFIG`, or by the pod's service account.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Name of this node in Kubernetes.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: String,
+    /// Namespace of the operator, for the default of --release-url.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "cryptvol-system")]
+    pub namespace: String,
+    /// Base of the operator's key-release endpoint; https://cryptvol-operator.NAMESPACE.svc:8443 where absent.
+    #[arg(long, env = "CRYPTVOL_RELEASE_URL")]
+    pub release_url: Option<Url>,
+    /// Certificates (PEM) that the endpoint's certificate must descend from; the system's where absent. Read anew for
+    /// each request.
+    #[arg(long, env = "CRYPTVOL_RELEASE_CA_FILE")]
+    pub release_ca_file: Option<PathBuf>,
+    /// Service-account token with the audience of key release. Read anew for each request.
+    #[arg(
+        long,
+        env = "CRYPTVOL_RELEASE_TOKEN_FILE",
+        default_value = "/run/secrets/cryptvol/token"
+    )]
+    pub token_file: PathBuf,
+    /// Address of /livez, /readyz, /metrics and /log-level.
+    #[arg(long, env = "CRYPTVOL_ADMIN_LISTEN", default_value = "127.0.0.1:9461")]
+    pub admin_listen: SocketAddr,
+    /// Most steps on the node at the same time.
+    #[arg(long, env = "CRYPTVOL_PARALLEL_STEPS", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..))]
+    pub parallel_steps: u8,
+    /// End at once before or after a step, for crash tests: STEP:before:exit or STEP:after:exit.
+    #[arg(long, hide = true)]
+    pub failpoint: Option<FailPoint>,
+}
+
+/// Flags of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `worker`.
+#[derive(Debug, Args)]
+pub struct WorkerArgs {
+    /// Process id of the agent; the worker ends when it is not its parent (any more).
+    #[arg(long)]
+    pub parent: u32,
+}
+
+impl RunArgs {
+    /// The key-release endpoint.
+    ///
+    /// # Errors
+    /// When the default cannot be made from the namespace.
+    pub fn release_url(&self) -> Result<Url, url::ParseError> {
+        match &self.release_url {
+            Some(url) => Ok(url.clone()),
+            None => Url::parse(&format!(
+                "https://cryptvol-operator.{}.svc:8443",
+                self.namespace
+            )),
+        }
+    }
+
+    /// The fail point of the flag, or in debug builds of `CRYPTVOL_FAILPOINT`.
+    ///
+    /// # Errors
+    /// When the variable does not name a step.
+    pub fn fail_point(&self) -> Result<Option<FailPoint>, String> {
+        if self.failpoint.is_some() || !cfg!(debug_assertions) {
+            return Ok(self.failpoint.clone());
+        }
+        match std::env::var("CRYPTVOL_FAILPOINT") {
+            Ok(text) => text.parse().map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_endpoint_follows_from_the_namespace() {
+        let cli = Cli::parse_from(["x", "run", "--node-name", "n", "--namespace", "sys"]);
+        let Command::Run(args) = cli.command else {
+            panic!()
+        };
+        assert_eq!(
+            args.release_url().unwrap().as_str(),
+            "https://cryptvol-operator.sys.svc:8443/"
+        );
+    }
+}

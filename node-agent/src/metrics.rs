@@ -1,0 +1,148 @@
+//! What the agent counts. Labels are words of small sets, never names of volumes.
+
+use std::time::Duration;
+
+use cryptvol_crds::{conditions::Reason, v1alpha1::Stage};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+/// Label `step`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StepLabel {
+    step: &'static str,
+}
+
+/// Label `reason`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+/// Label `stage`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabel {
+    stage: String,
+}
+
+/// All metrics of the agent. Clones are one.
+#[derive(Clone)]
+pub struct Metrics {
+    steps: Family<StepLabel, Histogram, fn() -> Histogram>,
+    errors: Family<ReasonLabel, Counter>,
+    volumes: Family<StageLabel, Gauge>,
+    stuck: Gauge,
+    idle: Gauge,
+    orphans: Gauge,
+    status_writes: Counter,
+}
+
+impl Metrics {
+    /// Makes the metrics and registers them.
+    pub fn new(registry: &mut Registry) -> Self {
+        // 1 ms to 65 s.
+        let buckets: fn() -> Histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 17));
+        let metrics = Self {
+            steps: Family::new_with_constructor(buckets),
+            errors: Family::default(),
+            volumes: Family::default(),
+            stuck: Gauge::default(),
+            idle: Gauge::default(),
+            orphans: Gauge::default(),
+            status_writes: Counter::default(),
+        };
+        let registry = registry.sub_registry_with_prefix("cryptvol_node");
+        registry.register_with_unit(
+            "step",
+            "Time that steps on volumes took",
+            Unit::Seconds,
+            metrics.steps.clone(),
+        );
+        registry.register(
+            "errors",
+            "Ends of runs with an error, by reason",
+            metrics.errors.clone(),
+        );
+        registry.register(
+            "volumes",
+            "Volumes of this node, by stage",
+            metrics.volumes.clone(),
+        );
+        registry.register(
+            "workers_stuck",
+            "Worker processes that were killed and hang in the kernel",
+            metrics.stuck.clone(),
+        );
+        registry.register(
+            "workers_idle",
+            "Worker processes that wait for work",
+            metrics.idle.clone(),
+        );
+        registry.register(
+            "orphans",
+            "Mappings of ours that no NodeVolume knows",
+            metrics.orphans.clone(),
+        );
+        registry.register(
+            "status_writes",
+            "Writes to the API server",
+            metrics.status_writes.clone(),
+        );
+        metrics
+    }
+
+    /// A step ended.
+    pub fn step(&self, name: &'static str, took: Duration) {
+        self.steps
+            .get_or_create(&StepLabel { step: name })
+            .observe(took.as_secs_f64());
+    }
+
+    /// A run ended with an error.
+    pub fn error(&self, reason: Reason) {
+        let label = ReasonLabel {
+            reason: reason.as_str(),
+        };
+        self.errors.get_or_create(&label).inc();
+    }
+
+    /// How many volumes are at which stage.
+    pub fn volumes(&self, stages: impl Iterator<Item = Stage>) {
+        let mut counts = std::collections::BTreeMap::new();
+        for stage in stages {
+            *counts.entry(stage).or_insert(0) += 1;
+        }
+        self.volumes.clear();
+        for (stage, count) in counts {
+            let label = StageLabel {
+                stage: format!("{stage:?}"),
+            };
+            self.volumes.get_or_create(&label).set(count);
+        }
+    }
+
+    /// State of the workers.
+    pub fn workers(&self, workers: crate::worker::pool::Workers) {
+        self.stuck
+            .set(i64::try_from(workers.stuck).unwrap_or(i64::MAX));
+        self.idle
+            .set(i64::try_from(workers.idle).unwrap_or(i64::MAX));
+    }
+
+    /// Mappings that nobody wants.
+    pub fn orphans(&self, count: usize) {
+        self.orphans.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// The API server acknowledged a write.
+    pub fn status_write(&self) {
+        self.status_writes.inc();
+    }
+}

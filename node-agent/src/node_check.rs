@@ -1,0 +1,207 @@
+//! Whether this node can hold encrypted volumes: found by looking, shown as a condition of the Node, and told to the volumes.
+
+use std::{rc::Rc, time::Duration};
+
+use cryptvol_crds::{conditions::Reason, names};
+use k8s_openapi::{
+    api::core::v1::{Node, NodeCondition},
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tracing::{info, warn};
+
+use crate::{
+    host::probe::NodeCheck,
+    worker::{
+        pool::Pool,
+        protocol::{Answer, Call},
+    },
+};
+
+/// Time between two looks at a node that is fit.
+const CALM: Duration = Duration::from_secs(300);
+/// At one that is not, or could not be looked at or shown.
+const SOON: Duration = Duration::from_secs(20);
+/// Of one exchange with the API server.
+const API: Duration = Duration::from_secs(10);
+
+/// What the last look said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Fitness {
+    /// Not looked yet.
+    #[default]
+    Unknown,
+    /// All that is needed is there.
+    Fit,
+    /// What is missing and what to do.
+    Unfit(String),
+}
+
+impl Fitness {
+    /// Whether the node was not looked at yet.
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::Unknown
+    }
+
+    /// What a list of checks says.
+    pub fn of(checks: &[NodeCheck]) -> Self {
+        let missing: Vec<_> = checks
+            .iter()
+            .filter(|c| !c.ok)
+            .map(|c| {
+                let detail = c.detail.trim_end_matches('.');
+                format!("{}: {detail}. {}", c.name, c.next_step)
+            })
+            .collect();
+        match missing.is_empty() {
+            true => Self::Fit,
+            false => Self::Unfit(missing.join(" ")),
+        }
+    }
+}
+
+/// Looks at the node again and again, shows and tells what was found.
+pub async fn watch(client: Client, node: String, pool: Rc<Pool>, tell: watch::Sender<Fitness>) {
+    loop {
+        let checks = match pool.call("node check", Call::Probe).await {
+            Ok(Answer::Probed(checks)) => checks,
+            Ok(_) => vec![],
+            Err(error) => vec![NodeCheck {
+                name: "worker".to_owned(),
+                ok: false,
+                detail: error.message,
+                next_step: "See the agent's log on that node.".to_owned(),
+            }],
+        };
+        let fitness = Fitness::of(&checks);
+        tell.send_if_modified(|old| {
+            let changed = *old != fitness;
+            if changed {
+                match &fitness {
+                    Fitness::Unfit(why) => warn!("this node cannot hold encrypted volumes: {why}"),
+                    _ => info!("this node can hold encrypted volumes"),
+                }
+                *old = fitness.clone();
+            }
+            changed
+        });
+        let shown = timeout(API, show(&client, &node, &fitness, &checks))
+            .await
+            .unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into())));
+        if let Err(error) = &shown {
+            warn!(%error, "the node's condition cannot be written");
+        }
+        let calm = fitness == Fitness::Fit && shown.is_ok();
+        sleep(if calm { CALM } else { SOON }).await;
+    }
+}
+
+/// Writes condition and annotation, if they are not there as they should be.
+async fn show(
+    client: &Client,
+    name: &str,
+    fitness: &Fitness,
+    checks: &[NodeCheck],
+) -> kube::Result<()> {
+    let api: Api<Node> = Api::all(client.clone());
+    let node = api.get(name).await?;
+    let old = node
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten())
+        .find(|c| c.type_ == names::NODE_CONDITION);
+    let annotation = serde_json::to_string(checks).unwrap_or_default();
+    let annotated = node
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|a| a.get(names::NODE_CHECK_ANNOTATION));
+    let new = condition(fitness, old, Timestamp::now());
+    if old.is_some_and(|old| same(old, &new)) && annotated == Some(&annotation) {
+        return Ok(());
+    }
+    // Merged by the conditions' type: those of the kubelet stay.
+    let patch = Patch::Strategic(json!({
+        "metadata": { "annotations": { names::NODE_CHECK_ANNOTATION: annotation } },
+        "status": { "conditions": [new] },
+    }));
+    let params = PatchParams {
+        field_manager: Some(names::AGENT_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    api.patch_status(name, &params, &patch).await.map(drop)
+}
+
+fn condition(fitness: &Fitness, old: Option<&NodeCondition>, now: Timestamp) -> NodeCondition {
+    let (status, reason, message) = match fitness {
+        Fitness::Unknown => ("Unknown", Reason::InProgress, String::new()),
+        Fitness::Fit => (
+            "True",
+            Reason::AsDesired,
+            "device-mapper, dm-crypt, iSCSI, udev and the kernel keyring are there".to_owned(),
+        ),
+        Fitness::Unfit(why) => ("False", Reason::NodeUnfit, why.clone()),
+    };
+    let since = old
+        .filter(|old| old.status == status)
+        .and_then(|old| old.last_transition_time.clone());
+    NodeCondition {
+        type_: names::NODE_CONDITION.to_owned(),
+        status: status.to_owned(),
+        reason: Some(reason.as_str().to_owned()),
+        message: Some(message),
+        last_transition_time: Some(since.unwrap_or(Time(now))),
+        last_heartbeat_time: Some(Time(now)),
+    }
+}
+
+fn same(a: &NodeCondition, b: &NodeCondition) -> bool {
+    (&a.status, &a.reason, &a.message) == (&b.status, &b.reason, &b.message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, ok: bool) -> NodeCheck {
+        NodeCheck {
+            name: name.into(),
+            ok,
+            detail: "not found".into(),
+            next_step: if ok { "" } else { "Load it." }.into(),
+        }
+    }
+
+    #[test]
+    fn an_unfit_node_names_what_is_missing_and_what_to_do() {
+        assert_eq!(Fitness::of(&[check("a", true)]), Fitness::Fit);
+        let unfit = Fitness::of(&[
+            check("dm-crypt", false),
+            check("a", true),
+            check("b", false),
+        ]);
+        let Fitness::Unfit(why) = unfit else { panic!() };
+        assert_eq!(why, "dm-crypt: not found. Load it. b: not found. Load it.");
+    }
+
+    #[test]
+    fn an_unchanged_condition_is_the_same_whatever_the_time() {
+        let at = |s| Timestamp::from_second(s).unwrap();
+        let first = condition(&Fitness::Fit, None, at(1));
+        let second = condition(&Fitness::Fit, Some(&first), at(2));
+        assert!(same(&first, &second));
+        assert_eq!(second.last_transition_time, Some(Time(at(1))));
+        let third = condition(&Fitness::Unfit("x".into()), Some(&second), at(3));
+        assert!(!same(&second, &third));
+        assert_eq!(third.last_transition_time, Some(Time(at(3))));
+    }
+}

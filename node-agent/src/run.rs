@@ -1,0 +1,186 @@
+//! The three commands.
+
+use std::{
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener},
+    },
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use cryptvol_common::{
+    admin::{self, Admin, Readiness},
+    shutdown,
+    telemetry::{self, LogArgs},
+};
+use prometheus_client::registry::Registry;
+use tokio::{net::TcpListener, sync::watch, task::LocalSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    cli::{CheckArgs, Cli, Command, RunArgs, WorkerArgs},
+    controller,
+    host::{probe, real::RealHost},
+    metrics::Metrics,
+    node_check::{self, Fitness},
+    release::{ReleaseClient, ReleaseConfig},
+    volume::execute::TargetLocks,
+    worker::{
+        child,
+        pool::{Pool, Program},
+    },
+};
+
+/// Where workers find tools, where they need one.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Does what the command line says and gives the exit status.
+///
+/// # Errors
+/// When the command cannot be begun.
+pub fn run(cli: Cli) -> Result<u8> {
+    match cli.command {
+        Command::Check(args) => check(&args),
+        Command::Worker(args) => worker(&cli.log, &args).map(|()| 0),
+        Command::Run(args) => {
+            let log = telemetry::init(&cli.log)?;
+            child::keep_secrets_in().context("core dumps cannot be forbidden")?;
+            // One thread does all that does not block; what blocks is in the workers. Workers die with the thread that
+            // started them, so it must be this one.
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .max_blocking_threads(2)
+                .build()?;
+            LocalSet::new().block_on(&runtime, agent(&cli.log, *args, log))?;
+            Ok(0)
+        }
+    }
+}
+
+fn check(args: &CheckArgs) -> Result<u8> {
+    let checks = probe::node();
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&checks)?);
+    } else {
+        let width = checks.iter().map(|c| c.name.len()).max().unwrap_or(0);
+        for check in &checks {
+            let mark = if check.ok { "ok     " } else { "missing" };
+            println!("{:width$}  {mark}  {}", check.name, check.detail);
+            if !check.ok {
+                println!("{:width$}           {}", "", check.next_step);
+            }
+        }
+    }
+    Ok(u8::from(checks.iter().any(|c| !c.ok)))
+}
+
+fn worker(log: &LogArgs, args: &WorkerArgs) -> Result<()> {
+    child::follow(args.parent)?;
+    child::keep_secrets_in()?;
+    let (mut from, mut to) = child::take_pipes()?;
+    telemetry::init(log)?;
+    child::serve(&mut RealHost::new(), &mut from, &mut to)?;
+    Ok(())
+}
+
+async fn agent(log: &LogArgs, args: RunArgs, handle: telemetry::LogHandle) -> Result<()> {
+    let stop = shutdown::on_signal()?;
+    let fail_point = args.fail_point().map_err(anyhow::Error::msg)?;
+    if let Some(point) = &fail_point {
+        warn!(
+            ?point,
+            "a fail point is armed: this agent will end by itself"
+        );
+    }
+    let Some(_alone) = alone(&args.node_name, &stop).await? else {
+        return Ok(());
+    };
+    let client = kube::Client::try_default()
+        .await
+        .context("no way to the API server: set KUBECONFIG, or run in a pod")?;
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    let readiness = Readiness::default();
+    let admin = Admin {
+        readiness: readiness.clone(),
+        registry: Arc::new(registry),
+        log: handle,
+    };
+    let listener = TcpListener::bind(args.admin_listen)
+        .await
+        .with_context(|| format!("cannot listen on {} (--admin-listen)", args.admin_listen))?;
+    let admin = tokio::spawn(admin::serve(listener, admin, stop.clone()));
+
+    let program = Program::this(vec![
+        ("PATH".to_owned(), PATH.to_owned()),
+        ("CRYPTVOL_LOG".to_owned(), log.log.clone()),
+        (
+            "CRYPTVOL_LOG_FORMAT".to_owned(),
+            log.log_format
+                .to_possible_value()
+                .map(|v| v.get_name().to_owned())
+                .unwrap_or_default(),
+        ),
+    ]);
+    let pool = Pool::new(program, usize::from(args.parallel_steps));
+    let (tell, fitness) = watch::channel(Fitness::default());
+    let checks = tokio::task::spawn_local(node_check::watch(
+        client.clone(),
+        args.node_name.clone(),
+        Rc::clone(&pool),
+        tell,
+    ));
+    let release = ReleaseConfig {
+        url: args.release_url()?,
+        ca_file: args.release_ca_file.clone(),
+        token_file: args.token_file.clone(),
+    };
+    info!(node = args.node_name, release = %release.url, version = env!("CARGO_PKG_VERSION"), "node agent");
+    controller::run(Rc::new(controller::Context {
+        client,
+        node_name: args.node_name,
+        pool,
+        release: ReleaseClient::new(release),
+        locks: TargetLocks::default(),
+        fail_point,
+        metrics,
+        readiness,
+        fitness,
+        stop: stop.clone(),
+        volumes: Default::default(),
+    }))
+    .await;
+    checks.abort();
+    stop.cancel();
+    admin.await??;
+    info!("ended; mappings and links stay");
+    Ok(())
+}
+
+/// One agent a node: two would spend one permit twice. The socket is of the kernel's abstract kind, so it is gone with the
+/// process, however that ends. `None` when this agent is to end before the other one has.
+async fn alone(node: &str, stop: &CancellationToken) -> Result<Option<UnixListener>> {
+    let address = SocketAddr::from_abstract_name(format!("cryptvol-node-agent/{node}"))?;
+    let mut waiting = false;
+    loop {
+        match UnixListener::bind_addr(&address) {
+            Ok(socket) => return Ok(Some(socket)),
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+                if !waiting {
+                    warn!("another agent runs on this node: waiting until it ends");
+                    waiting = true;
+                }
+            }
+            Err(e) => return Err(e).context("cannot tell whether another agent runs on this node"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+        }
+    }
+}

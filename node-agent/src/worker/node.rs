@@ -1,0 +1,111 @@
+//! `execute::Node` over the workers: each call in a process of its own kind, with its deadline.
+
+use std::rc::Rc;
+
+use cryptvol_crds::conditions::Reason;
+
+use super::{
+    pool::Pool,
+    protocol::{Answer, Call},
+};
+use crate::{
+    host::{
+        Chap, DeviceId, Erased, FormatOrder, Header, HeaderFound, Mapping, Observed, OpenOrder,
+        Query, StepError, Target,
+    },
+    volume::execute::Node,
+};
+
+/// The node as one volume uses it.
+pub struct Workers {
+    pool: Rc<Pool>,
+    volume: String,
+}
+
+impl Workers {
+    /// The node for one volume, named for messages and so that a hanging step keeps others of the volume away.
+    pub fn new(pool: Rc<Pool>, volume: String) -> Self {
+        Self { pool, volume }
+    }
+
+    async fn ask<T>(
+        &self,
+        call: Call,
+        take: impl FnOnce(Answer) -> Option<T>,
+    ) -> Result<T, StepError> {
+        let answer = self.pool.call(&self.volume, call).await?;
+        take(answer)
+            .ok_or_else(|| StepError::new(Reason::StepFailed, "a worker answered another question"))
+    }
+
+    async fn act(&self, call: Call) -> Result<(), StepError> {
+        self.ask(call, |a| matches!(a, Answer::Unit).then_some(()))
+            .await
+    }
+}
+
+macro_rules! of {
+    ($kind:ident) => {
+        |answer| match answer {
+            Answer::$kind(inner) => Some(inner),
+            _ => None,
+        }
+    };
+}
+
+impl Node for Workers {
+    async fn observe(&self, query: &Query) -> Result<Observed, StepError> {
+        self.ask(Call::Observe(query.clone()), of!(Observed)).await
+    }
+
+    async fn login(&self, target: &Target, chap: Option<Chap>) -> Result<(), StepError> {
+        self.act(Call::Login(target.clone(), chap)).await
+    }
+
+    async fn scan(&self, target: &Target, lun: u32) -> Result<(), StepError> {
+        self.act(Call::Scan(target.clone(), lun)).await
+    }
+
+    async fn read_header(&self, device: &DeviceId) -> Result<HeaderFound, StepError> {
+        self.ask(Call::ReadHeader(device.clone()), of!(Found)).await
+    }
+
+    async fn format(&self, device: &DeviceId, order: FormatOrder) -> Result<Header, StepError> {
+        self.ask(Call::Format(device.clone(), order), of!(Formatted))
+            .await
+    }
+
+    async fn open(&self, device: &DeviceId, order: OpenOrder) -> Result<Mapping, StepError> {
+        self.ask(Call::Open(device.clone(), order), of!(Opened))
+            .await
+    }
+
+    async fn link(&self, link: &str, mapping: &Mapping) -> Result<(), StepError> {
+        self.act(Call::Link(link.to_owned(), mapping.clone())).await
+    }
+
+    async fn unlink(&self, link: &str) -> Result<(), StepError> {
+        self.act(Call::Unlink(link.to_owned())).await
+    }
+
+    async fn close(&self, name: &str, uuid: &str) -> Result<(), StepError> {
+        self.act(Call::Close(name.to_owned(), uuid.to_owned()))
+            .await
+    }
+
+    async fn delete_device(&self, device: &DeviceId) -> Result<(), StepError> {
+        self.act(Call::DeleteDevice(device.clone())).await
+    }
+
+    async fn logout(&self, target: &Target) -> Result<(), StepError> {
+        self.act(Call::Logout(target.clone())).await
+    }
+
+    async fn erase(&self, device: &DeviceId, luks_uuid: &str) -> Result<Erased, StepError> {
+        self.ask(
+            Call::Erase(device.clone(), luks_uuid.to_owned()),
+            of!(Erased),
+        )
+        .await
+    }
+}

@@ -1,0 +1,260 @@
+//! Frames between agent and worker: a length (four bytes, little-endian) and JSON. Secrets travel here and nowhere else
+//! between the two: not in arguments, not in the environment.
+
+use std::{
+    io::{Read, Write},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use zeroize::Zeroizing;
+
+use crate::host::{
+    Chap, DeviceId, Erased, FormatOrder, Header, HeaderFound, Host, Mapping, Observed, OpenOrder,
+    Query, StepError, Target,
+    probe::{self, NodeCheck},
+};
+
+/// Longest frame in bytes.
+pub const MAX_FRAME: usize = 1 << 20;
+/// Room made before serialising: a buffer that grows leaves copies of a secret behind.
+const ROOM: usize = 16 << 10;
+
+/// One call, as in `host::Host`.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Call {
+    /// `Host::observe`.
+    Observe(Query),
+    /// `Host::mappings`.
+    Mappings,
+    /// `Host::login`.
+    Login(Target, Option<Chap>),
+    /// `Host::scan`.
+    Scan(Target, u32),
+    /// `Host::read_header`.
+    ReadHeader(DeviceId),
+    /// `Host::format`.
+    Format(DeviceId, FormatOrder),
+    /// `Host::open`.
+    Open(DeviceId, OpenOrder),
+    /// `Host::link`.
+    Link(String, Mapping),
+    /// `Host::unlink`.
+    Unlink(String),
+    /// `Host::close`.
+    Close(String, String),
+    /// `Host::delete_device`.
+    DeleteDevice(DeviceId),
+    /// `Host::logout`.
+    Logout(Target),
+    /// `Host::erase`.
+    Erase(DeviceId, String),
+    /// `host::probe::node`.
+    Probe,
+}
+
+/// What a call gives back.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// Nothing.
+    Unit,
+    /// Of `observe`.
+    Observed(Observed),
+    /// Of `mappings`.
+    Mappings(Vec<Mapping>),
+    /// Of `read_header`.
+    Found(HeaderFound),
+    /// Of `format`.
+    Formatted(Header),
+    /// Of `open`.
+    Opened(Mapping),
+    /// Of `erase`.
+    Erased(Erased),
+    /// Of the node check.
+    Probed(Vec<NodeCheck>),
+}
+
+impl Call {
+    /// Name in messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Observe(_) => "observe",
+            Self::Mappings => "list mappings",
+            Self::Login(..) => "log in",
+            Self::Scan(..) => "scan",
+            Self::ReadHeader(_) => "read the header",
+            Self::Format(..) => "format",
+            Self::Open(..) => "open",
+            Self::Link(..) => "link",
+            Self::Unlink(_) => "unlink",
+            Self::Close(..) => "close",
+            Self::DeleteDevice(_) => "remove the device",
+            Self::Logout(_) => "log out",
+            Self::Erase(..) => "erase",
+            Self::Probe => "check the node",
+        }
+    }
+
+    /// How long the call may take before its worker is killed. Longer than what iscsid and the kernel allow themselves by
+    /// default for one attempt, so that their own error comes first where there is one.
+    pub fn deadline(&self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Observe(_) | Self::Mappings | Self::Link(..) | Self::Unlink(_) => 10,
+            Self::Scan(..) | Self::ReadHeader(_) | Self::Close(..) | Self::Probe => 30,
+            Self::Login(..) | Self::DeleteDevice(_) | Self::Logout(_) | Self::Open(..) => 45,
+            Self::Format(..) | Self::Erase(..) => 90,
+        })
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// Those of the host.
+    pub fn run(&self, host: &mut impl Host) -> Result<Answer, StepError> {
+        match self {
+            Self::Observe(query) => host.observe(query).map(Answer::Observed),
+            Self::Mappings => host.mappings().map(Answer::Mappings),
+            Self::Login(target, chap) => unit(host.login(target, chap.as_ref())),
+            Self::Scan(target, lun) => unit(host.scan(target, *lun)),
+            Self::ReadHeader(device) => host.read_header(device).map(Answer::Found),
+            Self::Format(device, order) => host.format(device, order).map(Answer::Formatted),
+            Self::Open(device, order) => host.open(device, order).map(Answer::Opened),
+            Self::Link(link, mapping) => unit(host.link(link, mapping)),
+            Self::Unlink(link) => unit(host.unlink(link)),
+            Self::Close(name, uuid) => unit(host.close(name, uuid)),
+            Self::DeleteDevice(device) => unit(host.delete_device(device)),
+            Self::Logout(target) => unit(host.logout(target)),
+            Self::Erase(device, uuid) => host.erase(device, uuid).map(Answer::Erased),
+            Self::Probe => Ok(Answer::Probed(probe::node())),
+        }
+    }
+}
+
+fn unit(result: Result<(), StepError>) -> Result<Answer, StepError> {
+    result.map(|()| Answer::Unit)
+}
+
+/// A frame, wiped when dropped.
+///
+/// # Errors
+/// When it cannot be serialised or is too long.
+pub fn encode(message: &impl Serialize) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    let mut frame = Zeroizing::new(Vec::with_capacity(ROOM));
+    frame.extend_from_slice(&[0; 4]);
+    serde_json::to_writer(&mut *frame, message)?;
+    let length = length_of(frame.len() - 4)?;
+    frame[..4].copy_from_slice(&length.to_le_bytes());
+    Ok(frame)
+}
+
+/// The content of a frame.
+///
+/// # Errors
+/// When it is not of the protocol; the message shows nothing of it.
+pub fn decode<T: DeserializeOwned>(content: &[u8]) -> std::io::Result<T> {
+    serde_json::from_slice(content)
+        .map_err(|_| std::io::Error::other("a message that is not of the protocol"))
+}
+
+/// Length of the frame that begins like this.
+///
+/// # Errors
+/// When it is longer than a frame may be.
+pub fn frame_length(head: [u8; 4]) -> std::io::Result<usize> {
+    let length = usize::try_from(u32::from_le_bytes(head)).map_err(std::io::Error::other)?;
+    length_of(length)?;
+    Ok(length)
+}
+
+fn length_of(length: usize) -> std::io::Result<u32> {
+    u32::try_from(length)
+        .ok()
+        .filter(|_| length <= MAX_FRAME)
+        .ok_or_else(|| std::io::Error::other("a message longer than a frame may be"))
+}
+
+/// Reads one message; nothing at the end of the pipe.
+///
+/// # Errors
+/// When the pipe breaks within a frame or the message is not of the protocol.
+pub fn read<T: DeserializeOwned>(from: &mut impl Read) -> std::io::Result<Option<T>> {
+    let mut head = [0; 4];
+    match from.read_exact(&mut head) {
+        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let mut content = Zeroizing::new(vec![0; frame_length(head)?]);
+    from.read_exact(&mut content)?;
+    decode(&content).map(Some)
+}
+
+/// Writes one message.
+///
+/// # Errors
+/// Those of the pipe.
+pub fn write(to: &mut impl Write, message: &impl Serialize) -> std::io::Result<()> {
+    to.write_all(&encode(message)?)?;
+    to.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{Passphrase, sim::World};
+    use cryptvol_crds::v1alpha1::HeaderFacts;
+
+    #[test]
+    fn a_message_goes_through_a_pipe() {
+        let secret = "s3cr3t-\"\\ü";
+        let order = OpenOrder {
+            mapping_name: "m".into(),
+            mapping_uuid: "u".into(),
+            expected: HeaderFacts::default(),
+            passphrase: Passphrase(secret.into()),
+        };
+        let device = DeviceId {
+            path: "/dev/sda".into(),
+            dev: "8:0".into(),
+            hctl: "0:0:0:1".into(),
+            wwid: None,
+            size_bytes: 1,
+        };
+        let call = Call::Open(device, order);
+        assert!(!format!("{call:?}").contains("s3cr3t"));
+        let mut pipe = Vec::new();
+        write(&mut pipe, &call).unwrap();
+        let mut from = pipe.as_slice();
+        let Some(Call::Open(_, order)) = read(&mut from).unwrap() else {
+            panic!("another call");
+        };
+        assert_eq!(order.passphrase.0, secret);
+        assert!(read::<Call>(&mut from).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_frame_of_any_length_is_not_believed() {
+        let mut from = &[0xff, 0xff, 0xff, 0xff, b'{'][..];
+        assert!(read::<Call>(&mut from).is_err());
+        let mut from = &[5, 0, 0, 0, b'{'][..];
+        assert!(read::<Call>(&mut from).is_err());
+        let message = read::<Call>(&mut &b"\x07\0\0\0{\"x\":1}"[..]).unwrap_err();
+        assert!(!message.to_string().contains('x'));
+    }
+
+    #[test]
+    fn an_error_keeps_its_reason_on_the_way() {
+        let call = Call::Unlink("/dev/cryptvol/a/b".into());
+        let mut world = World::default();
+        world
+            .links
+            .insert("/dev/cryptvol/a/b".into(), crate::host::sim::SimLink::File);
+        let result = call.run(&mut world);
+        let mut pipe = Vec::new();
+        write(&mut pipe, &result.map(|_| ())).unwrap();
+        let back: Result<(), StepError> = read(&mut pipe.as_slice()).unwrap().unwrap();
+        assert_eq!(
+            back.unwrap_err().reason(),
+            cryptvol_crds::conditions::Reason::NotOurs
+        );
+    }
+}
