@@ -1,15 +1,24 @@
 //! `cryptvol-e2e`: builds the parts, makes sandboxes, keeps clusters.
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use cryptvol_e2e::cluster::{self, Cluster, ClusterOptions};
+use cryptvol_e2e::kept::{DEFAULT_NAME, Kept};
 use cryptvol_e2e::parts::{Parts, Set};
-use cryptvol_e2e::{exec, sandbox};
+use cryptvol_e2e::{exec, kind, sandbox};
 
 #[derive(Parser)]
 #[command(version, about)]
 struct Cli {
     #[command(subcommand)]
     command: Sub,
+}
+
+#[derive(Args)]
+struct Name {
+    /// Name of the cluster
+    #[arg(long, env = sandbox::JOIN, default_value = DEFAULT_NAME)]
+    name: String,
 }
 
 #[derive(Subcommand)]
@@ -26,6 +35,71 @@ enum Sub {
         #[arg(long, default_value = "target/images")]
         out: std::path::PathBuf,
     },
+    /// Start a cluster; it stays until Ctrl-C or `down`
+    Up {
+        #[command(flatten)]
+        name: Name,
+        /// Number of nodes, 1 to 9
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
+        nodes: u8,
+        /// Memory of each node in MiB, taken from the machine as it is used
+        #[arg(long, default_value_t = 3072)]
+        memory: u32,
+        /// Image archives for every node (may be given several times)
+        #[arg(long)]
+        image: Vec<std::path::PathBuf>,
+        /// Return when it is ready, and leave it running
+        #[arg(long)]
+        detach: bool,
+        #[arg(long, hide = true)]
+        background: bool,
+    },
+    /// Take a cluster down
+    Down {
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Say whether a cluster is up, and show its nodes
+    Status {
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Run kubectl against a cluster
+    Kubectl {
+        #[command(flatten)]
+        name: Name,
+        /// What kubectl gets
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run a command inside a cluster's namespaces, with kubectl, helm and KUBECONFIG at hand
+    Exec {
+        #[command(flatten)]
+        name: Name,
+        /// The command
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Open a shell inside a cluster's namespaces
+    Shell {
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Run a command on a node, outside its containers
+    ExecNode {
+        #[command(flatten)]
+        name: Name,
+        /// For example node-1
+        node: String,
+        /// The command
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    #[command(hide = true)]
+    Supervise {
+        #[command(flatten)]
+        name: Name,
+    },
     /// Run a command in namespaces of its own; used as cargo's runner for test binaries
     Sandbox {
         /// The command
@@ -37,6 +111,11 @@ enum Sub {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+    #[command(hide = true, disable_help_flag = true)]
+    OciRuntime {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<std::ffi::OsString>,
+    },
     #[command(hide = true)]
     NodeExecServer {
         #[arg(long)]
@@ -47,7 +126,11 @@ enum Sub {
 fn main() -> Result<()> {
     match Cli::parse().command {
         Sub::Parts { set } => {
-            println!("{}", Parts::ensure(set)?.dir().display());
+            let parts = Parts::ensure(set)?;
+            if set == Set::Kind {
+                kind::node_image::NodeImage::ensure(&parts)?;
+            }
+            println!("{}", parts.dir().display());
         }
         Sub::Images { out } => {
             let program = std::env::current_exe()?;
@@ -61,9 +144,100 @@ fn main() -> Result<()> {
                 );
             }
         }
-        Sub::Sandbox { command } => std::process::exit(sandbox::enter(&command, |_| Ok(()))?),
+        Sub::Up {
+            name,
+            nodes,
+            memory,
+            image,
+            detach,
+            background,
+        } => {
+            let kept = Kept::new(&name.name)?;
+            let images = image
+                .iter()
+                .map(std::path::absolute)
+                .collect::<Result<_, _>>()?;
+            let options = ClusterOptions {
+                nodes,
+                memory_mib: memory,
+                images,
+            };
+            if detach {
+                kept.up_detached(&options)?;
+            } else {
+                std::process::exit(kept.up(&options, background)?);
+            }
+        }
+        Sub::Supervise { name } => runtime()?.block_on(Kept::new(&name.name)?.supervise())?,
+        Sub::Down { name } => Kept::new(&name.name)?.down()?,
+        Sub::Status { name } => {
+            let kept = Kept::new(&name.name)?;
+            println!("{}", kept.status()?);
+            kept.enter(&words(&["kubectl", "get", "nodes", "-o", "wide"]))?;
+        }
+        Sub::Kubectl { name, arguments } => {
+            Kept::new(&name.name)?.enter(&[words(&["kubectl"]), arguments].concat())?;
+        }
+        Sub::Exec { name, command } => {
+            Kept::new(&name.name)?.enter(&command)?;
+        }
+        Sub::Shell { name } => {
+            let shell = std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".into());
+            Kept::new(&name.name)?.enter(&[shell])?;
+        }
+        Sub::ExecNode {
+            name,
+            node,
+            command,
+        } => {
+            if std::env::var_os(cluster::DIR).is_none() {
+                let again = std::env::args().skip(1).collect::<Vec<_>>();
+                let exe = std::env::current_exe()?.display().to_string();
+                Kept::new(&name.name)?.enter(&[vec![exe], again].concat())?;
+            }
+            std::process::exit(runtime()?.block_on(exec_node(&node, &command))?);
+        }
+        Sub::Sandbox { command } if kind::guard::applies(&command) => {
+            std::process::exit(kind::guard::run(&command)?)
+        }
+        Sub::Sandbox { command } => {
+            if let Some(name) = std::env::var(sandbox::JOIN)
+                .ok()
+                .filter(|name| !name.is_empty())
+            {
+                Kept::new(&name)?.enter(&command)?;
+            }
+            let code = sandbox::enter(&command, |_| Ok(()));
+            kind::machine::sweep();
+            std::process::exit(code?)
+        }
+        Sub::OciRuntime { args } => match kind::oci_runtime::exec(&args)? {},
         Sub::NodeExecServer { listen } => exec::serve(listen)?,
         Sub::SandboxInit { command } => std::process::exit(sandbox::init(&command)?),
     }
     Ok(())
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|w| (*w).to_owned()).collect()
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?)
+}
+
+/// Inside the cluster's namespaces.
+async fn exec_node(node: &str, command: &[String]) -> Result<i32> {
+    let dir = std::env::var_os(cluster::DIR).unwrap_or_default();
+    let cluster = Cluster::attach(std::path::Path::new(&dir))?;
+    let argv: Vec<&str> = command.iter().map(String::as_str).collect();
+    let output = cluster
+        .node(node)?
+        .exec_with(&argv, &[], b"", std::time::Duration::from_secs(3600))
+        .await?;
+    print!("{}", output.stdout);
+    eprint!("{}", output.stderr);
+    Ok(output.code)
 }

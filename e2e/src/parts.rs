@@ -18,6 +18,8 @@ pub const KUBERNETES: &str = "1.36.3";
 pub const PAUSE_IMAGE: &str = "registry.k8s.io/pause:3.10.2";
 /// Version of CoreDNS.
 pub const COREDNS: &str = "1.15.0";
+/// The module that kind is built from; its sources hold the files of a node image too.
+pub const KIND_MODULE: &str = "sigs.k8s.io/kind@v0.33.0";
 
 const GO_MOD: &str = include_str!("../parts/go.mod");
 const GO_SUM: &str = include_str!("../parts/go.sum");
@@ -137,6 +139,7 @@ const RECIPES: &[(&str, Set, Recipe, u32)] = &[
         Recipe::Module("k8s.io/kubernetes/cmd/kubeadm"),
         20,
     ),
+    ("kind", Set::Kind, Recipe::Install(KIND_MODULE), 20),
 ];
 
 /// Which programs are wanted; each set contains those before it.
@@ -146,7 +149,7 @@ pub enum Set {
     ControlPlane,
     /// In addition scheduler, kubelet, kube-proxy, containerd, CNI plugins, CoreDNS and Helm: the tier `cluster`.
     Full,
-    /// In addition kubeadm, for a kind node image made from these parts.
+    /// In addition kind, and kubeadm for a kind node image made from these parts.
     Kind,
 }
 
@@ -254,6 +257,20 @@ impl Parts {
     /// The folder with all programs (those of `KUBEBUILDER_ASSETS` excepted).
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// What kubectl and Helm need to work on the control plane in `dir`: `KUBECONFIG`, `PATH` with the parts, caches in `dir`.
+    pub fn tool_env(&self, dir: &Path) -> Vec<(String, String)> {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let in_dir = |name: &str| dir.join(name).display().to_string();
+        vec![
+            ("KUBECONFIG".into(), in_dir("admin.kubeconfig")),
+            ("PATH".into(), format!("{}:{path}", self.dir.display())),
+            ("KUBECACHEDIR".into(), in_dir("kube-cache")),
+            ("HELM_CACHE_HOME".into(), in_dir("helm/cache")),
+            ("HELM_CONFIG_HOME".into(), in_dir("helm/config")),
+            ("HELM_DATA_HOME".into(), in_dir("helm/data")),
+        ]
     }
 
     fn build(&self, name: &str, scratch: &Path) -> Result<()> {

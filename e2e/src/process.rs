@@ -179,7 +179,8 @@ fn stat(pid: i32) -> Option<Stat> {
     })
 }
 
-fn start_time(pid: i32) -> Option<u64> {
+/// When a process was started, in clock ticks since boot; with its pid this names it once and for all.
+pub(crate) fn start_time(pid: i32) -> Option<u64> {
     stat(pid).map(|s| s.started)
 }
 
