@@ -47,7 +47,8 @@ fn operator() -> Role {
             on::<EncryptedVolume>("status", &["patch"]),
             // An owner reference with blockOwnerDeletion asks for this where OwnerReferencesPermissionEnforcement is on.
             on::<EncryptedVolume>("finalizers", &["update"]),
-            rule::<NodeVolume>(&[READ, WRITE].concat()),
+            // Server-side apply makes and changes it.
+            rule::<NodeVolume>(&[READ, &["create", "patch", "delete"]].concat()),
             rule::<KeyService>(READ),
             on::<KeyService>("status", &["patch"]),
             rule::<EncryptionClass>(READ),
