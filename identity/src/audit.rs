@@ -81,7 +81,7 @@ fn write(line: &Line<'_>) {
         Outcome::Failure => "failure",
     };
     tracing::info!(
-        target: "audit",
+        target: crate::log::AUDIT,
         event_type_uri = "http://schemas.dmtf.org/cloud/audit/1.0/event",
         event_id = %crate::ids::key_manager_id(),
         event_time = %crate::time::token_time(crate::time::now_us()),

@@ -21,7 +21,7 @@ pub struct Cli {
         global = true
     )]
     pub log_format: LogFormat,
-    /// What is logged, as `LEVEL` or `TARGET=LEVEL,…`. Keep `audit=info`.
+    /// What is logged, as `LEVEL` or `TARGET=LEVEL,…`. The audit trail always is; crates of others stay at info.
     #[arg(
         long,
         env = "CRYPTVOL_IDENTITY_LOG",

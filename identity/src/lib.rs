@@ -13,9 +13,12 @@ pub mod http;
 pub mod identity;
 pub mod ids;
 pub mod keymanager;
+pub mod log;
 pub mod metrics;
 pub mod policy;
 pub mod server;
 pub mod store;
+#[cfg(test)]
+mod testing;
 pub mod time;
 pub mod token;

@@ -7,16 +7,16 @@ use clap::Parser;
 use cryptvol_identity::{
     app::{App, AppConfig},
     bootstrap::{BootstrapRequest, bootstrap},
-    cli::{BootstrapArgs, Cli, Command, DataArgs, KekCommand, LogFormat, ServeArgs},
+    cli::{BootstrapArgs, Cli, Command, DataArgs, KekCommand, ServeArgs},
     crypto::Kek,
+    log,
     server::{Listeners, serve},
 };
 use secrecy::SecretString;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    start_log(&cli)?;
+    log::init(&cli.log, cli.log_format)?;
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| anyhow!("a TLS provider is installed already"))?;
@@ -32,19 +32,6 @@ fn main() -> Result<()> {
 
 fn processors() -> usize {
     available_parallelism().map_or(1, NonZeroUsize::get)
-}
-
-fn start_log(cli: &Cli) -> Result<()> {
-    let filter = EnvFilter::try_new(&cli.log)
-        .with_context(|| format!("--log {} is not a filter", cli.log))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match cli.log_format {
-        LogFormat::Json => log.json().flatten_event(true).init(),
-        LogFormat::Text => log.init(),
-    }
-    Ok(())
 }
 
 async fn run(command: Command) -> Result<()> {

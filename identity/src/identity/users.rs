@@ -231,7 +231,7 @@ async fn change_password(
     let mut change = app.store.change_identity().await?;
     change.update_user(&user).await?;
     app.store.commit(change).await?;
-    tracing::info!(target: "audit", action = "update", outcome = "success", initiator_user_id = %user.id,
+    tracing::info!(target: crate::log::AUDIT, action = "update", outcome = "success", initiator_user_id = %user.id,
         target_type_uri = KIND, target_id = %user.id, "password changed by its user");
     Ok(no_content())
 }

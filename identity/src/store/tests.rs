@@ -1,1 +1,132 @@
-//! The store on real SQLite files in temporary directories.
+//! The store and the opening of the service, on real SQLite files in temporary directories.
+
+#![allow(clippy::unwrap_used)]
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::{
+    DATABASE_FILE, Store, StoreError,
+    secrets::{Secret, SecretFilter},
+};
+use crate::{
+    app::{App, AppError},
+    crypto::Kek,
+    ids::key_manager_id,
+    testing::config,
+};
+
+fn secret(name: &str, expiration: Option<i64>) -> Secret {
+    Secret {
+        id: key_manager_id(),
+        project_id: "p".into(),
+        creator_id: "u".into(),
+        name: Some(name.into()),
+        secret_type: "opaque".into(),
+        algorithm: None,
+        bit_length: None,
+        mode: None,
+        expiration,
+        content_type: None,
+        key_id: None,
+        sealed: None,
+        created: 1,
+        updated: 1,
+    }
+}
+
+async fn insert(store: &Store, secret: &Secret) {
+    let mut change = store.change_keys().await.unwrap();
+    change.insert_secret(secret).await.unwrap();
+    store.commit(change).await.unwrap();
+}
+
+fn on_disk(dir: &tempfile::TempDir, needle: &str) -> bool {
+    std::fs::read_dir(dir.path()).unwrap().any(|entry| {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        bytes
+            .windows(needle.len())
+            .any(|window| window == needle.as_bytes())
+    })
+}
+
+#[tokio::test]
+async fn a_deleted_record_leaves_nothing_in_the_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).await.unwrap();
+    let canary = secret("canary-of-a-deleted-record", None);
+    insert(&store, &canary).await;
+    assert!(on_disk(&dir, "canary-of-a-deleted-record"));
+    let mut change = store.change_keys().await.unwrap();
+    assert!(change.delete_secret(&canary.id).await.unwrap());
+    store.commit(change).await.unwrap();
+    store.mark_log_dirty();
+    store.truncate_log().await.unwrap();
+    assert!(!on_disk(&dir, "canary-of-a-deleted-record"));
+}
+
+#[tokio::test]
+async fn an_abandoned_change_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).await.unwrap();
+    let record = secret("x", None);
+    let mut change = store.change_keys().await.unwrap();
+    change.insert_secret(&record).await.unwrap();
+    drop(change);
+    assert!(store.secret(&record.id, 0).await.unwrap().is_none());
+    insert(&store, &record).await;
+    let mut change = store.change_keys().await.unwrap();
+    assert!(matches!(
+        change.insert_secret(&record).await,
+        Err(StoreError::Duplicate)
+    ));
+}
+
+#[tokio::test]
+async fn expired_secrets_are_hidden_and_then_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).await.unwrap();
+    let record = secret("x", Some(100));
+    insert(&store, &record).await;
+    assert!(store.secret(&record.id, 99).await.unwrap().is_some());
+    assert!(store.secret(&record.id, 100).await.unwrap().is_none());
+    let (page, total) = store
+        .secrets("p", &SecretFilter::default(), 100, 10, 0)
+        .await
+        .unwrap();
+    assert_eq!((page.len(), total), (0, 0));
+    let mut change = store.change_keys().await.unwrap();
+    assert_eq!(change.delete_expired_secrets(99).await.unwrap(), 0);
+    assert_eq!(change.delete_expired_secrets(100).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn the_data_directory_is_closed_to_others() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    let store = Store::open(&dir).await.unwrap();
+    assert_eq!(
+        std::fs::metadata(&dir).unwrap().permissions().mode() & 0o007,
+        0
+    );
+    assert!(dir.join(DATABASE_FILE).exists());
+    store.close().await;
+}
+
+#[tokio::test]
+async fn another_key_encryption_key_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(
+        App::open(config(&dir), Kek::from_bytes(&[1; 32]))
+            .await
+            .unwrap(),
+    );
+    assert!(matches!(
+        App::open(config(&dir), Kek::from_bytes(&[2; 32])).await,
+        Err(AppError::WrongKek(_))
+    ));
+    assert!(
+        App::open(config(&dir), Kek::from_bytes(&[1; 32]))
+            .await
+            .is_ok()
+    );
+}

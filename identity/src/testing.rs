@@ -1,0 +1,222 @@
+//! For tests: the whole service without a socket, on a temporary directory.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{body::Body, http::Request, response::Response};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+use crate::{
+    app::{App, AppConfig},
+    bootstrap::{BootstrapRequest, bootstrap},
+    crypto::Kek,
+    http::service,
+};
+
+/// Host in all requests, hence in all links.
+pub(crate) const HOST: &str = "keys.example.org:5000";
+const ADMIN_PASSWORD: &str = "admin-password";
+
+/// A bootstrapped service and the administrator's token.
+pub(crate) struct Bench {
+    pub(crate) app: Arc<App>,
+    pub(crate) admin: String,
+    pub(crate) dir: TempDir,
+}
+
+/// An answer, read to its end.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: axum::http::HeaderMap,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+pub(crate) fn config(dir: &TempDir) -> AppConfig {
+    AppConfig {
+        data_dir: dir.path().into(),
+        token_lifetime_secs: 3600,
+        password_rounds: 4,
+        password_parallel: 2,
+        tls: true,
+    }
+}
+
+impl Bench {
+    pub(crate) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let app = App::open(config(&dir), Kek::from_bytes(&[9; 32]))
+            .await
+            .unwrap();
+        let request = BootstrapRequest {
+            password: ADMIN_PASSWORD.to_owned().into(),
+            public_url: format!("https://{HOST}"),
+            region: "RegionOne".into(),
+        };
+        bootstrap(&app, &request).await.unwrap();
+        // Twice, as every start of a pod does.
+        bootstrap(&app, &request).await.unwrap();
+        let mut bench = Self {
+            app,
+            admin: String::new(),
+            dir,
+        };
+        bench.admin = bench
+            .login("admin", ADMIN_PASSWORD, Some("admin"))
+            .await
+            .unwrap();
+        bench
+    }
+
+    /// One request; `body` is sent as JSON unless it is null.
+    pub(crate) async fn call(&self, method: &str, path: &str, token: &str, body: Value) -> Answer {
+        let mut headers = vec![("X-Auth-Token", token)];
+        let mut bytes = Vec::new();
+        if !body.is_null() {
+            headers.push(("Content-Type", "application/json"));
+            bytes = body.to_string().into_bytes();
+        }
+        self.raw(method, path, &headers, bytes).await
+    }
+
+    pub(crate) async fn raw(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Answer {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("Host", HOST);
+        for (name, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
+            request = request.header(*name, *value);
+        }
+        let answer: Result<Response, Infallible> = service(Arc::clone(&self.app))
+            .oneshot(request.body(Body::from(body)).unwrap())
+            .await;
+        let Ok(response) = answer;
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes().to_vec();
+        Answer {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            bytes,
+        }
+    }
+
+    /// As the administrator, with this status.
+    pub(crate) async fn admin(&self, method: &str, path: &str, body: Value, status: u16) -> Value {
+        let answer = self.call(method, path, &self.admin, body).await;
+        assert_eq!(
+            answer.status,
+            status,
+            "{method} {path}: {}",
+            String::from_utf8_lossy(&answer.bytes)
+        );
+        answer.json()
+    }
+
+    pub(crate) async fn auth(&self, body: Value) -> Answer {
+        self.call("POST", "/identity/v3/auth/tokens", "", body)
+            .await
+    }
+
+    /// A token for a user of the first domain, or the status of the refusal.
+    pub(crate) async fn login(
+        &self,
+        user: &str,
+        password: &str,
+        project: Option<&str>,
+    ) -> Result<String, u16> {
+        let mut auth = json!({"identity": {"methods": ["password"], "password": {"user": {
+            "name": user, "domain": {"id": "default"}, "password": password,
+        }}}});
+        if let Some(project) = project {
+            auth["scope"] = json!({"project": {"name": project, "domain": {"name": "Default"}}});
+        }
+        let answer = self.auth(json!({ "auth": auth })).await;
+        if answer.status == 201 {
+            Ok(answer.header("X-Subject-Token").to_owned())
+        } else {
+            Err(answer.status)
+        }
+    }
+
+    /// A new project; its id.
+    pub(crate) async fn project(&self, name: &str) -> String {
+        let body = json!({"project": {"name": name, "domain_id": "default"}});
+        id(&self.admin("POST", "/identity/v3/projects", body, 201).await["project"])
+    }
+
+    /// A new user whose password is its name with `-pw`; its id.
+    pub(crate) async fn user(&self, name: &str) -> String {
+        let body = json!({"user": {"name": name, "domain_id": "default", "password": format!("{name}-pw")}});
+        id(&self.admin("POST", "/identity/v3/users", body, 201).await["user"])
+    }
+
+    /// The id of a global role.
+    pub(crate) async fn role(&self, name: &str) -> String {
+        let list = self
+            .admin(
+                "GET",
+                &format!("/identity/v3/roles?name={name}"),
+                Value::Null,
+                200,
+            )
+            .await;
+        id(&list["roles"][0])
+    }
+
+    /// Gives a user a role on a project.
+    pub(crate) async fn grant(&self, project: &str, user: &str, role: &str) {
+        let role = self.role(role).await;
+        self.admin(
+            "PUT",
+            &format!("/identity/v3/projects/{project}/users/{user}/roles/{role}"),
+            Value::Null,
+            204,
+        )
+        .await;
+    }
+
+    /// A new user with a role on a project, logged in.
+    pub(crate) async fn member(&self, name: &str, project: (&str, &str), role: &str) -> String {
+        let user = self.user(name).await;
+        self.grant(project.1, &user, role).await;
+        self.login(name, &format!("{name}-pw"), Some(project.0))
+            .await
+            .unwrap()
+    }
+
+    /// Status of validating a token by itself.
+    pub(crate) async fn status_of(&self, token: &str) -> u16 {
+        let headers = [
+            ("X-Auth-Token", self.admin.as_str()),
+            ("X-Subject-Token", token),
+        ];
+        self.raw("GET", "/identity/v3/auth/tokens", &headers, Vec::new())
+            .await
+            .status
+    }
+}
+
+pub(crate) fn id(object: &Value) -> String {
+    object["id"].as_str().unwrap().to_owned()
+}
