@@ -37,6 +37,9 @@ const TEXT: &str = "text/plain";
 const OCTETS: &str = "application/octet-stream";
 const PKCS8: &str = "application/pkcs8";
 
+/// A payload with the content type under which it is stored.
+pub(super) type Given = (String, Zeroizing<Vec<u8>>);
+
 /// Padding may be missing; anything else must be right, so that no damaged key is stored.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
@@ -91,7 +94,7 @@ fn checked(plain: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, KeyManagerEr
 /// The payload in the body of a new secret with its content type; `None` if it is to come later.
 pub(super) fn from_json(
     object: &Object,
-) -> Result<Option<(String, Zeroizing<Vec<u8>>)>, KeyManagerError> {
+) -> Result<Option<Given>, KeyManagerError> {
     let content_type = text(object, "payload_content_type")?.filter(|text| !text.is_empty());
     let encoding = text(object, "payload_content_encoding")?.filter(|text| !text.is_empty());
     let sent = match object.get("payload") {
@@ -242,7 +245,7 @@ mod tests {
 
     use super::*;
 
-    fn read(value: Value) -> Result<Option<(String, Zeroizing<Vec<u8>>)>, KeyManagerError> {
+    fn read(value: Value) -> Result<Option<Given>, KeyManagerError> {
         let Value::Object(object) = value else {
             unreachable!()
         };

@@ -1,0 +1,356 @@
+//! The embedded identity/keys service as it ships, started for one test: own data, own certificate, bootstrapped.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+
+use crate::openstack_client::Cloud;
+use crate::pki::Authority;
+use crate::process::{Daemon, free_port};
+use crate::workdir::workspace_root;
+
+/// Region of the endpoints.
+pub const REGION: &str = "RegionOne";
+const START_LIMIT: Duration = Duration::from_secs(30);
+const STOP_LIMIT: Duration = Duration::from_secs(15);
+
+/// How to start the service.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// IP address to serve on, and in the URLs of the catalog.
+    pub ip: String,
+    /// Further DNS names and addresses for the certificate.
+    pub names: Vec<String>,
+    /// Cost of password hashes; low, so that tests do not wait for them.
+    pub password_rounds: u8,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            ip: "127.0.0.1".into(),
+            names: vec!["localhost".into()],
+            password_rounds: 4,
+        }
+    }
+}
+
+/// A running service. Dropping it kills it; its files are the caller's.
+#[derive(Debug)]
+pub struct IdentityService {
+    dir: PathBuf,
+    options: Options,
+    port: u16,
+    admin_port: u16,
+    password: String,
+    daemon: Option<Daemon>,
+}
+
+/// A binary of the product: in `$CRYPTVOL_BIN_DIR`, else the release build, else the debug build of this checkout.
+pub fn product_binary(name: &str) -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("CRYPTVOL_BIN_DIR") {
+        let path = PathBuf::from(dir).join(name);
+        ensure!(
+            path.exists(),
+            "CRYPTVOL_BIN_DIR is set, but there is no {}",
+            path.display()
+        );
+        return Ok(path);
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| workspace_root().join("target"), PathBuf::from);
+    for profile in ["release", "debug"] {
+        let path = target.join(profile).join(name);
+        if path.exists() {
+            return Ok(path);
+        }
+    }
+    bail!(
+        "{name} is not built: run `cargo build -p {name}` first, or set CRYPTVOL_BIN_DIR to the folder that holds it"
+    )
+}
+
+impl IdentityService {
+    /// Makes key, certificate and data in `dir` (empty), bootstraps, starts, and waits until it is ready.
+    pub fn start(dir: &Path, options: Options) -> Result<Self> {
+        let mut service = Self {
+            dir: dir.to_path_buf(),
+            port: free_port()?,
+            admin_port: free_port()?,
+            password: format!("Adm1n-{}", hex::encode(random_bytes()?)),
+            options,
+            daemon: None,
+        };
+        fs::create_dir_all(service.secrets_dir())?;
+        service.renew_certificate()?;
+        fs::write(service.secrets_dir().join("password"), &service.password)?;
+        let kek = service.secrets_dir().join("kek");
+        service.command(&["kek", "generate", "--out", &kek.to_string_lossy()])?;
+        service.bootstrap()?;
+        service.launch()?;
+        Ok(service)
+    }
+
+    /// `bootstrap` once more, as every start of a pod does.
+    pub fn bootstrap(&self) -> Result<()> {
+        let password = self.secrets_dir().join("password");
+        let (url, password) = (self.base_url(), password.to_string_lossy().into_owned());
+        let mut args = vec![
+            "bootstrap",
+            "--password-file",
+            &password,
+            "--public-url",
+            &url,
+            "--region",
+            REGION,
+        ];
+        let data = self.data_args();
+        args.extend(data.iter().map(String::as_str));
+        self.command(&args)
+    }
+
+    /// Writes a certificate of a new authority; the running service takes it over by itself within seconds.
+    pub fn renew_certificate(&self) -> Result<()> {
+        let ca = self.dir.join("ca");
+        if ca.exists() {
+            fs::remove_dir_all(&ca)?;
+        }
+        fs::create_dir_all(&ca)?;
+        let mut names = vec![self.options.ip.as_str()];
+        names.extend(self.options.names.iter().map(String::as_str));
+        Authority::open(&ca)?
+            .server(&names)?
+            .write(&self.secrets_dir(), "tls")
+    }
+
+    /// Starts the process and waits until it is ready.
+    pub fn launch(&mut self) -> Result<()> {
+        let mut command = Command::new(product_binary("cryptvol-identity")?);
+        command
+            .args(["serve", "--listen"])
+            .arg(format!("{}:{}", self.options.ip, self.port))
+            .arg("--admin-listen")
+            .arg(format!("127.0.0.1:{}", self.admin_port))
+            .arg("--tls-cert")
+            .arg(self.secrets_dir().join("tls.crt"))
+            .arg("--tls-key")
+            .arg(self.secrets_dir().join("tls.key"))
+            .args(self.data_args());
+        clean_env(&mut command);
+        let daemon = Daemon::spawn(&self.dir, "identity", command)?;
+        let start = Instant::now();
+        loop {
+            if let Ok((200, _)) = self.admin("/readyz") {
+                break;
+            }
+            daemon.check()?;
+            ensure!(
+                start.elapsed() < START_LIMIT,
+                "the identity service is not ready after {START_LIMIT:?}:\n{}",
+                daemon.log_tail(25)
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// SIGTERM, then waits for the orderly end.
+    pub fn stop(&mut self) -> Result<()> {
+        let Some(daemon) = self.daemon.take() else {
+            return Ok(());
+        };
+        daemon.signal(Signal::SIGTERM)?;
+        let start = Instant::now();
+        while daemon.is_running() {
+            ensure!(
+                start.elapsed() < STOP_LIMIT,
+                "the identity service does not end after SIGTERM:\n{}",
+                daemon.log_tail(10)
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        match self.daemon.take() {
+            Some(mut daemon) => daemon.kill(),
+            None => Ok(()),
+        }
+    }
+
+    /// `https://IP:PORT`.
+    pub fn base_url(&self) -> String {
+        format!("https://{}:{}", self.options.ip, self.port)
+    }
+
+    /// What clients call the authentication URL.
+    pub fn auth_url(&self) -> String {
+        format!("{}/identity/v3", self.base_url())
+    }
+
+    /// Password of the user admin (project admin, domain Default).
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+
+    /// Certificate of the authority, PEM.
+    pub fn ca_path(&self) -> PathBuf {
+        self.dir.join("ca/ca.crt")
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// Key-encryption key, certificate and password file.
+    pub fn secrets_dir(&self) -> PathBuf {
+        self.dir.join("secrets")
+    }
+
+    /// Everything that it logged, over all its starts.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.dir.join("identity.log"))?)
+    }
+
+    /// Resident memory in KiB.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let pid = self.daemon.as_ref().context("not running")?.pid();
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        status
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix("VmRSS:")?
+                    .split_whitespace()
+                    .next()?
+                    .parse()
+                    .ok()
+            })
+            .context("no VmRSS in /proc/PID/status")
+    }
+
+    /// Status and body of a page of the administrator's listener.
+    pub fn admin(&self, path: &str) -> Result<(u16, String)> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.admin_port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let (head, body) = text
+            .split_once("\r\n\r\n")
+            .context("an answer without a head")?;
+        let status = head
+            .split_whitespace()
+            .nth(1)
+            .and_then(|word| word.parse().ok());
+        Ok((
+            status.context("an answer without a status")?,
+            body.to_owned(),
+        ))
+    }
+
+    /// The administrator's cloud.
+    pub fn admin_cloud(&self) -> Result<Cloud> {
+        self.password_cloud("admin", "admin", &self.password, Some("admin"))
+    }
+
+    /// A user of the domain Default, with a project or without a scope.
+    pub fn password_cloud(
+        &self,
+        name: &str,
+        user: &str,
+        password: &str,
+        project: Option<&str>,
+    ) -> Result<Cloud> {
+        let url = self.auth_url();
+        let mut auth = vec![
+            ("auth_url", url.as_str()),
+            ("username", user),
+            ("password", password),
+            ("user_domain_name", "Default"),
+        ];
+        if let Some(project) = project {
+            auth.extend([
+                ("project_name", project),
+                ("project_domain_name", "Default"),
+            ]);
+        }
+        Cloud::write(&self.dir, name, "v3password", &auth, &self.ca_path())
+    }
+
+    /// An application credential.
+    pub fn credential_cloud(&self, name: &str, id: &str, secret: &str) -> Result<Cloud> {
+        let url = self.auth_url();
+        let auth = [
+            ("auth_url", url.as_str()),
+            ("application_credential_id", id),
+            ("application_credential_secret", secret),
+        ];
+        Cloud::write(
+            &self.dir,
+            name,
+            "v3applicationcredential",
+            &auth,
+            &self.ca_path(),
+        )
+    }
+
+    /// Runs a command of the service's binary that must succeed.
+    pub fn command(&self, args: &[&str]) -> Result<()> {
+        let mut command = Command::new(product_binary("cryptvol-identity")?);
+        command.args(args);
+        clean_env(&mut command);
+        let output = command.output()?;
+        ensure!(
+            output.status.success(),
+            "cryptvol-identity {} failed: {}",
+            args.first().unwrap_or(&""),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+
+    fn data_args(&self) -> [String; 6] {
+        [
+            "--data-dir".into(),
+            self.data_dir().to_string_lossy().into_owned(),
+            "--kek-file".into(),
+            self.secrets_dir()
+                .join("kek")
+                .to_string_lossy()
+                .into_owned(),
+            "--password-rounds".into(),
+            self.options.password_rounds.to_string(),
+        ]
+    }
+}
+
+/// Only the options above count.
+fn clean_env(command: &mut Command) {
+    let ours: Vec<OsString> = std::env::vars_os()
+        .map(|(name, _)| name)
+        .filter(|name| name.to_string_lossy().starts_with("CRYPTVOL_IDENTITY_"))
+        .collect();
+    for name in ours {
+        command.env_remove(name);
+    }
+}
+
+fn random_bytes() -> Result<[u8; 12]> {
+    let mut bytes = [0; 12];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,191 @@
+//! The official `openstack` command line, in a Python environment of its own under the cache folder.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::parts::cache_dir;
+use crate::process::run;
+
+/// The pinned packages.
+const REQUIREMENTS: &str = include_str!("../requirements.txt");
+/// Written last: an environment without it is half made.
+const COMPLETE: &str = ".complete";
+
+/// The installed client.
+#[derive(Debug, Clone)]
+pub struct OpenStackClient {
+    program: PathBuf,
+}
+
+/// Whose credentials a command uses: a `clouds.yaml` and the name of a cloud in it.
+#[derive(Debug, Clone)]
+pub struct Cloud {
+    /// The file.
+    pub file: PathBuf,
+    /// The cloud.
+    pub name: String,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Exit status; -1 after a signal.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl OpenStackClient {
+    /// The client, installed when it is not there yet. That needs a package registry, so do it before entering a sandbox.
+    pub fn ensure() -> Result<Self> {
+        let dir = Self::dir()?;
+        let client = Self {
+            program: dir.join("bin/openstack"),
+        };
+        if dir.join(COMPLETE).exists() {
+            return Ok(client);
+        }
+        let parent = dir.parent().context("cache folder without a parent")?;
+        fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
+        let lock = File::create(parent.join(".lock"))?;
+        lock.lock()
+            .context("wait for another installation of the client")?;
+        if dir.join(COMPLETE).exists() {
+            return Ok(client);
+        }
+        eprintln!(
+            "installing the openstack client into {} (once; about a minute)",
+            dir.display()
+        );
+        if dir.exists() {
+            fs::remove_dir_all(&dir)?;
+        }
+        let text = dir.to_string_lossy();
+        run("python3", &["-m", "venv", &text])
+            .context("make a Python environment; on Debian that needs the package python3-venv")?;
+        let list = dir.join("requirements.txt");
+        fs::write(&list, REQUIREMENTS)?;
+        run(
+            dir.join("bin/pip"),
+            &[
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--requirement",
+                &list.to_string_lossy(),
+            ],
+        )
+        .context("install the openstack client from the Python package registry")?;
+        fs::write(dir.join(COMPLETE), "")?;
+        Ok(client)
+    }
+
+    /// `CACHE/venv/<hash of the interpreter's version and the requirements>`.
+    fn dir() -> Result<PathBuf> {
+        let version = run("python3", &["--version"])
+            .context("the openstack client needs python3 and python3-venv")?;
+        let mut hash = Sha256::new();
+        hash.update(version);
+        hash.update(REQUIREMENTS);
+        let name = hex::encode(&hash.finalize()[..8]);
+        Ok(cache_dir()?.join("venv").join(name))
+    }
+
+    /// Runs one command to its end.
+    pub fn run(&self, cloud: &Cloud, args: &[&str]) -> Result<Answer> {
+        let mut command = Command::new(&self.program);
+        // Nothing of the caller's own clouds may get in.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("OS_") {
+                command.env_remove(name);
+            }
+        }
+        let output = command
+            .env("OS_CLIENT_CONFIG_FILE", &cloud.file)
+            .env("OS_CLOUD", &cloud.name)
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("start {}", self.program.display()))?;
+        Ok(Answer {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// Runs a command that must succeed and prints nothing of interest.
+    pub fn ok(&self, cloud: &Cloud, args: &[&str]) -> Result<String> {
+        let answer = self.run(cloud, args)?;
+        ensure!(
+            answer.code == 0,
+            "openstack {} ended with {}:\n{}{}",
+            args.join(" "),
+            answer.code,
+            answer.stdout,
+            answer.stderr
+        );
+        Ok(answer.stdout)
+    }
+
+    /// Runs a command that must succeed and reads what it prints, as JSON.
+    pub fn json(&self, cloud: &Cloud, args: &[&str]) -> Result<Value> {
+        let mut all = args.to_vec();
+        all.extend(["-f", "json"]);
+        let text = self.ok(cloud, &all)?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("openstack {} printed no JSON: {text}", args.join(" ")))
+    }
+
+    /// Runs a command that must fail with `text` in its message.
+    pub fn refused(&self, cloud: &Cloud, args: &[&str], text: &str) -> Result<()> {
+        let answer = self.run(cloud, args)?;
+        let said = format!("{}{}", answer.stdout, answer.stderr);
+        if answer.code == 0 {
+            bail!(
+                "openstack {} should have been refused, but printed:\n{said}",
+                args.join(" ")
+            );
+        }
+        ensure!(
+            said.contains(text),
+            "openstack {} was refused without the words {text:?}:\n{said}",
+            args.join(" ")
+        );
+        Ok(())
+    }
+}
+
+impl Cloud {
+    /// Writes a `clouds.yaml` with one cloud into `dir` and returns it. `auth` are the lines below `auth:`, as pairs.
+    pub fn write(
+        dir: &Path,
+        name: &str,
+        auth_type: &str,
+        auth: &[(&str, &str)],
+        ca: &Path,
+    ) -> Result<Self> {
+        let auth: serde_json::Map<String, Value> = auth
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), Value::from(*value)))
+            .collect();
+        // JSON is YAML, and quotes whatever needs it.
+        let text = serde_json::json!({"clouds": {name: {
+            "auth_type": auth_type, "auth": auth, "region_name": "RegionOne", "interface": "public",
+            "identity_api_version": 3, "cacert": ca,
+        }}});
+        let file = dir.join(format!("clouds-{name}.yaml"));
+        fs::write(&file, serde_json::to_string_pretty(&text)?)?;
+        Ok(Self {
+            file,
+            name: name.to_owned(),
+        })
+    }
+}
