@@ -67,9 +67,7 @@ fn operator_namespaced() -> Role {
         purpose: "keeps the lease by which one replica reconciles",
         namespaced: true,
         aggregate_to: &[],
-        rules: vec![rule::<Lease>(&[
-            "get", "list", "watch", "create", "update", "patch",
-        ])],
+        rules: vec![rule::<Lease>(&["get", "create", "update"])],
     }
 }
 

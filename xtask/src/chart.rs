@@ -20,6 +20,9 @@ pub fn check() -> Result<()> {
         render(&helm, chart, &[])?;
     }
     render(&helm, "charts/cryptvol", &["--values", EVERYTHING])?;
+    for mode in ["tls.mode=job", "tls.mode=existing"] {
+        render(&helm, "charts/cryptvol", &["--set", mode])?;
+    }
     refuses(&helm, "identity.replicas=2", "a second replica on SQLite")?;
     refuses(&helm, "operator.replicaz=2", "a value that does not exist")
 }
