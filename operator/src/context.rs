@@ -31,7 +31,7 @@ pub struct Context {
     /// Caches.
     pub stores: Stores,
     /// Key managers.
-    pub tenants: Tenants,
+    pub tenants: std::sync::Arc<Tenants>,
     /// What key managers said.
     pub memos: Memos,
     /// Which volume has which disk.
@@ -84,11 +84,7 @@ impl Context {
             secondary: None,
         };
         self.metrics.writes.inc();
-        if let Err(e) = self
-            .recorder
-            .publish(&event, &volume.object_ref(&()))
-            .await
-        {
+        if let Err(e) = self.recorder.publish(&event, &volume.object_ref(&())).await {
             tracing::warn!(reason = %note.reason, error = %e, "Event not published");
         }
     }
@@ -193,7 +189,12 @@ impl Claims {
         let mut claims = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let holder = claims.get(&(lun, iqn.to_owned())).cloned();
         let taken = holder.is_some_and(|h| {
-            h != uid && ctx.stores.volumes.find(|v| v.uid().as_ref() == Some(&h)).is_some()
+            h != uid
+                && ctx
+                    .stores
+                    .volumes
+                    .find(|v| v.uid().as_ref() == Some(&h))
+                    .is_some()
         });
         if !taken {
             claims.insert((lun, iqn.to_owned()), uid);

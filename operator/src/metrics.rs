@@ -55,13 +55,41 @@ impl Metrics {
             release_duration: seconds(),
         };
         let r = registry.sub_registry_with_prefix("cryptvol_operator");
-        r.register("reconciles", "Passes over an object", metrics.reconciles.clone());
-        r.register("reconcile_errors", "Passes that ended with an error", metrics.errors.clone());
-        r.register("reconcile_duration_seconds", "Duration of a pass", metrics.duration.clone());
-        r.register("api_writes", "Writes to the API server, the lease not counted", metrics.writes.clone());
-        r.register("leading", "1 where this replica reconciles", metrics.leading.clone());
-        r.register("key_releases", "Answered requests for a key", metrics.releases.clone());
-        r.register("key_release_duration_seconds", "Duration of a key release", metrics.release_duration.clone());
+        r.register(
+            "reconciles",
+            "Passes over an object",
+            metrics.reconciles.clone(),
+        );
+        r.register(
+            "reconcile_errors",
+            "Passes that ended with an error",
+            metrics.errors.clone(),
+        );
+        r.register(
+            "reconcile_duration_seconds",
+            "Duration of a pass",
+            metrics.duration.clone(),
+        );
+        r.register(
+            "api_writes",
+            "Writes to the API server, the lease not counted",
+            metrics.writes.clone(),
+        );
+        r.register(
+            "leading",
+            "1 where this replica reconciles",
+            metrics.leading.clone(),
+        );
+        r.register(
+            "key_releases",
+            "Answered requests for a key",
+            metrics.releases.clone(),
+        );
+        r.register(
+            "key_release_duration_seconds",
+            "Duration of a key release",
+            metrics.release_duration.clone(),
+        );
         metrics
     }
 }

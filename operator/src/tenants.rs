@@ -1,10 +1,7 @@
 //! From a volume to its tenant's view of the key manager: the Secret is read when it is needed and never kept.
 
 use cryptvol_crds::{
-    KeyService,
-    conditions::Reason,
-    names,
-    v1alpha1::Credentials as CredentialsRef,
+    KeyService, conditions::Reason, names, v1alpha1::Credentials as CredentialsRef,
 };
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
@@ -64,16 +61,26 @@ impl Tenants {
                     format!("the Secret {name} cannot be read: {}", api_words(&e)),
                 )
             })?;
-        self.saw(namespace, name, found.as_ref().and_then(|s| s.resource_version()));
+        self.saw(
+            namespace,
+            name,
+            found.as_ref().and_then(|s| s.resource_version()),
+        );
         let mut secret = found.ok_or_else(|| {
             Problem::new(
                 Reason::CredentialsSecretNotFound,
                 format!("there is no Secret {name} in namespace {namespace}"),
             )
         })?;
-        let parsed = match secret.data.as_ref().and_then(|d| d.get(names::CLOUDS_YAML_KEY)) {
-            Some(file) => Credentials::parse(&file.0, &credentials.cloud_name, &service.spec.auth_url)
-                .map_err(Into::into),
+        let parsed = match secret
+            .data
+            .as_ref()
+            .and_then(|d| d.get(names::CLOUDS_YAML_KEY))
+        {
+            Some(file) => {
+                Credentials::parse(&file.0, &credentials.cloud_name, &service.spec.auth_url)
+                    .map_err(Into::into)
+            }
             None => Err(Problem::new(
                 Reason::CredentialsInvalid,
                 format!("the Secret {name} has no key {}", names::CLOUDS_YAML_KEY),
@@ -85,12 +92,20 @@ impl Tenants {
 
     /// The version of a Secret when it was last read.
     pub fn seen(&self, namespace: &str, name: &str) -> Option<String> {
-        let seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        seen.get(&(namespace.to_owned(), name.to_owned())).cloned().flatten()
+        let seen = self
+            .seen
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        seen.get(&(namespace.to_owned(), name.to_owned()))
+            .cloned()
+            .flatten()
     }
 
     fn saw(&self, namespace: &str, name: &str, version: Option<String>) {
-        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut seen = self
+            .seen
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         seen.insert((namespace.to_owned(), name.to_owned()), version);
     }
 }

@@ -340,3 +340,27 @@ impl KeyManager for Barbican {
         }
     }
 }
+
+/// Asks the key manager for its highest version, without a token.
+///
+/// # Errors
+/// [`KeyError::Unreachable`] or [`KeyError::Server`].
+pub async fn version(http: &Http, base: &Url) -> Result<Option<String>, KeyError> {
+    let request = http
+        .request(Method::GET, base.clone())
+        .header("OpenStack-API-Version", MICROVERSION)
+        .header("Accept", "application/json");
+    let response = http.send(request, base).await?;
+    // 300 by the protocol.
+    if response.status() != StatusCode::MULTIPLE_CHOICES && response.status() != StatusCode::OK {
+        return Err(http::refusal(response, "read the version").await);
+    }
+    let answer: serde_json::Value = http::json(response).await?;
+    let versions = answer.get("versions").and_then(|v| v.as_array());
+    Ok(versions
+        .into_iter()
+        .flatten()
+        .filter_map(|v| v.get("max_version")?.as_str())
+        .next_back()
+        .map(str::to_owned))
+}

@@ -287,7 +287,10 @@ fn from_catalog(
 }
 
 /// A URL that paths can be appended to.
-fn base(url: &str) -> Result<Url, KeyError> {
+///
+/// # Errors
+/// [`KeyError::Configuration`] when it is not an https URL.
+pub fn base(url: &str) -> Result<Url, KeyError> {
     let url = format!("{}/", url.trim_end_matches('/'));
     match Url::parse(&url) {
         Ok(u) if u.scheme() == "https" && u.host_str().is_some() => Ok(u),

@@ -155,6 +155,24 @@ impl Sessions {
         Ok(http)
     }
 
+    /// Where a KeyService's key manager is: as its spec says, or as some tenant's catalog said.
+    pub fn key_manager_url(&self, service: &KeyService) -> Option<url::Url> {
+        if let Some(url) = &service.spec.key_manager_url {
+            return identity::base(url).ok();
+        }
+        let name = service.metadata.name.as_deref()?;
+        let generation = service.metadata.generation.unwrap_or_default();
+        let logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
+        logins
+            .iter()
+            .filter(|((n, g, _), _)| n == name && *g == generation)
+            .find_map(|(_, login)| {
+                // One that is just being made tells next time.
+                let state = login.state.try_lock().ok()?;
+                Some(state.session.as_ref()?.key_manager.clone())
+            })
+    }
+
     /// A tenant's view of a KeyService's key manager. Nothing is sent yet.
     ///
     /// # Errors

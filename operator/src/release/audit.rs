@@ -144,7 +144,8 @@ impl Audit {
 fn split(line: &str) -> Option<(String, String)> {
     let (body, hash) = line.trim_end().rsplit_once(",\"hash\":\"")?;
     let hash = hash.strip_suffix("\"}")?;
-    (hash.len() == 64 && body.starts_with("{\"target\":\"audit\"")).then(|| (format!("{body}}}"), hash.to_owned()))
+    (hash.len() == 64 && body.starts_with("{\"target\":\"audit\""))
+        .then(|| (format!("{body}}}"), hash.to_owned()))
 }
 
 /// What a check found.
@@ -168,7 +169,9 @@ pub enum VerifyError {
     #[error("line {0}: the record was changed (its hash does not fit)")]
     Changed(u64),
     /// A record is missing, doubled or moved.
-    #[error("line {line}: record {found} of chain {chain} where {expected} was expected: records are missing, doubled or moved")]
+    #[error(
+        "line {line}: record {found} of chain {chain} where {expected} was expected: records are missing, doubled or moved"
+    )]
     Sequence {
         /// Line.
         line: u64,
@@ -209,7 +212,10 @@ pub fn verify(input: impl BufRead) -> Result<Report, VerifyError> {
         let record: Record =
             serde_json::from_str(&body).map_err(|_| VerifyError::Changed(number))?;
         let last = report.chains.last().map(|(_, _, hash)| hash.clone());
-        let known = report.chains.iter_mut().find(|(c, _, _)| *c == record.chain);
+        let known = report
+            .chains
+            .iter_mut()
+            .find(|(c, _, _)| *c == record.chain);
         match known {
             Some((chain, seq, prev)) => {
                 if record.seq != *seq + 1 {
@@ -236,7 +242,8 @@ pub fn verify(input: impl BufRead) -> Result<Report, VerifyError> {
                     });
                 }
                 // In one file a chain follows the one before; in a log that was collected anew it starts from nothing.
-                let follows = record.prev_hash == NOTHING || last.as_ref() == Some(&record.prev_hash);
+                let follows =
+                    record.prev_hash == NOTHING || last.as_ref() == Some(&record.prev_hash);
                 if !follows && report.records > 0 {
                     return Err(VerifyError::Link(number));
                 }
@@ -286,8 +293,14 @@ mod tests {
     fn a_whole_chain_verifies_across_restarts_and_between_other_lines() {
         let (_dir, mut all) = lines();
         let report = check(&all).unwrap();
-        assert_eq!((report.records, report.chains.len(), report.other_lines), (6, 2, 0));
-        all.insert(2, "2026-11-22T22:00:00Z INFO cryptvol_operator: hello".into());
+        assert_eq!(
+            (report.records, report.chains.len(), report.other_lines),
+            (6, 2, 0)
+        );
+        all.insert(
+            2,
+            "2026-11-22T22:00:00Z INFO cryptvol_operator: hello".into(),
+        );
         assert_eq!(check(&all).unwrap().other_lines, 1);
         assert!(matches!(check(&[]), Err(VerifyError::Empty)));
     }
@@ -301,16 +314,58 @@ mod tests {
             assert_ne!(lines, all);
             check(&lines).is_err()
         };
-        assert!(with(&|l| l[1] = l[1].replace("node-1", "node-2")), "a changed field");
-        assert!(with(&|l| l[1] = l[1].replacen("{\"target\":\"audit\",", "{\"target\":\"audit\",\"x\":1,", 1)), "an added field");
-        assert!(with(&|l| l[1].push(' ')) == false, "white space at the end is no content");
-        assert!(with(&|l| { l.remove(1); }), "a removed record");
-        assert!(with(&|l| { l.remove(0); }), "a removed first record");
+        assert!(
+            with(&|l| l[1] = l[1].replace("node-1", "node-2")),
+            "a changed field"
+        );
+        assert!(
+            with(&|l| l[1] = l[1].replacen(
+                "{\"target\":\"audit\",",
+                "{\"target\":\"audit\",\"x\":1,",
+                1
+            )),
+            "an added field"
+        );
+        assert!(
+            with(&|l| l[1].push(' ')) == false,
+            "white space at the end is no content"
+        );
+        assert!(
+            with(&|l| {
+                l.remove(1);
+            }),
+            "a removed record"
+        );
+        assert!(
+            with(&|l| {
+                l.remove(0);
+            }),
+            "a removed first record"
+        );
         assert!(with(&|l| l.swap(1, 2)), "swapped records");
-        assert!(with(&|l| { let x = l[1].clone(); l.insert(1, x); }), "a doubled record");
-        assert!(with(&|l| { l.drain(0..3); }) == false, "a file may begin with a later chain (rotation)");
-        assert!(with(&|l| { l.remove(2); }), "the end of an earlier chain");
-        assert!(with(&|l| l[1] = l[1].rsplit_once(",\"hash\"").unwrap().0.to_owned() + "}"), "a removed hash");
+        assert!(
+            with(&|l| {
+                let x = l[1].clone();
+                l.insert(1, x);
+            }),
+            "a doubled record"
+        );
+        assert!(
+            with(&|l| {
+                l.drain(0..3);
+            }) == false,
+            "a file may begin with a later chain (rotation)"
+        );
+        assert!(
+            with(&|l| {
+                l.remove(2);
+            }),
+            "the end of an earlier chain"
+        );
+        assert!(
+            with(&|l| l[1] = l[1].rsplit_once(",\"hash\"").unwrap().0.to_owned() + "}"),
+            "a removed hash"
+        );
         // Changed and hashed anew: the next record does not follow.
         assert!(with(&|l| {
             let (body, _) = split(&l[1]).unwrap();
@@ -324,7 +379,10 @@ mod tests {
     fn the_file_is_ours_alone() {
         use std::os::unix::fs::PermissionsExt;
         let (dir, _) = lines();
-        let mode = std::fs::metadata(dir.path().join("audit.log")).unwrap().permissions().mode();
+        let mode = std::fs::metadata(dir.path().join("audit.log"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 }

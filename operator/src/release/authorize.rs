@@ -146,7 +146,9 @@ pub fn authorize(
             }
             let wanted = &volume.spec.attachments;
             if !wanted.iter().any(|a| a.node_name == caller.node) {
-                return Err(Denied::NotWanted("spec.attachments does not name this node"));
+                return Err(Denied::NotWanted(
+                    "spec.attachments does not name this node",
+                ));
             }
             Ok(())
         }
@@ -174,13 +176,21 @@ mod tests {
     const NS: &str = "cryptvol-system";
 
     fn review() -> TokenReviewStatus {
-        let extra = [(NODE_NAME, "node-1"), (POD_NAME, "agent-x"), (POD_UID, "pu")];
+        let extra = [
+            (NODE_NAME, "node-1"),
+            (POD_NAME, "agent-x"),
+            (POD_UID, "pu"),
+        ];
         TokenReviewStatus {
             authenticated: Some(true),
             audiences: Some(vec![names::KEY_RELEASE_AUDIENCE.into()]),
             user: Some(UserInfo {
                 username: Some("system:serviceaccount:cryptvol-system:cryptvol-node-agent".into()),
-                extra: Some(extra.map(|(k, v)| (k.to_owned(), vec![v.to_owned()])).into()),
+                extra: Some(
+                    extra
+                        .map(|(k, v)| (k.to_owned(), vec![v.to_owned()]))
+                        .into(),
+                ),
                 ..UserInfo::default()
             }),
             error: None,
@@ -198,19 +208,39 @@ mod tests {
         assert_eq!(denied(&|r| r.authenticated = Some(false)), "TokenInvalid");
         assert_eq!(denied(&|r| r.authenticated = None), "TokenInvalid");
         assert_eq!(denied(&|r| r.audiences = None), "WrongAudience");
-        assert_eq!(denied(&|r| r.audiences = Some(vec!["https://kubernetes.default.svc".into()])), "WrongAudience");
+        assert_eq!(
+            denied(&|r| r.audiences = Some(vec!["https://kubernetes.default.svc".into()])),
+            "WrongAudience"
+        );
         for other in [
             "system:serviceaccount:other:cryptvol-node-agent",
             "system:serviceaccount:cryptvol-system:default",
             "system:node:node-1",
             "",
         ] {
-            assert_eq!(denied(&|r| r.user.as_mut().unwrap().username = Some(other.into())), "WrongAccount");
+            assert_eq!(
+                denied(&|r| r.user.as_mut().unwrap().username = Some(other.into())),
+                "WrongAccount"
+            );
         }
         for key in [NODE_NAME, POD_NAME, POD_UID] {
             let extra = |r: &mut TokenReviewStatus| r.user.as_mut().unwrap().extra.clone().unwrap();
-            assert_eq!(denied(&|r| { let mut e = extra(r); e.remove(key); r.user.as_mut().unwrap().extra = Some(e); }), "TokenNotBound");
-            assert_eq!(denied(&|r| { let mut e = extra(r); e.insert(key.into(), vec!["a".into(), "b".into()]); r.user.as_mut().unwrap().extra = Some(e); }), "TokenNotBound");
+            assert_eq!(
+                denied(&|r| {
+                    let mut e = extra(r);
+                    e.remove(key);
+                    r.user.as_mut().unwrap().extra = Some(e);
+                }),
+                "TokenNotBound"
+            );
+            assert_eq!(
+                denied(&|r| {
+                    let mut e = extra(r);
+                    e.insert(key.into(), vec!["a".into(), "b".into()]);
+                    r.user.as_mut().unwrap().extra = Some(e);
+                }),
+                "TokenNotBound"
+            );
         }
         assert_eq!(denied(&|r| r.user = None), "WrongAccount");
     }
@@ -221,7 +251,10 @@ mod tests {
             "v.node-1",
             NodeVolumeSpec {
                 node_name: "node-1".into(),
-                volume_ref: VolumeRef { name: "v".into(), uid: "vu".into() },
+                volume_ref: VolumeRef {
+                    name: "v".into(),
+                    uid: "vu".into(),
+                },
                 desired: Desired::Attached,
                 ..NodeVolumeSpec::default()
             },
@@ -231,7 +264,9 @@ mod tests {
         let mut ev = EncryptedVolume::new(
             "v",
             EncryptedVolumeSpec {
-                attachments: vec![Attachment { node_name: "node-1".into() }],
+                attachments: vec![Attachment {
+                    node_name: "node-1".into(),
+                }],
                 ..EncryptedVolumeSpec::default()
             },
         );
@@ -255,24 +290,65 @@ mod tests {
     fn a_node_gets_a_key_only_for_an_attachment_that_is_wanted_there_now() {
         let (caller, request, nv, ev) = objects();
         assert_eq!(authorize(&caller, &request, Some(&nv), Some(&ev)), Ok(()));
-        let denied = |change: &dyn Fn(&mut Caller, &mut Request, &mut NodeVolume, &mut EncryptedVolume)| {
-            let (mut caller, mut request, mut nv, mut ev) = objects();
-            change(&mut caller, &mut request, &mut nv, &mut ev);
-            authorize(&caller, &request, Some(&nv), Some(&ev)).unwrap_err().word()
-        };
-        assert_eq!(authorize(&caller, &request, None, Some(&ev)), Err(Denied::NoSuchVolume));
-        assert_eq!(authorize(&caller, &request, Some(&nv), None).unwrap_err().word(), "NotWanted");
-        assert_eq!(denied(&|_, r, _, _| r.uid = "another".into()), "NoSuchVolume");
-        assert_eq!(denied(&|_, _, nv, _| nv.metadata.uid = None), "NoSuchVolume");
+        let denied =
+            |change: &dyn Fn(&mut Caller, &mut Request, &mut NodeVolume, &mut EncryptedVolume)| {
+                let (mut caller, mut request, mut nv, mut ev) = objects();
+                change(&mut caller, &mut request, &mut nv, &mut ev);
+                authorize(&caller, &request, Some(&nv), Some(&ev))
+                    .unwrap_err()
+                    .word()
+            };
+        assert_eq!(
+            authorize(&caller, &request, None, Some(&ev)),
+            Err(Denied::NoSuchVolume)
+        );
+        assert_eq!(
+            authorize(&caller, &request, Some(&nv), None)
+                .unwrap_err()
+                .word(),
+            "NotWanted"
+        );
+        assert_eq!(
+            denied(&|_, r, _, _| r.uid = "another".into()),
+            "NoSuchVolume"
+        );
+        assert_eq!(
+            denied(&|_, _, nv, _| nv.metadata.uid = None),
+            "NoSuchVolume"
+        );
         assert_eq!(denied(&|c, _, _, _| c.node = "node-2".into()), "OtherNode");
-        assert_eq!(denied(&|_, _, nv, _| nv.spec.node_name = "node-2".into()), "OtherNode");
-        assert_eq!(denied(&|_, _, nv, _| nv.spec.desired = Desired::Detached), "NotWanted");
-        assert_eq!(denied(&|_, _, nv, _| nv.metadata.deletion_timestamp = gone()), "NotWanted");
-        assert_eq!(denied(&|_, _, _, ev| ev.metadata.deletion_timestamp = gone()), "NotWanted");
-        assert_eq!(denied(&|_, _, _, ev| ev.metadata.uid = Some("a new one".into())), "NotWanted");
-        assert_eq!(denied(&|_, _, _, ev| ev.metadata.namespace = Some("elsewhere".into())), "NotWanted");
-        assert_eq!(denied(&|_, _, _, ev| ev.spec.attachments.clear()), "NotWanted");
-        assert_eq!(denied(&|_, _, _, ev| ev.spec.attachments[0].node_name = "node-2".into()), "NotWanted");
+        assert_eq!(
+            denied(&|_, _, nv, _| nv.spec.node_name = "node-2".into()),
+            "OtherNode"
+        );
+        assert_eq!(
+            denied(&|_, _, nv, _| nv.spec.desired = Desired::Detached),
+            "NotWanted"
+        );
+        assert_eq!(
+            denied(&|_, _, nv, _| nv.metadata.deletion_timestamp = gone()),
+            "NotWanted"
+        );
+        assert_eq!(
+            denied(&|_, _, _, ev| ev.metadata.deletion_timestamp = gone()),
+            "NotWanted"
+        );
+        assert_eq!(
+            denied(&|_, _, _, ev| ev.metadata.uid = Some("a new one".into())),
+            "NotWanted"
+        );
+        assert_eq!(
+            denied(&|_, _, _, ev| ev.metadata.namespace = Some("elsewhere".into())),
+            "NotWanted"
+        );
+        assert_eq!(
+            denied(&|_, _, _, ev| ev.spec.attachments.clear()),
+            "NotWanted"
+        );
+        assert_eq!(
+            denied(&|_, _, _, ev| ev.spec.attachments[0].node_name = "node-2".into()),
+            "NotWanted"
+        );
     }
 
     #[test]

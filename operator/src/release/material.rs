@@ -79,7 +79,10 @@ async fn chap(client: &Client, volume: &EncryptedVolume) -> Result<Released, Pro
     let mut secret = found.ok_or_else(|| {
         Problem::new(
             Reason::ChapSecretInvalid,
-            format!("there is no Secret {} in namespace {namespace}", reference.name),
+            format!(
+                "there is no Secret {} in namespace {namespace}",
+                reference.name
+            ),
         )
     })?;
     let released = credentials(&secret, &reference.name);
@@ -95,9 +98,8 @@ fn credentials(secret: &Secret, name: &str) -> Result<Released, Problem> {
             .find_map(|k| secret.data.as_ref()?.get(*k))
             .map(|ByteString(b)| b.as_slice());
         let text = found.and_then(|b| std::str::from_utf8(b).ok());
-        let fit = |t: &&str| {
-            !t.is_empty() && t.len() <= MAX_CHAP && !t.chars().any(char::is_control)
-        };
+        let fit =
+            |t: &&str| !t.is_empty() && t.len() <= MAX_CHAP && !t.chars().any(char::is_control);
         text.filter(fit).map(str::to_owned).ok_or_else(|| {
             Problem::new(
                 Reason::ChapSecretInvalid,
@@ -139,13 +141,24 @@ mod tests {
         ] {
             match credentials(&secret(&[(user, "u"), (password, "pppppppppppp")]), "s").unwrap() {
                 Released::Chap { username, password } => {
-                    assert_eq!((username.as_str(), password.expose_secret()), ("u", "pppppppppppp"));
+                    assert_eq!(
+                        (username.as_str(), password.expose_secret()),
+                        ("u", "pppppppppppp")
+                    );
                 }
                 Released::Passphrase(_) => panic!(),
             }
         }
         // A line break would let a Secret write further lines into iscsid's configuration.
-        for bad in [&[("username", "u")][..], &[], &[("username", "u"), ("password", "")], &[("username", "u"), ("password", "a\nnode.startup = automatic")]] {
+        for bad in [
+            &[("username", "u")][..],
+            &[],
+            &[("username", "u"), ("password", "")],
+            &[
+                ("username", "u"),
+                ("password", "a\nnode.startup = automatic"),
+            ],
+        ] {
             let e = credentials(&secret(bad), "s").unwrap_err();
             assert_eq!(e.reason, Reason::ChapSecretInvalid);
             assert!(!e.what.contains("automatic"));

@@ -130,7 +130,12 @@ impl Endpoint {
             Ok(_) => "Released",
             Err(refused) => refused.word,
         };
-        entry.result = if outcome.is_ok() { "Released" } else { "Refused" }.to_owned();
+        entry.result = if outcome.is_ok() {
+            "Released"
+        } else {
+            "Refused"
+        }
+        .to_owned();
         entry.reason = word.to_owned();
         let purpose = match entry.purpose.as_str() {
             "Passphrase" => "Passphrase",
@@ -195,8 +200,8 @@ impl Endpoint {
                 what,
             )
         };
-        let request: Request = serde_json::from_slice(body)
-            .map_err(|_| bad("the request is not of the protocol"))?;
+        let request: Request =
+            serde_json::from_slice(body).map_err(|_| bad("the request is not of the protocol"))?;
         let id = uuid::Uuid::parse_str(&request.request_id)
             .map_err(|_| bad("requestId is not a UUID"))?;
         let named = |s: &str| !s.is_empty() && s.len() <= 253 && s.is_ascii();
@@ -253,7 +258,12 @@ impl Endpoint {
                     } else {
                         StatusCode::UNPROCESSABLE_ENTITY
                     };
-                    Refused::new(status, problem.reason.as_str(), problem.reason, &problem.what)
+                    Refused::new(
+                        status,
+                        problem.reason.as_str(),
+                        problem.reason,
+                        &problem.what,
+                    )
                 })?;
         entry.key_id = key_id;
         released

@@ -74,8 +74,7 @@ impl Files {
             .ok()
             .filter(|c| !c.is_empty())
             .ok_or_else(|| pem(&self.cert, "certificate"))?;
-        let key =
-            PrivateKeyDer::from_pem_slice(&key).map_err(|_| pem(&self.key, "private key"))?;
+        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| pem(&self.key, "private key"))?;
         // Both ends are ours: nothing older than TLS 1.3.
         let mut config = ServerConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
             .with_no_client_auth()
@@ -100,7 +99,9 @@ impl Files {
                     failed = false;
                 }
                 // Half of a change may be seen; only what lasts is worth a line.
-                Err(e) if failed => tracing::warn!(error = %e, "the changed certificate cannot be used"),
+                Err(e) if failed => {
+                    tracing::warn!(error = %e, "the changed certificate cannot be used")
+                }
                 Err(_) => failed = true,
             }
         }

@@ -86,7 +86,7 @@ pub fn write(world: &World, status: &mut EncryptedVolumeStatus, picture: &Pictur
         None if reason == Reason::InProgress => put(PROGRESSING, Is::True, reason, &what),
         None => put(PROGRESSING, Is::False, reason, ""),
     }
-    attachments(world, status);
+    attachments(world, status, picture.current.as_ref());
     // What is wrong with the key of a volume that is up shows as well, though the device works.
     let worst = blocking.or_else(|| picture.key.problem().cloned());
     last_error(world, status, worst.as_ref(), picture.current.as_ref());
@@ -119,7 +119,7 @@ pub fn write_deletion(
     put(READY, Is::False, reason, what);
     let progressing = if going { Is::True } else { Is::False };
     put(PROGRESSING, progressing, reason, what);
-    attachments(world, status);
+    attachments(world, status, None);
     last_error(world, status, problem, None);
     match problem {
         Some(p) => again(Some(p), reason),
@@ -227,7 +227,12 @@ fn stages(
         (None, Some(p)) if at.is_some_and(|s| s > Stage::Header) => {
             put(ATTACHED, Is::False, p.reason, &p.what);
         }
-        (None, _) if is_up(&seen) => put(ATTACHED, Is::True, Reason::AsDesired, &link_text(Some(&seen))),
+        (None, _) if is_up(&seen) => put(
+            ATTACHED,
+            Is::True,
+            Reason::AsDesired,
+            &link_text(Some(&seen)),
+        ),
         (None, Some(_)) => put(ATTACHED, Is::False, Reason::Waiting, ""),
         (None, None) => put(ATTACHED, Is::False, Reason::InProgress, ""),
     }
@@ -270,7 +275,10 @@ fn without_next_step(text: &str) -> String {
         .map(|r| r.next_step())
         .filter(|step| !step.is_empty())
         .find_map(|step| text.strip_suffix(step));
-    cut.unwrap_or(text).trim_end().trim_end_matches('.').to_owned()
+    cut.unwrap_or(text)
+        .trim_end()
+        .trim_end_matches('.')
+        .to_owned()
 }
 
 /// Whether the device is there.
@@ -285,7 +293,9 @@ fn link_text(seen: Option<&NodeVolumeStatus>) -> String {
 
 fn going_text(picture: &Picture) -> String {
     let from = picture.waits_for.as_ref().or(picture.leaving.as_ref());
-    let node = from.map(|nv| nv.spec.node_name.as_str()).unwrap_or_default();
+    let node = from
+        .map(|nv| nv.spec.node_name.as_str())
+        .unwrap_or_default();
     format!("node {node} detaches the volume")
 }
 
@@ -296,10 +306,15 @@ fn work_text(picture: &Picture) -> String {
     }
 }
 
-fn attachments(world: &World, status: &mut EncryptedVolumeStatus) {
+fn attachments(world: &World, status: &mut EncryptedVolumeStatus, current: Option<&NodeVolume>) {
+    let new = current.filter(|nv| {
+        let name = &nv.metadata.name;
+        !world.node_volumes.iter().any(|x| x.metadata.name == *name)
+    });
     let mut list: Vec<_> = world
         .node_volumes
         .iter()
+        .chain(new)
         .map(|nv| {
             let seen = facts::report(nv);
             AttachmentStatus {

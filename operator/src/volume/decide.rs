@@ -168,10 +168,7 @@ pub fn secret_ref(volume: &EncryptedVolume) -> Option<&str> {
 }
 
 /// How sectors are encrypted: as the header says where it is pinned, so that another default class changes nothing.
-pub fn encryption(
-    world: &World,
-    status: &EncryptedVolumeStatus,
-) -> Result<Encryption, Problem> {
+pub fn encryption(world: &World, status: &EncryptedVolumeStatus) -> Result<Encryption, Problem> {
     match &status.header {
         Some(header) => Ok(Encryption {
             provider: Provider::Luks2,
@@ -225,7 +222,14 @@ fn attachments(
             picture.waits_for = Some((*holder).clone());
             picture.node = node_problem(world, &holder.spec.node_name, true);
         } else {
-            picture.node = attach(world, status, then, node, &picture.key).err();
+            match attach(world, status, node, &picture.key) {
+                Ok(new) => {
+                    // Shown at once, so that its appearing in the watch is no further change.
+                    picture.current.clone_from(&new);
+                    then.extend(new.map(|nv| Action::Apply(Box::new(nv))));
+                }
+                Err(problem) => picture.node = Some(problem),
+            }
         }
     }
     if picture.current.is_none() && picture.waits_for.is_none() {
@@ -237,12 +241,7 @@ fn attachments(
 }
 
 /// A NodeVolume that stays: its spec follows the record (pins, permit, portals).
-fn keep(
-    world: &World,
-    status: &EncryptedVolumeStatus,
-    then: &mut Vec<Action>,
-    found: &NodeVolume,
-) {
+fn keep(world: &World, status: &EncryptedVolumeStatus, then: &mut Vec<Action>, found: &NodeVolume) {
     let wanted = node_volumes::build(
         world,
         status,
@@ -261,22 +260,20 @@ fn keep(
 fn attach(
     world: &World,
     status: &mut EncryptedVolumeStatus,
-    then: &mut Vec<Action>,
     node: &str,
     key: &KeyPicture,
-) -> Result<(), Problem> {
+) -> Result<Option<NodeVolume>, Problem> {
     // Checked even while the key is not there: a wrong node name shows at once.
     if let Some(problem) = node_problem(world, node, false) {
         return Err(problem);
     }
     if key.problem().is_some() || status.key.is_none() {
-        return Ok(());
+        return Ok(None);
     }
     let encryption = encryption(world, status)?;
     status.last_node_name = Some(node.to_owned());
-    let wanted = node_volumes::build(world, status, node, Desired::Attached, encryption);
-    then.push(Action::Apply(Box::new(wanted)));
-    Ok(())
+    let new = node_volumes::build(world, status, node, Desired::Attached, encryption);
+    Ok(Some(new))
 }
 
 /// How far a NodeVolume is on its way out.
@@ -304,7 +301,9 @@ pub fn take_down(
             Action::Tell {
                 warning: true,
                 reason: "ReleasedByHand",
-                note: format!("node {node} did not report that it let go of the volume; released because of {by}"),
+                note: format!(
+                    "node {node} did not report that it let go of the volume; released because of {by}"
+                ),
             },
         ];
         if by == names::NODE_GONE_ANNOTATION {
@@ -324,7 +323,9 @@ pub fn take_down(
 /// nothing: the machine may run on, with the disk open, out of the cluster's sight.
 fn confirmed_down(world: &World, node: &str) -> Option<&'static str> {
     match world.nodes.get(node) {
-        Some(state) => (state.out_of_service && !state.ready).then_some(names::OUT_OF_SERVICE_TAINT),
+        Some(state) => {
+            (state.out_of_service && !state.ready).then_some(names::OUT_OF_SERVICE_TAINT)
+        }
         None => {
             let said = world
                 .volume

@@ -7,8 +7,9 @@ use cryptvol_crds::{
 };
 
 use super::{
-    conditions, facts, node_volumes,
+    conditions,
     decide::{self, Step, node_problem, take_down},
+    facts, node_volumes,
     world::{Action, Again, Decision, KeyState, Problem, World},
 };
 
@@ -30,18 +31,28 @@ pub fn decide(world: &World, mut status: EncryptedVolumeStatus) -> Decision {
     };
     for node_volume in &world.node_volumes {
         let is_eraser = matches!(&eraser, Ok(Some(node)) if *node == node_volume.spec.node_name);
-        let step = if is_eraser && facts::is_released(node_volume) && node_volume.spec.desired == Desired::Detached {
+        let step = if is_eraser
+            && facts::is_released(node_volume)
+            && node_volume.spec.desired == Desired::Detached
+        {
             // Detached already: the same object is told to erase.
             raise(world, &status, node_volume)
         } else if is_eraser && facts::is_released(node_volume) {
             // Erased, but without a receipt that proves it.
             problem = Some(Problem::new(
                 Reason::EraseBlocked,
-                format!("node {} says that it erased the disk and does not prove it", node_volume.spec.node_name),
+                format!(
+                    "node {} says that it erased the disk and does not prove it",
+                    node_volume.spec.node_name
+                ),
             ));
             Step::Wait(vec![])
         } else {
-            let desired = if is_eraser { Desired::Erased } else { Desired::Detached };
+            let desired = if is_eraser {
+                Desired::Erased
+            } else {
+                Desired::Detached
+            };
             take_down(world, &status, node_volume, desired)
         };
         match step {
@@ -73,14 +84,24 @@ pub fn decide(world: &World, mut status: EncryptedVolumeStatus) -> Decision {
             None => "the volume is off its node".to_owned(),
         };
         let again = conditions::write_deletion(world, &mut status, problem.as_ref(), &doing);
-        return Decision { first: vec![], status, then, again };
+        return Decision {
+            first: vec![],
+            status,
+            then,
+            again,
+        };
     }
     last_steps(world, status, erase)
 }
 
 /// Nothing is left on any node: the key, then the object.
 fn last_steps(world: &World, mut status: EncryptedVolumeStatus, erase: bool) -> Decision {
-    let done = |status, then, again| Decision { first: vec![], status, then, again };
+    let done = |status, then, again| Decision {
+        first: vec![],
+        status,
+        then,
+        again,
+    };
     let gone = vec![Action::RemoveFinalizer];
     // A claim without a recorded key: the key may have been made by a process that did not live to record it.
     let may_have_key = match &status.key {
@@ -96,7 +117,11 @@ fn last_steps(world: &World, mut status: EncryptedVolumeStatus, erase: bool) -> 
             return done(status, vec![Action::AskKeyManager], Again::Backoff);
         }
         (Ok(_), KeyState::Known { key: Some(key), .. }) => {
-            return done(status, vec![Action::DeleteKey(key.id.clone())], Again::Backoff);
+            return done(
+                status,
+                vec![Action::DeleteKey(key.id.clone())],
+                Again::Backoff,
+            );
         }
         (Ok(_), KeyState::Known { key: None, .. }) => return done(status, gone, Again::Seldom),
         (Ok(_), KeyState::Failed { problem, .. }) if problem.reason == Reason::KeyNotFound => {
@@ -131,10 +156,7 @@ fn take_receipt(world: &World, status: &mut EncryptedVolumeStatus) {
 }
 
 /// The node that erases: the one that has the volume, else the one that the user names, else the last one.
-fn choose_eraser(
-    world: &World,
-    status: &EncryptedVolumeStatus,
-) -> Result<Option<String>, Problem> {
+fn choose_eraser(world: &World, status: &EncryptedVolumeStatus) -> Result<Option<String>, Problem> {
     if let Some(present) = world
         .node_volumes
         .iter()
@@ -165,7 +187,13 @@ fn choose_eraser(
 
 fn raise(world: &World, status: &EncryptedVolumeStatus, found: &NodeVolume) -> Step {
     let encryption = found.spec.encryption.clone();
-    let wanted = node_volumes::build(world, status, &found.spec.node_name, Desired::Erased, encryption);
+    let wanted = node_volumes::build(
+        world,
+        status,
+        &found.spec.node_name,
+        Desired::Erased,
+        encryption,
+    );
     Step::Wait(vec![Action::Apply(Box::new(wanted))])
 }
 
@@ -181,5 +209,8 @@ fn stuck(world: &World, node_volume: &NodeVolume, erasing: bool) -> Option<Probl
             problem
         });
     }
-    conditions::agent_problem(node_volume, &world.volume.status.clone().unwrap_or_default())
+    conditions::agent_problem(
+        node_volume,
+        &world.volume.status.clone().unwrap_or_default(),
+    )
 }

@@ -5,10 +5,7 @@
 //! a second operator can choose a second LUKS UUID, hand out a spent permit, or order a second key.
 
 use cryptvol_crds::{
-    EncryptedVolume, NodeVolume,
-    conditions::Reason,
-    names,
-    v1alpha1::EncryptedVolumeStatus,
+    EncryptedVolume, NodeVolume, conditions::Reason, names, v1alpha1::EncryptedVolumeStatus,
 };
 use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 use kube::{
@@ -122,11 +119,7 @@ enum Next {
     Done(Again),
 }
 
-async fn carry_out(
-    ctx: &Context,
-    world: &World,
-    decision: Decision,
-) -> Result<Next, EffectError> {
+async fn carry_out(ctx: &Context, world: &World, decision: Decision) -> Result<Next, EffectError> {
     let mut volume = world.volume.clone();
     let mut key = None;
     // Of two volumes with one disk only the first comes further than this.
@@ -330,10 +323,7 @@ pub fn key_name(world: &World) -> String {
 }
 
 fn volumes(ctx: &Context, volume: &EncryptedVolume) -> Api<EncryptedVolume> {
-    Api::namespaced(
-        ctx.client.clone(),
-        &volume.namespace().unwrap_or_default(),
-    )
+    Api::namespaced(ctx.client.clone(), &volume.namespace().unwrap_or_default())
 }
 
 /// The volume as it is, unless another one has its name by now.
@@ -459,15 +449,10 @@ pub(crate) async fn live_node_volumes(
     ctx: &Context,
     volume: &EncryptedVolume,
 ) -> Result<Vec<NodeVolume>, EffectError> {
-    let api: Api<NodeVolume> = Api::namespaced(
-        ctx.client.clone(),
-        &volume.namespace().unwrap_or_default(),
-    );
-    let of_this = ListParams::default().labels(&format!(
-        "{}={}",
-        names::VOLUME_LABEL,
-        volume.name_any()
-    ));
+    let api: Api<NodeVolume> =
+        Api::namespaced(ctx.client.clone(), &volume.namespace().unwrap_or_default());
+    let of_this =
+        ListParams::default().labels(&format!("{}={}", names::VOLUME_LABEL, volume.name_any()));
     let list = api
         .list(&of_this)
         .await

@@ -97,11 +97,7 @@ pub fn absorb(world: &World, status: &mut EncryptedVolumeStatus) {
 
 /// Records what the disk is known by. Only once its header was verified: a wrong disk that was mapped by mistake, and
 /// refused for its contents, must not be pinned as the right one.
-fn pin(
-    node_volume: &NodeVolume,
-    seen: &NodeVolumeStatus,
-    status: &mut EncryptedVolumeStatus,
-) {
+fn pin(node_volume: &NodeVolume, seen: &NodeVolumeStatus, status: &mut EncryptedVolumeStatus) {
     let on_the_way_up = reached(seen, Stage::Header) && seen.stage <= Stage::Attached;
     let Some(header) = seen.header.as_ref().filter(|_| on_the_way_up) else {
         return;

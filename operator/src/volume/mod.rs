@@ -3,13 +3,18 @@
 //! `world` is what a decision sees, `decide` makes it, `effects` carries it out, `controller` says when.
 
 pub mod conditions;
+pub mod controller;
 pub mod decide;
 pub mod delete;
 pub mod effects;
 pub mod facts;
 pub mod node_volumes;
 pub mod observe;
+pub mod orphans;
 pub mod transitions;
 pub mod world;
 
 pub use decide::decide;
+
+#[cfg(test)]
+mod tests;

@@ -63,7 +63,8 @@ pub fn is_as(found: &NodeVolume, wanted: &NodeVolume) -> bool {
         .iter()
         .flatten()
         .any(|f| f == names::NODE_VOLUME_FINALIZER);
-    let has_label = found.labels().get(names::VOLUME_LABEL) == wanted.labels().get(names::VOLUME_LABEL);
+    let has_label =
+        found.labels().get(names::VOLUME_LABEL) == wanted.labels().get(names::VOLUME_LABEL);
     found.spec == wanted.spec && has_finalizer && has_label
 }
 

@@ -3,9 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use cryptvol_crds::{
-    EncryptedVolume, EncryptionClass, KeyService, NodeVolume,
-    conditions::Reason,
-    names,
+    EncryptedVolume, EncryptionClass, KeyService, NodeVolume, conditions::Reason, names,
     v1alpha1::Encryption,
 };
 use k8s_openapi::api::core::v1::Node;
@@ -46,7 +44,10 @@ pub async fn gather(
     let class = class(ctx, volume);
     let key_service = key_service(ctx, volume, class.as_ref().ok().and_then(Option::as_deref));
     let mut nodes = BTreeMap::new();
-    let last = volume.status.as_ref().and_then(|s| s.last_node_name.as_deref());
+    let last = volume
+        .status
+        .as_ref()
+        .and_then(|s| s.last_node_name.as_deref());
     let interesting = decide::wanted(volume)
         .into_iter()
         .chain(node_volumes.iter().map(|nv| nv.spec.node_name.as_str()))
@@ -57,9 +58,9 @@ pub async fn gather(
         }
         let found = match ctx.stores.node(name) {
             Some(state) => Some(state),
-            None if source == Source::Live => effects::live_node(ctx, name)
-                .await?
-                .map(|n| node_state(&n)),
+            None if source == Source::Live => {
+                effects::live_node(ctx, name).await?.map(|n| node_state(&n))
+            }
             None => None,
         };
         if let Some(state) = found {
@@ -91,10 +92,7 @@ pub async fn gather(
 }
 
 /// The class of a volume; none where it has an encryption of its own.
-fn class(
-    ctx: &Context,
-    volume: &EncryptedVolume,
-) -> Result<Option<Arc<EncryptionClass>>, Problem> {
+fn class(ctx: &Context, volume: &EncryptedVolume) -> Result<Option<Arc<EncryptionClass>>, Problem> {
     if volume.spec.encryption.is_some() {
         return Ok(None);
     }

@@ -58,7 +58,12 @@ pub fn between(old: &EncryptedVolumeStatus, new: &EncryptedVolumeStatus) -> Vec<
     } else if let Some(now) = word(new).filter(|w| Some(w) != word(old).as_ref()) {
         match Reason::parse(&now) {
             Some(Reason::Detached) if word(old).is_some() => {
-                note(false, "Detached", "Detach", "the volume is off its node".into());
+                note(
+                    false,
+                    "Detached",
+                    "Detach",
+                    "the volume is off its node".into(),
+                );
             }
             Some(r) if !r.next_step().is_empty() => {
                 let text = get(&new.conditions, READY).map(|c| c.message.clone());
