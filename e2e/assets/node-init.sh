@@ -70,9 +70,9 @@ if [ -n "$CV_KUBELET" ]; then
 EOF
   printf 'version = 3\n' >/run/containerd.toml  # not the machine's own, if it has one
   containerd -c /run/containerd.toml --log-level warn >>/cv/logs/containerd.log 2>&1 &
-  for _ in $(seq 300); do ctr version >/dev/null 2>&1 && break; sleep .2; done
+  for _ in $(seq 300); do [ -S /run/containerd/containerd.sock ] && break; sleep .2; done   # ctr waits for the answer itself
   mkdir -p /cv-images; mount -t hostfs -o "$CV_IMAGES" none /cv-images
-  for i in /cv-images/*.tar; do ctr -n k8s.io images import --local "$i" >/dev/null || note "cannot import $i"; done
+  for i in /cv-images/*.tar; do ctr --connect-timeout 60s -n k8s.io images import --local "$i" >/dev/null || note "cannot import $i"; done
   note "containerd and images are up"
   cat >/var/lib/kubelet/config.yaml <<EOF
 apiVersion: kubelet.config.k8s.io/v1beta1
