@@ -1,5 +1,6 @@
 //! Walks one volume up and down on this node and prints what each step took, in milliseconds: the real host without a cluster.
-//! Needs root, device-mapper, iscsid and a target with a blank LUN that may be overwritten.
+//! From the second round on, each is followed by one that does the least that can be done (lines `floor_…`): a login
+//! request, a scan, a crypt table with a random key, a link; no check, no header. Needs root, device-mapper, iscsid and a target with a blank LUN that may be overwritten.
 //!
 //! `host_walk ADDRESS PORT IQN LUN [ROUNDS]`; CHAP as `USER` and `SECRET` on two lines of standard input, where wanted.
 #![allow(clippy::print_stdout)]
@@ -7,14 +8,23 @@
 use std::{
     io::{Read, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use cryptvol_crds::{names, v1alpha1::Encryption};
+use cryptvol_crds::{
+    names,
+    v1alpha1::{Encryption, HeaderFacts},
+};
 use cryptvol_node_agent::host::{
     Chap, FormatOrder, HeaderFound, Host, LinkFound, OpenOrder, Passphrase, Query, Target, probe,
-    real::RealHost,
+    real::{
+        self, RealHost, dm,
+        iscsi::{self, iscsid::Iscsid, request},
+        links::Links,
+        luks::VolumeKey,
+        sysfs::Sysfs,
+    },
 };
 
 const LUKS_UUID: &str = "6c0f3c5e-8f0e-4d6b-9f0a-3a5f6d1c2b10";
@@ -41,6 +51,7 @@ fn main() -> Result<()> {
     for check in probe::node() {
         println!("{check:?}");
     }
+    real::go_first();
     let mut walk = Walk {
         host: RealHost::new(),
         query: Query {
@@ -59,6 +70,10 @@ fn main() -> Result<()> {
     for round in 0..rounds {
         walk.attach(round)?;
         walk.detach(round)?;
+        if round > 0 {
+            walk.floor()?;
+            walk.detach(round)?;
+        }
     }
     walk.erase()
 }
@@ -141,6 +156,48 @@ impl Walk {
         ensure!(
             !block.windows(8).any(|w| w == &TEXT[..8]),
             "plain text on the disk"
+        );
+        Ok(())
+    }
+
+    fn floor(&mut self) -> Result<()> {
+        let query = &self.query;
+        let sysfs = Sysfs::default();
+        let iscsid = timed("floor_find", Iscsid::find)?;
+        let layout = iscsid.layout.context("unknown open-iscsi")?;
+        let key = VolumeKey::random(64)?;
+        let facts = HeaderFacts {
+            luks_uuid: LUKS_UUID.into(),
+            cipher: "aes-xts-plain64".into(),
+            key_size: 512,
+            sector_size: 512,
+            data_offset: 16 << 20,
+            digest: String::new(),
+        };
+        let start = Instant::now();
+        timed("floor_login", || -> Result<()> {
+            let request = request::login(layout, &query.target, self.chap.as_ref())?;
+            let code = iscsid.ask(layout, &request, Duration::from_secs(15))?;
+            ensure!(code == request::Code::SUCCESS);
+            Ok(())
+        })?;
+        timed("floor_scan", || {
+            iscsi::scan(&sysfs, &query.target, query.lun)
+        })?;
+        let session = sysfs.session(&query.target)?.context("no session")?;
+        let device = sysfs.disk(&session, query.lun)?.context("no disk")?;
+        let plan = dm::Plan {
+            name: &query.mapping_name,
+            uuid: &names::mapping_uuid(LUKS_UUID, VOLUME_UID),
+            dev: &device.id.dev,
+            size_bytes: device.id.size_bytes,
+            facts: &facts,
+        };
+        let mapping = timed("floor_open", || dm::create(&plan, &key))?;
+        timed("floor_link", || Links::default().set(LINK, &mapping.path))?;
+        println!(
+            "STEP floor_attach {:.3}",
+            start.elapsed().as_secs_f64() * 1000.0
         );
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 use std::{
     fs::File,
+    io::Read,
     os::{fd::AsRawFd, unix::fs::FileExt},
     path::PathBuf,
 };
@@ -36,6 +37,19 @@ const ITERATIONS: u32 = 1000;
 pub struct VolumeKey(SafeMemHandle);
 
 impl VolumeKey {
+    /// A new key that is stored nowhere. The kernel's random numbers, as for a header.
+    ///
+    /// # Errors
+    /// `StepFailed`.
+    pub fn random(len: usize) -> Result<Self, StepError> {
+        let what = "making a volume key";
+        let mut key = SafeMemHandle::alloc(len).map_err(|e| failed(what, e))?;
+        File::open("/dev/urandom")
+            .and_then(|mut f| f.read_exact(key.as_mut()))
+            .map_err(|e| failed(what, e))?;
+        Ok(Self(key))
+    }
+
     /// The key.
     pub fn bytes(&self) -> &[u8] {
         self.0.as_ref()

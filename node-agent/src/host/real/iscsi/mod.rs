@@ -186,7 +186,7 @@ pub fn scan(sysfs: &Sysfs, target: &Target, lun: u32) -> Result<(), StepError> {
     let deadline = Instant::now() + DISK;
     loop {
         if let Some(disk) = sysfs.disk(&session, lun).map_err(|e| failed(what(), e))?
-            && std::path::Path::new(&disk.id.path).exists()
+            && opens(&disk.id.path)
         {
             return Ok(());
         }
@@ -202,6 +202,15 @@ pub fn scan(sysfs: &Sysfs, target: &Target, lun: u32) -> Result<(), StepError> {
         }
         thread::sleep(DISK_STEP);
     }
+}
+
+/// Whether a disk can be used: sysfs shows it a moment before it can be opened.
+fn opens(path: &str) -> bool {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
+        .open(path)
+        .is_ok()
 }
 
 fn add_lun(sysfs: &Sysfs, session: &SessionEntry, lun: u32) -> io::Result<()> {
