@@ -33,7 +33,7 @@ const START_LIMIT: Duration = Duration::from_secs(180);
 pub struct Options {
     /// Needed for service accounts' clean-up, namespaces' deletion, owner references, Jobs and Deployments.
     pub controller_manager: bool,
-    /// Needed where pods are to run.
+    /// Needed where pods are to run. Without it nobody watches the nodes' heartbeats either: nodes are what a test says.
     pub scheduler: bool,
 }
 
@@ -357,11 +357,18 @@ impl ControlPlane {
     }
 
     fn controller_manager_args(&self) -> Vec<String> {
-        words(
+        let controllers = if self.state.options.scheduler {
+            "*"
+        } else {
+            "*,-node-lifecycle-controller"
+        };
+        let mut args = words(
             "--kubeconfig controller-manager.kubeconfig --service-account-private-key-file sa.key \
              --root-ca-file ca.crt --use-service-account-credentials --leader-elect=false --secure-port 0 \
              --cluster-signing-cert-file ca.crt --cluster-signing-key-file ca.key",
-        )
+        );
+        args.push(format!("--controllers={controllers}"));
+        args
     }
 
     fn write_files(&self) -> Result<()> {

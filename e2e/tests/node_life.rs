@@ -1,0 +1,387 @@
+//! The life of a volume on a real kernel: attach, use, power cuts, the agent killed before and after every step, detach, erase.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use cryptvol_crds::conditions::Reason;
+use cryptvol_e2e::array::Lun;
+use cryptvol_e2e::keystone::Tenant;
+use cryptvol_e2e::site::{AGENT_LOG, Site, SiteSpec};
+use cryptvol_e2e::volumes::{Volume, node_volumes};
+use cryptvol_e2e::workdir::WorkDir;
+use serde_json::json;
+
+const MIB: u64 = 1 << 20;
+
+fn iqn(name: &str) -> String {
+    format!("iqn.2026-11.dev.cryptvol:{name}")
+}
+
+async fn prepare(site: &mut Site, name: &str) -> Result<(Tenant, Lun, Volume)> {
+    let tenant = site.tenant(name).await?;
+    site.array.create_target(&iqn(name))?;
+    let lun = site.array.create_lun(&iqn(name), 1, 64 * MIB)?;
+    let volume = Volume::iscsi(name, "vol", &site.array.portal(), &iqn(name), 1, name)
+        .on("node-1")
+        .with("deletionPolicy", json!("Erase"));
+    Ok((tenant, lun, volume))
+}
+
+async fn write(site: &Site, node: usize, volume: &Volume, text: &str) -> Result<()> {
+    let output = format!("of={}", volume.link());
+    let argv = ["dd", &output, "conv=fsync", "status=none"];
+    site.node(node)
+        .exec_with(&argv, &[], text.as_bytes(), Duration::from_secs(60))
+        .await?
+        .ok()
+        .map(|_| ())
+}
+
+async fn read(site: &Site, node: usize, volume: &Volume, length: usize) -> Result<String> {
+    site.node(node)
+        .sh(&format!("head -c {length} {}", volume.link()))
+        .await?
+        .ok()
+}
+
+/// What of ours is left on a node: mappings, links, disks, sessions. Empty on a clean node.
+async fn left_behind(site: &Site, node: usize) -> Result<String> {
+    site.node(node)
+        .sh("dmsetup ls 2>/dev/null | grep -v '^No devices'; find /dev/cryptvol -type l 2>/dev/null; ls /sys/class/iscsi_session; \
+             lsblk -dno NAME,TRAN 2>/dev/null | grep iscsi; grep -h cryptvol /proc/keys; true")
+        .await?
+        .ok()
+        .map(|text| text.trim().to_owned())
+}
+
+#[tokio::test]
+async fn a_volume_lives_through_power_cuts_moves_and_ends_erased() -> Result<()> {
+    let work = WorkDir::new("life")?;
+    let mut site = Site::start(
+        &work,
+        SiteSpec {
+            operators: 2,
+            ..SiteSpec::new(2)
+        },
+    )
+    .await?;
+    let (tenant, lun, volume) = prepare(&mut site, "life").await?;
+    volume.apply(&site.plane).await?;
+    let ready = volume.wait_ready(&site.plane).await?;
+    let status = ready.status.context("a status")?;
+    let key = status.key.context("a key")?;
+    ensure!(
+        status.usable_bytes == Some((48 * MIB) as i64),
+        "usable size: {:?}",
+        status.usable_bytes
+    );
+
+    write(&site, 0, &volume, "written before the cut").await?;
+    ensure!(
+        !lun.contains(b"written before the cut")?,
+        "plaintext on the array"
+    );
+    let passphrase = site.keystone.passphrase(&tenant, &key.id).await?;
+
+    // A power cut: the volume is back by itself with the data.
+    site.power_cycle(0).await?;
+    let back = site
+        .node(0)
+        .sh(&format!(
+            "for i in $(seq 600); do test -e {0} && exec head -c 22 {0}; sleep .1; done; exit 1",
+            volume.link()
+        ))
+        .await?
+        .ok()?;
+    ensure!(
+        back == "written before the cut",
+        "after the power cut: {back}"
+    );
+    volume.wait_ready(&site.plane).await?;
+
+    // The link leads to the mapping and to nothing else, whatever udev does.
+    for _ in 0..20 {
+        site.node(0)
+            .sh("udevadm trigger --action=change --subsystem-match=block; udevadm settle -t 20")
+            .await?
+            .ok()?;
+        let target = site
+            .node(0)
+            .sh(&format!("readlink {}", volume.link()))
+            .await?
+            .ok()?;
+        ensure!(
+            target.trim().starts_with("/dev/dm-"),
+            "the link leads to {target}"
+        );
+    }
+
+    // A move: detached there, attached here, never both.
+    volume.clone().on("node-2").apply(&site.plane).await?;
+    volume
+        .wait(&site.plane, "on node-2", |v| {
+            v.status.as_ref().is_some_and(|s| {
+                s.attachments
+                    .iter()
+                    .any(|a| a.node_name == "node-2" && a.link.is_some())
+            })
+        })
+        .await?;
+    volume.wait_ready(&site.plane).await?;
+    ensure!(
+        left_behind(&site, 0).await?.is_empty(),
+        "left on node-1: {}",
+        left_behind(&site, 0).await?
+    );
+    ensure!(
+        read(&site, 1, &volume, 22).await? == "written before the cut",
+        "the data did not move"
+    );
+
+    // The passphrase is nowhere but in the key manager.
+    for node in 0..2 {
+        ensure!(
+            !site.node(node).log(AGENT_LOG).contains(&passphrase),
+            "the passphrase is in an agent's log"
+        );
+        let hits = site
+            .node(node)
+            .exec_with(
+                &["bash", "-c", "read -r key; grep -lasF -- \"$key\" /proc/[0-9]*/cmdline /proc/[0-9]*/environ /run/cryptvol -r /var/log -r 2>/dev/null; \
+                  dmsetup table --showkeys | grep -cF -- \"$key\"; true"],
+                &[],
+                passphrase.as_bytes(),
+                Duration::from_secs(60),
+            )
+            .await?
+            .ok()?;
+        ensure!(
+            hits.trim().is_empty() || hits.trim() == "0",
+            "the passphrase is in {hits}"
+        );
+    }
+    for index in 0..2 {
+        ensure!(
+            !site.operator_log(index).contains(&passphrase),
+            "the passphrase is in an operator's log"
+        );
+    }
+    let events = site
+        .plane
+        .kubectl(&["get", "events", "-A", "-o", "yaml"])
+        .await?;
+    ensure!(
+        !events.contains(&passphrase),
+        "the passphrase is in an Event"
+    );
+    let needle = passphrase.clone().into_bytes();
+    ensure!(!lun.contains(&needle)?, "the passphrase is on the array");
+    ensure!(
+        !folder_contains(&site.plane.etcd_dir(), &needle)?,
+        "the passphrase is in etcd"
+    );
+
+    volume.delete(&site.plane).await?;
+    volume.wait_gone(&site.plane).await?;
+    ensure!(
+        left_behind(&site, 1).await?.is_empty(),
+        "left on node-2: {}",
+        left_behind(&site, 1).await?
+    );
+    ensure!(
+        node_volumes(&site.plane, "life").await?.is_empty(),
+        "NodeVolumes are left"
+    );
+    ensure!(
+        !site.keystone.has_secret(&tenant, &key.id).await?,
+        "the key is still there"
+    );
+    ensure!(
+        lun.read_at(0, 1 << 20)?.iter().all(|b| *b == 0),
+        "the header area is not wiped"
+    );
+    work.passed()
+}
+
+fn folder_contains(folder: &std::path::Path, needle: &[u8]) -> Result<bool> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let hit = if path.is_dir() {
+            folder_contains(&path, needle)?
+        } else {
+            std::fs::read(&path)?
+                .windows(needle.len())
+                .any(|w| w == needle)
+        };
+        if hit {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[tokio::test]
+async fn the_agent_killed_before_and_after_every_step_goes_on() -> Result<()> {
+    let work = WorkDir::new("killed")?;
+    let mut site = Site::start(&work, SiteSpec::new(1)).await?;
+    let up = [
+        "login",
+        "scan",
+        "read-header",
+        "spend-permit",
+        "release-key",
+        "format",
+        "open",
+        "record-first-opened",
+        "link",
+    ];
+    let down = ["unlink", "close", "delete-device", "logout"];
+    for (number, step) in up.iter().chain(&down).enumerate() {
+        for when in ["before", "after"] {
+            let what = format!("{step}:{when}:exit");
+            let name = format!("kill-{number}-{when}");
+            eprintln!("{what}");
+            let (_, lun, volume) = prepare(&mut site, &name).await?;
+            let going_down = down.contains(step);
+            if going_down {
+                volume.apply(&site.plane).await?;
+                volume.wait_ready(&site.plane).await?;
+                write(&site, 0, &volume, "acknowledged").await?;
+            }
+            site.kill_agent(0).await?;
+            if going_down {
+                volume.clone().detached().apply(&site.plane).await?;
+            } else {
+                volume.apply(&site.plane).await?;
+            }
+            site.launch_agent(0, &["--failpoint", &what]).await?;
+            ensure!(
+                site.agent_exit(0).await? == 86,
+                "{what}: the agent did not end there"
+            );
+            site.start_agent(0).await?;
+            // Between the record of the spent permit and a whole header only a person may say that nothing was lost.
+            let needs_a_person = what == "spend-permit:after:exit" || what == "format:before:exit";
+            if needs_a_person {
+                volume
+                    .wait_reason(&site.plane, Reason::FormatInterrupted)
+                    .await
+                    .with_context(|| what.clone())?;
+                let uuid = volume
+                    .get(&site.plane)
+                    .await?
+                    .and_then(|v| v.status?.luks_uuid)
+                    .context("a LUKS UUID")?;
+                site.plane
+                    .kubectl(&[
+                        "annotate",
+                        "encryptedvolume",
+                        "-n",
+                        &name,
+                        "vol",
+                        &format!("cryptvol.dev/new-format-permit={uuid}"),
+                    ])
+                    .await?;
+            }
+            if going_down {
+                volume
+                    .wait_detached(&site.plane)
+                    .await
+                    .with_context(|| what.clone())?;
+                ensure!(
+                    left_behind(&site, 0).await?.is_empty(),
+                    "{what}: left behind: {}",
+                    left_behind(&site, 0).await?
+                );
+                volume.apply(&site.plane).await?;
+                volume
+                    .wait_ready(&site.plane)
+                    .await
+                    .with_context(|| what.clone())?;
+                ensure!(
+                    read(&site, 0, &volume, 12).await? == "acknowledged",
+                    "{what}: the data is gone"
+                );
+            } else {
+                volume
+                    .wait_ready(&site.plane)
+                    .await
+                    .with_context(|| what.clone())?;
+                write(&site, 0, &volume, "acknowledged").await?;
+            }
+            ensure!(
+                !lun.contains(b"acknowledged")?,
+                "{what}: plaintext on the array"
+            );
+            volume.delete(&site.plane).await?;
+            volume
+                .wait_gone(&site.plane)
+                .await
+                .with_context(|| what.clone())?;
+            ensure!(
+                left_behind(&site, 0).await?.is_empty(),
+                "{what}: left behind: {}",
+                left_behind(&site, 0).await?
+            );
+        }
+    }
+    work.passed()
+}
+
+#[tokio::test]
+async fn an_unfit_node_says_what_it_lacks() -> Result<()> {
+    use cryptvol_e2e::node::NodeSpec;
+    let work = WorkDir::new("unfit")?;
+    let nodes = vec![
+        NodeSpec::bare("no-dm").without_device_mapper(),
+        NodeSpec::bare("no-iscsi").without_iscsi(),
+        NodeSpec::bare("no-udev").without_udev(),
+    ];
+    let mut site = Site::start(
+        &work,
+        SiteSpec {
+            nodes,
+            operators: 1,
+        },
+    )
+    .await?;
+    let (_, lun, volume) = prepare(&mut site, "unfit").await?;
+    for (node, word) in [
+        ("no-dm", "device-mapper"),
+        ("no-iscsi", "iSCSI"),
+        ("no-udev", "udev"),
+    ] {
+        let volume = Volume {
+            name: format!("on-{node}"),
+            ..volume.clone()
+        };
+        let mut manifest = volume.manifest.clone();
+        manifest["metadata"]["name"] = json!(volume.name);
+        let volume = Volume { manifest, ..volume }.on(node);
+        let before = lun.sha256()?;
+        volume.apply(&site.plane).await?;
+        let message = volume.wait_reason(&site.plane, Reason::NodeUnfit).await?;
+        ensure!(
+            message.to_lowercase().contains(&word.to_lowercase()),
+            "{node}: {message}"
+        );
+        let condition = site
+            .plane
+            .kubectl(&[
+                "get",
+                "node",
+                node,
+                "-o",
+                "jsonpath={.status.conditions[?(@.type==\"CryptvolReady\")].message}",
+            ])
+            .await?;
+        ensure!(
+            condition.to_lowercase().contains(&word.to_lowercase()),
+            "{node}: condition {condition}"
+        );
+        ensure!(lun.sha256()? == before, "the disk was written to");
+        volume.delete(&site.plane).await?;
+        volume.wait_gone(&site.plane).await?;
+    }
+    work.passed()
+}
