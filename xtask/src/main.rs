@@ -12,6 +12,7 @@ mod run;
 mod setup;
 mod suite;
 mod tier;
+mod up;
 
 use std::ffi::OsString;
 
@@ -99,7 +100,7 @@ fn main() -> Result<()> {
         Command::Up { arguments } => {
             setup::ensure(setup::For::Clusters)?;
             build::products()?;
-            build::become_e2e("up", arguments)
+            up::run(&arguments)
         }
         Command::Down => build::become_e2e("down", None),
         Command::Kubectl { arguments } => build::become_e2e("kubectl", arguments),

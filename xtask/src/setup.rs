@@ -33,7 +33,7 @@ pub fn ensure(what: For) -> Result<()> {
 }
 
 fn packages() -> Result<()> {
-    let wanted = parse(PACKAGES);
+    let wanted = parse(PACKAGES, run::has);
     if !run::has("dpkg-query") {
         eprintln!(
             "This is not a Debian or Ubuntu machine, so nothing is installed. What is needed, by its Debian names:\n  {}",
@@ -81,10 +81,14 @@ fn packages() -> Result<()> {
     apt(&install)
 }
 
-/// `name # why` a line.
-fn parse(text: &'static str) -> BTreeSet<&'static str> {
+/// `name # why` a line, or `name unless PROGRAM # why` where other packages bring the same and would have to go.
+fn parse(text: &'static str, has: impl Fn(&str) -> bool) -> BTreeSet<&'static str> {
     text.lines()
         .map(|line| line.split('#').next().unwrap_or_default().trim())
+        .filter_map(|entry| match entry.split_once(" unless ") {
+            Some((name, program)) => (!has(program.trim())).then_some(name.trim()),
+            None => Some(entry),
+        })
         .filter(|name| !name.is_empty())
         .collect()
 }
@@ -181,8 +185,17 @@ mod tests {
     #[test]
     fn comments_are_no_packages() {
         assert_eq!(
-            parse("# head\nclang # why\n\nb # x\n"),
+            parse("# head\nclang # why\n\nb # x\n", |_| false),
             BTreeSet::from(["b", "clang"])
+        );
+    }
+
+    #[test]
+    fn what_another_package_brought_is_not_replaced() {
+        let list = "docker.io unless dockerd # why\nrunc unless runc # why\n";
+        assert_eq!(
+            parse(list, |program| program == "dockerd"),
+            BTreeSet::from(["runc"])
         );
     }
 
