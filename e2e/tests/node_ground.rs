@@ -177,6 +177,81 @@ async fn an_array_swaps_loses_and_fails_disks_and_asks_for_passwords() -> Result
 }
 
 #[tokio::test]
+async fn an_array_that_hangs_or_is_cut_off_is_waited_for() -> Result<()> {
+    let work = WorkDir::new("hang")?;
+    let mut array = Array::start(&work.dir("array")?).await?;
+    array.create_target(IQN)?;
+    array.create_lun(IQN, 1, 64 * MIB)?;
+    let node = Node::boot(&work.dir("node")?, NodeSpec::bare("node-1")).await?;
+    let device = log_in(&node, &array).await?;
+    let input = format!("if={device}");
+    let read = [
+        "dd",
+        &input,
+        "of=/dev/null",
+        "bs=4096",
+        "count=1",
+        "iflag=direct",
+    ];
+    let begin = async || {
+        let dd = node.spawn("dd", &read, &[]).await?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        anyhow::ensure!(dd.exit_code().await?.is_none(), "the read was answered");
+        anyhow::Ok(dd)
+    };
+    let limit = Duration::from_secs(120);
+
+    array.hang(true)?;
+    let dd = begin().await?;
+    array.hang(false)?;
+    assert_eq!(
+        dd.wait(limit).await?,
+        0,
+        "after the hang: {}",
+        node.log("dd")
+    );
+
+    array.unplug(true)?;
+    let dd = begin().await?;
+    array.unplug(false)?;
+    assert_eq!(
+        dd.wait(limit).await?,
+        0,
+        "after the cable: {}",
+        node.log("dd")
+    );
+
+    // With the node's own cable pulled not even the harness gets through.
+    node.unplug(true)?;
+    let cut = node
+        .exec_with(&["true"], &[], b"", Duration::from_millis(10))
+        .await;
+    assert!(cut.is_err(), "{cut:?}");
+    node.unplug(false)?;
+    node.sh("true").await?.ok()?;
+
+    // Both portals lead to the same target; without the target there is no login.
+    for portal in array.portals() {
+        let found = node
+            .sh(&format!("iscsiadm -m discovery -t st -p {portal}"))
+            .await?
+            .ok()?;
+        assert!(found.contains(IQN), "{found}");
+    }
+    array.remove_target(IQN)?;
+    assert_eq!(
+        node.sh(&format!(
+            "iscsiadm -m discovery -t st -p {}",
+            array.portal()
+        ))
+        .await?
+        .stdout,
+        ""
+    );
+    work.passed()
+}
+
+#[tokio::test]
 async fn a_node_can_lack_what_a_hypervisor_needs() -> Result<()> {
     let work = WorkDir::new("unfit")?;
     let spec = NodeSpec::bare("unfit")
