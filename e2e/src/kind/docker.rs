@@ -223,7 +223,7 @@ impl Docker {
         }
         daemon.kill()?;
         machine::remove_cgroup(cgroup);
-        machine::sweep();
+        machine::remove_modules();
         let _ = fs::remove_dir_all(dir.join("data"));
         Ok(())
     }

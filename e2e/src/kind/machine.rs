@@ -109,6 +109,15 @@ pub fn sweep() {
             }
         }
     }
+    let long_ago = SystemTime::now() - Duration::from_secs(1200);
+    let mark = fs::metadata(modules_mark()).and_then(|m| m.modified());
+    if mark.is_ok_and(|at| at < long_ago) {
+        remove_modules();
+    }
+}
+
+/// Removes `/lib/modules` if it was not there before and is empty.
+pub(super) fn remove_modules() {
     if modules_mark().exists() {
         // Fails when somebody put something there in the meantime, and shall.
         let _ = fs::remove_dir(MODULES);
@@ -116,7 +125,7 @@ pub fn sweep() {
     }
 }
 
-/// Notes that `/lib/modules` is not there, so that [`sweep`] removes what docker makes.
+/// Notes that `/lib/modules` is not there, so that [`remove_modules`] removes what docker makes.
 pub(super) fn note_modules() -> Result<()> {
     if !Path::new(MODULES).exists() {
         let mark = modules_mark();
