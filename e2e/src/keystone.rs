@@ -1,6 +1,7 @@
 //! What a test does as the administrator of the identity service and as a tenant: projects, users, application credentials,
 //! and a look at the keys. Plain HTTP, so that it is quick; the official client is tried in `tests/api_identity.rs`.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -45,13 +46,25 @@ impl Keystone {
     /// `auth_url` ends in `/v3`; `ca` is the authority's certificate file.
     pub fn new(auth_url: &str, password: &str, ca: &Path) -> Result<Self> {
         let pem = std::fs::read(ca).with_context(|| format!("read {}", ca.display()))?;
+        Self::at(auth_url, password, &pem, None)
+    }
+
+    /// As [`Keystone::new`], the certificate given and, where no DNS knows it, the host's address.
+    pub fn at(
+        auth_url: &str,
+        password: &str,
+        ca_pem: &[u8],
+        host: Option<(&str, SocketAddr)>,
+    ) -> Result<Self> {
         crate::control_plane::init_tls();
-        let http = reqwest::Client::builder()
-            .tls_certs_only([reqwest::Certificate::from_pem(&pem)?])
-            .timeout(Duration::from_secs(20))
-            .build()?;
+        let mut http = reqwest::Client::builder()
+            .tls_certs_only([reqwest::Certificate::from_pem(ca_pem)?])
+            .timeout(Duration::from_secs(20));
+        if let Some((name, address)) = host {
+            http = http.resolve(name, address);
+        }
         Ok(Self {
-            http,
+            http: http.build()?,
             auth_url: auth_url.into(),
             password: password.into(),
         })

@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use cryptvol_e2e::cluster::{self, Cluster, ClusterOptions};
 use cryptvol_e2e::kept::{DEFAULT_NAME, Kept};
 use cryptvol_e2e::parts::{Parts, Set};
-use cryptvol_e2e::{exec, kind, sandbox};
+use cryptvol_e2e::{demo, exec, kind, sandbox};
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -34,6 +34,14 @@ enum Sub {
         /// Folder for the archives
         #[arg(long, default_value = "target/images")]
         out: std::path::PathBuf,
+    },
+    /// Start a cluster, encrypt a volume, and show at each step what happens
+    Demo {
+        /// Leave the cluster running at the end
+        #[arg(long)]
+        keep: bool,
+        #[arg(long, hide = true)]
+        inside: bool,
     },
     /// Start a cluster; it stays until Ctrl-C or `down`
     Up {
@@ -144,6 +152,8 @@ fn main() -> Result<()> {
                 );
             }
         }
+        Sub::Demo { inside: true, .. } => runtime()?.block_on(demo::inside())?,
+        Sub::Demo { keep, .. } => std::process::exit(demo::run(keep)?),
         Sub::Up {
             name,
             nodes,

@@ -1,0 +1,164 @@
+//! The product in a cluster as a user installs it: images, charts, Helm.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use base64::Engine;
+use serde_json::Value;
+
+use crate::cluster::Cluster;
+use crate::keystone::Keystone;
+use crate::process::wait_for;
+use crate::workdir::workspace_root;
+
+/// Namespace of the release.
+pub const NAMESPACE: &str = "cryptvol-system";
+/// Host name of the embedded identity service in the cluster.
+const IDENTITY_HOST: &str = "cryptvol-identity.cryptvol-system.svc";
+const IDENTITY_PORT: u16 = 5000;
+
+/// Archives of the product's images, as `cargo xtask images` makes them.
+pub fn image_archives() -> Vec<PathBuf> {
+    ["operator", "node-agent", "identity"]
+        .map(|name| workspace_root().join(format!("target/images/{name}.tar")))
+        .to_vec()
+}
+
+/// Installs both charts, or upgrades them, and waits until operator, identity service and agents run.
+pub async fn install(cluster: &Cluster) -> Result<()> {
+    for (chart, more) in [
+        ("cryptvol-crds", &[][..]),
+        // The nodes' disks are gone with a power cut, and there is no storage class.
+        (
+            "cryptvol",
+            &[
+                "--set",
+                "identity.persistence.enabled=false",
+                "--set",
+                IDENTITY_ON_LAST_NODE,
+            ][..],
+        ),
+    ] {
+        let path = workspace_root().join("charts").join(chart);
+        let path = path.to_str().context("the path of the charts")?;
+        let base = [
+            "upgrade",
+            "--install",
+            chart,
+            path,
+            "--namespace",
+            NAMESPACE,
+            "--create-namespace",
+            "--wait",
+            "--timeout",
+            "5m",
+        ];
+        cluster.helm(&[&base[..], more].concat()).await?;
+    }
+    Ok(())
+}
+
+/// Its records lie in memory here; the node whose power is cut is the first.
+const IDENTITY_ON_LAST_NODE: &str = "identity.nodeSelector.kubernetes\\.io/hostname=node-2";
+
+/// The administrator of the release's identity service.
+pub async fn keystone(cluster: &Cluster) -> Result<Keystone> {
+    let password = secret(cluster, "cryptvol-identity-admin", "password").await?;
+    let ca = secret(cluster, "cryptvol-identity-tls", "ca.crt").await?;
+    let address = cluster
+        .plane
+        .kubectl(&[
+            "get",
+            "service",
+            "-n",
+            NAMESPACE,
+            "cryptvol-identity",
+            "-o",
+            "jsonpath={.spec.clusterIP}",
+        ])
+        .await?;
+    let address = SocketAddr::new(address.parse::<IpAddr>()?, IDENTITY_PORT);
+    Keystone::at(
+        &format!("https://{IDENTITY_HOST}:{IDENTITY_PORT}/identity/v3"),
+        String::from_utf8(password)?.trim(),
+        &ca,
+        Some((IDENTITY_HOST, address)),
+    )
+}
+
+/// All audit records of key release, from the logs of all replicas, oldest first.
+pub async fn audit(cluster: &Cluster) -> Result<Vec<Value>> {
+    let pods = cluster
+        .plane
+        .kubectl(&[
+            "get",
+            "pods",
+            "-n",
+            NAMESPACE,
+            "-l",
+            "app.kubernetes.io/component=operator",
+            "-o",
+            "name",
+        ])
+        .await?;
+    let mut records = Vec::new();
+    for pod in pods.split_whitespace() {
+        let log = cluster
+            .plane
+            .kubectl(&["logs", "-n", NAMESPACE, pod])
+            .await?;
+        records.extend(log.lines().filter_map(audit_record));
+    }
+    records.sort_by_key(|r| r["time"].as_str().unwrap_or_default().to_owned());
+    Ok(records)
+}
+
+/// An audit record is a line of its own: a JSON object that is chained to the one before.
+fn audit_record(line: &str) -> Option<Value> {
+    let value: Value = serde_json::from_str(line).ok()?;
+    value.get("hash")?;
+    Some(value)
+}
+
+/// Waits until all pods of a node's agent run again.
+pub async fn wait_agent(cluster: &Cluster, node: &str, limit: Duration) -> Result<()> {
+    let selector = format!("spec.nodeName={node}");
+    wait_for(
+        &format!("the agent on {node} to be ready"),
+        limit,
+        || async {
+            let ready = cluster
+                .plane
+                .kubectl(&[
+                    "get",
+                    "pods",
+                    "-n",
+                    NAMESPACE,
+                    "-l",
+                    "app.kubernetes.io/component=node-agent",
+                    "--field-selector",
+                    &selector,
+                    "-o",
+                    "jsonpath={.items[*].status.conditions[?(@.type==\"Ready\")].status}",
+                ])
+                .await?;
+            Ok((ready.trim() == "True").then_some(()))
+        },
+        String::new,
+    )
+    .await
+}
+
+async fn secret(cluster: &Cluster, name: &str, key: &str) -> Result<Vec<u8>> {
+    let text = cluster
+        .plane
+        .kubectl(&["get", "secret", "-n", NAMESPACE, name, "-o", "json"])
+        .await?;
+    let object: Value = serde_json::from_str(&text)?;
+    let data = object["data"][key]
+        .as_str()
+        .with_context(|| format!("the Secret {name} has no {key}"))?;
+    Ok(base64::engine::general_purpose::STANDARD.decode(data)?)
+}
