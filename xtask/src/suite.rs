@@ -164,7 +164,7 @@ fn real_parts(tier: Tier, filter: Option<&str>) -> Result<Count> {
     let set = if tier == Tier::Cluster {
         "kind"
     } else {
-        "full"
+        "kind"
     };
     if let Err(error) = run::check(build::e2e().args(["parts", "--set", set])) {
         eprintln!("{error:#}");
