@@ -42,8 +42,13 @@ pub enum Fitness {
     Unknown,
     /// All that is needed is there.
     Fit,
-    /// What is missing and what to do.
-    Unfit(String),
+    /// Something is missing.
+    Unfit {
+        /// The names of what is missing, for the volumes. Their message has little room and points to the node.
+        lacks: String,
+        /// What was found and what to do, for the node.
+        why: String,
+    },
 }
 
 impl Fitness {
@@ -54,17 +59,18 @@ impl Fitness {
 
     /// What a list of checks says.
     pub fn of(checks: &[NodeCheck]) -> Self {
-        let missing: Vec<_> = checks
-            .iter()
-            .filter(|c| !c.ok)
-            .map(|c| {
-                let detail = c.detail.trim_end_matches('.');
-                format!("{}: {detail}. {}", c.name, c.next_step)
-            })
-            .collect();
-        match missing.is_empty() {
-            true => Self::Fit,
-            false => Self::Unfit(missing.join(" ")),
+        let missing: Vec<_> = checks.iter().filter(|c| !c.ok).collect();
+        if missing.is_empty() {
+            return Self::Fit;
+        }
+        let each = |f: fn(&NodeCheck) -> String| missing.iter().map(|c| f(c)).collect::<Vec<_>>();
+        let said = |c: &NodeCheck| {
+            let detail = c.detail.trim_end_matches('.');
+            format!("{}: {detail}. {}", c.name, c.next_step)
+        };
+        Self::Unfit {
+            lacks: format!("the node lacks {}", each(|c| c.name.clone()).join(", ")),
+            why: each(said).join(" "),
         }
     }
 }
@@ -87,7 +93,9 @@ pub async fn watch(client: Client, node: String, pool: Rc<Pool>, tell: watch::Se
             let changed = *old != fitness;
             if changed {
                 match &fitness {
-                    Fitness::Unfit(why) => warn!("this node cannot hold encrypted volumes: {why}"),
+                    Fitness::Unfit { why, .. } => {
+                        warn!("this node cannot hold encrypted volumes: {why}")
+                    }
                     _ => info!("this node can hold encrypted volumes"),
                 }
                 *old = fitness.clone();
@@ -149,7 +157,7 @@ fn condition(fitness: &Fitness, old: Option<&NodeCondition>, now: Timestamp) -> 
             Reason::AsDesired,
             "device-mapper, dm-crypt, iSCSI, udev and the kernel keyring are there".to_owned(),
         ),
-        Fitness::Unfit(why) => ("False", Reason::NodeUnfit, why.clone()),
+        Fitness::Unfit { why, .. } => ("False", Reason::NodeUnfit, why.clone()),
     };
     let since = old
         .filter(|old| old.status == status)
@@ -189,7 +197,10 @@ mod tests {
             check("a", true),
             check("b", false),
         ]);
-        let Fitness::Unfit(why) = unfit else { panic!() };
+        let Fitness::Unfit { lacks, why } = unfit else {
+            panic!()
+        };
+        assert_eq!(lacks, "the node lacks dm-crypt, b");
         assert_eq!(why, "dm-crypt: not found. Load it. b: not found. Load it.");
     }
 
@@ -200,7 +211,7 @@ mod tests {
         let second = condition(&Fitness::Fit, Some(&first), at(2));
         assert!(same(&first, &second));
         assert_eq!(second.last_transition_time, Some(Time(at(1))));
-        let third = condition(&Fitness::Unfit("x".into()), Some(&second), at(3));
+        let third = condition(&Fitness::of(&[check("x", false)]), Some(&second), at(3));
         assert!(!same(&second, &third));
         assert_eq!(third.last_transition_time, Some(Time(at(3))));
     }

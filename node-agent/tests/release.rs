@@ -1,5 +1,7 @@
 //! Key release over real TLS: what the agent sends, what it makes of the answers, and files that change while it runs.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests
+
 use std::{
     net::SocketAddr,
     path::PathBuf,

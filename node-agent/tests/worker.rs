@@ -1,5 +1,7 @@
 //! Real worker processes of the real binary: pipes, deadlines, death with the agent, and no secret where others can read.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests
+
 use std::{path::Path, rc::Rc, time::Duration};
 
 use cryptvol_crds::{conditions::Reason, v1alpha1::HeaderFacts};

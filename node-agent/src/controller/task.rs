@@ -195,10 +195,10 @@ impl Volume {
         match &*self.cx.fitness.borrow() {
             Fitness::Unknown => Some(None),
             Fitness::Fit => None,
-            Fitness::Unfit(why) => Some(Some(Stop {
+            Fitness::Unfit { lacks, .. } => Some(Some(Stop {
                 stage: Stage::Pending,
                 reason: Reason::NodeUnfit,
-                message: why.clone(),
+                message: lacks.clone(),
             })),
         }
     }

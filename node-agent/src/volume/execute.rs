@@ -52,6 +52,7 @@ pub trait Office {
 }
 
 /// What must be acknowledged before the next step.
+#[allow(clippy::large_enum_variant)] // made twice in the life of a volume
 #[derive(Clone, Debug, PartialEq)]
 pub enum Receipt {
     /// A format permit is spent.

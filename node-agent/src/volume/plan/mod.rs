@@ -4,6 +4,8 @@
 //! from there: no step relies on an earlier one having been remembered, except the receipts in the status that are
 //! acknowledged before the step they guard.
 
+#![allow(clippy::result_large_err)] // `Err` is the way out of a chain of questions, taken once a step
+
 mod checks;
 mod down;
 mod erase;
