@@ -19,7 +19,7 @@ use cryptvol_crds::{
 use cryptvol_node_agent::host::{
     Chap, FormatOrder, HeaderFound, Host, LinkFound, OpenOrder, Passphrase, Query, Target, probe,
     real::{
-        self, RealHost, dm,
+        RealHost, dm,
         iscsi::{self, iscsid::Iscsid, request},
         links::Links,
         luks::VolumeKey,
@@ -51,7 +51,6 @@ fn main() -> Result<()> {
     for check in probe::node() {
         println!("{check:?}");
     }
-    real::go_first();
     let mut walk = Walk {
         host: RealHost::new(),
         query: Query {

@@ -28,8 +28,8 @@ use links::Links;
 use sysfs::Sysfs;
 
 /// Lets this process go before others. A login brings a storm of udev events; without this their handlers take the CPU, one time
-/// slice after the other, while a step waits. Call it at the start of a worker; without the right to it nothing changes.
-pub fn go_first() {
+/// slice after the other, while a step waits. Without the right to it nothing changes.
+fn go_first() {
     const NICE: i32 = -15;
     if let Err(e) = rustix::process::setpriority_process(None, NICE) {
         tracing::debug!(error = %e, "priority stays as it is");
@@ -45,8 +45,9 @@ pub struct RealHost {
 }
 
 impl RealHost {
-    /// The node that this process runs on. Does nothing yet.
+    /// The node that this process runs on. For a worker: it gives this thread and what it starts a high priority.
     pub fn new() -> Self {
+        go_first();
         Self::default()
     }
 }
