@@ -42,6 +42,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// Events.
     pub recorder: Recorder,
+    /// Told when a KeyService should be asked anew.
+    pub key_service_changed: std::sync::Arc<tokio::sync::Notify>,
 }
 
 impl Context {

@@ -219,8 +219,9 @@ async fn lead(process: &Process) -> anyhow::Result<()> {
                 instance: Some(args.pod_name.clone()),
             },
         ),
+        key_service_changed: streams.key_service_changed.clone(),
     });
-    let changed = streams.key_service_changed.clone();
+    let changed = ctx.key_service_changed.clone();
     let volumes = controller::run(
         ctx.clone(),
         streams,

@@ -232,6 +232,15 @@ async fn ask(ctx: &Context, world: &World) -> KeyState {
             };
         }
     };
+    // The login told where the key manager is: its version can be asked now.
+    if let Ok(service) = &world.key_service
+        && service
+            .status
+            .as_ref()
+            .is_some_and(|s| s.key_manager_version.is_none())
+    {
+        ctx.key_service_changed.notify_one();
+    }
     match find(&manager, world).await {
         Ok(key) => KeyState::Known { project_id, key },
         Err(e) => failed(e),

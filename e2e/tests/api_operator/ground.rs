@@ -1,0 +1,425 @@
+//! A real API server, the real identity service and the operator as it ships, with the rights that the chart gives it. The
+//! test itself is the node agent: it reports on NodeVolumes and asks for keys with tokens bound to a pod on a node.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use cryptvol_crds::conditions::{READY, get};
+use cryptvol_crds::v1alpha1::{EncryptedVolumeStatus, NodeVolumeStatus, Stage};
+use cryptvol_crds::{EncryptedVolume, EncryptionClass, KeyService, NodeVolume, names, rbac};
+use cryptvol_e2e::control_plane::{ControlPlane, Options};
+use cryptvol_e2e::identity_service::{self, IdentityService, product_binary};
+use cryptvol_e2e::keystone::{Keystone, Tenant};
+use cryptvol_e2e::parts::{Parts, Set};
+use cryptvol_e2e::process::{Daemon, free_port, wait_for};
+use cryptvol_e2e::workdir::WorkDir;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client, CustomResourceExt, ResourceExt};
+use serde_json::{Value, json};
+
+/// Where operator and agent live.
+pub const SYSTEM: &str = "cryptvol-system";
+/// The tenant's namespace.
+pub const TEAM: &str = "team-a";
+/// What only the cluster knows must show within this.
+pub const SOON: Duration = Duration::from_secs(10);
+
+pub struct Ground {
+    pub work: WorkDir,
+    pub plane: ControlPlane,
+    pub identity: IdentityService,
+    pub keystone: Keystone,
+    pub tenant: Tenant,
+    pub client: Client,
+    pub http: reqwest::Client,
+}
+
+/// One replica.
+pub struct Operator {
+    pub daemon: Daemon,
+    pub release_url: String,
+    pub admin_url: String,
+    pub audit_file: PathBuf,
+}
+
+impl Ground {
+    pub async fn start(name: &str) -> Result<Self> {
+        let work = WorkDir::new(name)?;
+        let parts = Parts::locate(Set::ControlPlane)?;
+        // Without the controller manager nobody takes nodes without a kubelet for dead.
+        let options = Options {
+            controller_manager: false,
+            scheduler: false,
+        };
+        let plane = ControlPlane::start(&work.dir("control-plane")?, &parts, options).await?;
+        let identity =
+            IdentityService::start(&work.dir("identity")?, identity_service::Options::default())?;
+        let keystone = Keystone::new(
+            &identity.auth_url(),
+            identity.password(),
+            &identity.ca_path(),
+        )?;
+        let tenant = keystone.tenant(TEAM, "member").await?;
+        let client = plane.client()?;
+        let ca = reqwest::Certificate::from_pem(plane.authority().certificate().as_bytes())?;
+        let ground = Self {
+            http: reqwest::Client::builder().tls_certs_only([ca]).build()?,
+            work,
+            plane,
+            identity,
+            keystone,
+            tenant,
+            client,
+        };
+        ground.install().await?;
+        Ok(ground)
+    }
+
+    async fn install(&self) -> Result<()> {
+        for crd in [
+            EncryptedVolume::crd(),
+            EncryptionClass::crd(),
+            KeyService::crd(),
+            NodeVolume::crd(),
+        ] {
+            self.plane.apply(&serde_json::to_string(&crd)?).await?;
+        }
+        self.plane
+            .kubectl(&["wait", "--for=condition=Established", "crd", "--all"])
+            .await?;
+        for namespace in [SYSTEM, TEAM] {
+            self.apply(
+                &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
+            )
+            .await?;
+        }
+        for account in [
+            names::OPERATOR_SERVICE_ACCOUNT,
+            names::AGENT_SERVICE_ACCOUNT,
+        ] {
+            self.apply(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account, "namespace": SYSTEM}}))
+                .await?;
+        }
+        self.rights().await?;
+        for node in ["node-1", "node-2"] {
+            self.node(node, true).await?;
+            self.apply(&json!({
+                "apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("agent-{node}"), "namespace": SYSTEM},
+                "spec": {"nodeName": node, "serviceAccountName": names::AGENT_SERVICE_ACCOUNT,
+                    "automountServiceAccountToken": false, "containers": [{"name": "agent", "image": "none.test/none:1"}]},
+            }))
+            .await?;
+        }
+        self.apply(&json!({
+            "apiVersion": "cryptvol.dev/v1alpha1", "kind": "KeyService", "metadata": {"name": "embedded"},
+            "spec": {"authUrl": self.identity.auth_url(), "caBundle": fs::read_to_string(self.identity.ca_path())?},
+        }))
+        .await?;
+        self.apply(&json!({
+            "apiVersion": "cryptvol.dev/v1alpha1", "kind": "EncryptionClass",
+            "metadata": {"name": "standard", "annotations": {names::DEFAULT_CLASS_ANNOTATION: "true"}}, "spec": {},
+        }))
+        .await?;
+        self.credentials(&self.tenant.clouds_yaml()).await
+    }
+
+    /// The chart's roles, bound.
+    async fn rights(&self) -> Result<()> {
+        for role in rbac::roles() {
+            let kind = if role.namespaced {
+                "Role"
+            } else {
+                "ClusterRole"
+            };
+            let mut meta = json!({"name": role.name});
+            if role.namespaced {
+                meta["namespace"] = json!(SYSTEM);
+            }
+            self.apply(&json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": meta, "rules": role.rules}))
+                .await?;
+            if role.aggregate_to.is_empty() {
+                self.apply(&json!({
+                    "apiVersion": "rbac.authorization.k8s.io/v1", "kind": format!("{kind}Binding"), "metadata": meta,
+                    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role.name},
+                    "subjects": [{"kind": "ServiceAccount", "name": role.name, "namespace": SYSTEM}],
+                }))
+                .await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub async fn apply(&self, object: &Value) -> Result<()> {
+        self.plane.apply(&object.to_string()).await.map(drop)
+    }
+
+    /// A node as kubelet and the agent's check would show it.
+    pub async fn node(&self, name: &str, fit: bool) -> Result<()> {
+        self.apply(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}))
+            .await?;
+        let condition = |type_: &str, good: bool, message: &str| {
+            json!({"type": type_, "status": if good { "True" } else { "False" }, "reason": "Test", "message": message,
+                "lastTransitionTime": Timestamp::now().to_string(), "lastHeartbeatTime": Timestamp::now().to_string()})
+        };
+        let status = json!({"status": {"conditions": [
+            condition("Ready", true, ""),
+            condition(names::NODE_CONDITION, fit, "dm-crypt: not found"),
+        ]}});
+        self.plane
+            .kubectl(&[
+                "patch",
+                "node",
+                name,
+                "--subresource=status",
+                "--type=merge",
+                "-p",
+                &status.to_string(),
+            ])
+            .await
+            .map(drop)
+    }
+
+    /// Puts a `clouds.yaml` into the tenant's Secret.
+    pub async fn credentials(&self, clouds_yaml: &str) -> Result<()> {
+        self.apply(&self.tenant.secret_manifest(TEAM, "openstack", clouds_yaml))
+            .await
+    }
+
+    /// Starts a replica and waits until it is ready.
+    pub async fn operator(&self, name: &str) -> Result<Operator> {
+        let dir = self.work.dir(name)?;
+        self.plane
+            .authority()
+            .server(&["127.0.0.1"])?
+            .write(&dir, "tls")?;
+        let token = self
+            .plane
+            .kubectl(&[
+                "create",
+                "token",
+                names::OPERATOR_SERVICE_ACCOUNT,
+                "-n",
+                SYSTEM,
+                "--duration=2h",
+            ])
+            .await?;
+        let kubeconfig = self.plane.write_token_kubeconfig(name, token.trim())?;
+        let (release, admin) = (free_port()?, free_port()?);
+        let audit_file = dir.join("audit.log");
+        let mut command = Command::new(product_binary("cryptvol-operator")?);
+        command
+            .args(["run", "--namespace", SYSTEM, "--pod-name", name])
+            .args(["--log", "info,cryptvol_operator=debug"])
+            .args(["--release-listen", &format!("127.0.0.1:{release}")])
+            .args(["--admin-listen", &format!("127.0.0.1:{admin}")])
+            .arg("--tls-cert")
+            .arg(dir.join("tls.crt"))
+            .arg("--tls-key")
+            .arg(dir.join("tls.key"))
+            .arg("--audit-file")
+            .arg(&audit_file)
+            .env("KUBECONFIG", kubeconfig);
+        let operator = Operator {
+            daemon: Daemon::spawn(&dir, "operator", command)?,
+            release_url: format!("https://127.0.0.1:{release}/v1/release"),
+            admin_url: format!("http://127.0.0.1:{admin}"),
+            audit_file,
+        };
+        let plain = reqwest::Client::new();
+        wait_for(
+            "the operator to be ready",
+            Duration::from_secs(30),
+            || async {
+                operator.daemon.check()?;
+                let answer = plain
+                    .get(format!("{}/readyz", operator.admin_url))
+                    .send()
+                    .await;
+                Ok(answer.is_ok_and(|a| a.status().is_success()).then_some(()))
+            },
+            || operator.daemon.log_tail(20),
+        )
+        .await?;
+        Ok(operator)
+    }
+
+    /// A volume of the tenant; `spec` goes over the usual one.
+    pub fn volume(&self, name: &str, lun: i32, spec: &Value) -> Value {
+        let mut full = json!({
+            "source": {"iscsi": {"portals": ["192.0.2.1"], "iqn": "iqn.2026-11.com.example:api", "lun": lun}},
+            "attachments": [{"nodeName": "node-1"}],
+            "credentials": {"secretName": "openstack", "cloudName": self.tenant.name},
+        });
+        for (key, value) in spec.as_object().into_iter().flatten() {
+            full[key] = value.clone();
+        }
+        json!({"apiVersion": "cryptvol.dev/v1alpha1", "kind": "EncryptedVolume",
+            "metadata": {"name": name, "namespace": TEAM}, "spec": full})
+    }
+
+    pub fn volumes(&self) -> Api<EncryptedVolume> {
+        Api::namespaced(self.client.clone(), TEAM)
+    }
+
+    pub fn node_volumes(&self) -> Api<NodeVolume> {
+        Api::namespaced(self.client.clone(), TEAM)
+    }
+
+    /// Waits until a volume's status is as wanted.
+    pub async fn until(
+        &self,
+        name: &str,
+        what: &str,
+        limit: Duration,
+        fits: impl Fn(&EncryptedVolumeStatus) -> bool,
+    ) -> Result<EncryptedVolumeStatus> {
+        let begun = Instant::now();
+        loop {
+            let status = self.volumes().get(name).await?.status.unwrap_or_default();
+            if fits(&status) {
+                return Ok(status);
+            }
+            if begun.elapsed() > limit {
+                bail!(
+                    "{name}: not {what} after {limit:?}: {}",
+                    serde_json::to_string_pretty(&status)?
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until the volume stops for a reason, and gives the message.
+    pub async fn stops(&self, name: &str, reason: &str) -> Result<String> {
+        let status = self
+            .until(name, reason, SOON, |s| {
+                get(&s.conditions, READY).is_some_and(|c| c.reason == reason && c.status == "False")
+            })
+            .await?;
+        Ok(get(&status.conditions, READY)
+            .map(|c| c.message.clone())
+            .unwrap_or_default())
+    }
+
+    /// Waits until the NodeVolume of a volume on a node is as wanted.
+    pub async fn handed_over(
+        &self,
+        volume: &str,
+        node: &str,
+        fits: impl Fn(&NodeVolume) -> bool,
+    ) -> Result<NodeVolume> {
+        let name = names::node_volume_name(volume, node);
+        let begun = Instant::now();
+        loop {
+            let found = self.node_volumes().get_opt(&name).await?;
+            if let Some(nv) = found.as_ref().filter(|nv| fits(nv)) {
+                return Ok(nv.clone());
+            }
+            ensure!(
+                begun.elapsed() < Duration::from_secs(70),
+                "{name} is not as wanted: {}",
+                serde_json::to_string_pretty(&found)?
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// A token of the agent on a node; for the API server, or for `audience`.
+    pub async fn agent_token(&self, node: &str, audience: Option<&str>) -> Result<String> {
+        let pod = format!("agent-{node}");
+        let mut args = vec![
+            "create",
+            "token",
+            names::AGENT_SERVICE_ACCOUNT,
+            "-n",
+            SYSTEM,
+            "--bound-object-kind",
+            "Pod",
+            "--bound-object-name",
+            &pod,
+        ];
+        args.extend(audience.iter().flat_map(|a| ["--audience", a]));
+        Ok(self.plane.kubectl(&args).await?.trim().to_owned())
+    }
+
+    /// Reports as the node's agent: with its own token, on the present generation.
+    pub async fn report(
+        &self,
+        nv: &NodeVolume,
+        change: impl FnOnce(&mut NodeVolumeStatus),
+    ) -> Result<NodeVolume> {
+        let token = self.agent_token(&nv.spec.node_name, None).await?;
+        let api: Api<NodeVolume> = Api::namespaced(self.plane.client_with_token(&token)?, TEAM);
+        let mut status = api.get(&nv.name_any()).await?.status.unwrap_or_default();
+        status.observed_generation = nv.metadata.generation;
+        change(&mut status);
+        let patch =
+            json!({"apiVersion": "cryptvol.dev/v1alpha1", "kind": "NodeVolume", "status": status});
+        api.patch_status(
+            &nv.name_any(),
+            &PatchParams::apply(names::AGENT_MANAGER).force(),
+            &Patch::Apply(patch),
+        )
+        .await
+        .context("report as the agent")
+    }
+
+    /// The agent let go.
+    pub async fn lets_go(&self, nv: &NodeVolume) -> Result<()> {
+        self.report(nv, |s| {
+            s.stage = Stage::Detached;
+            s.error = None;
+            s.link = None;
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Asks for a key with a token; status and body.
+    pub async fn ask(
+        &self,
+        operator: &Operator,
+        token: &str,
+        nv: &NodeVolume,
+        purpose: &str,
+        id: &str,
+    ) -> Result<(u16, Value)> {
+        let body = json!({"namespace": TEAM, "name": nv.name_any(), "uid": nv.uid(), "purpose": purpose, "requestId": id});
+        let answer = self
+            .http
+            .post(&operator.release_url)
+            .bearer_auth(token)
+            .json(&body)
+            .send()
+            .await?;
+        let status = answer.status().as_u16();
+        Ok((status, answer.json().await.unwrap_or_default()))
+    }
+}
+
+/// A random request id.
+pub fn request_id() -> String {
+    let bytes: [u8; 16] = std::array::from_fn(|_| {
+        use std::hash::{BuildHasher, RandomState};
+        (RandomState::new().hash_one(0_u8) & 0xff) as u8
+    });
+    let hex = hex::encode(bytes);
+    format!(
+        "{}-{}-4{}-8{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[13..16],
+        &hex[17..20],
+        &hex[20..]
+    )
+}
+
+/// Now, as the agent writes it.
+pub fn now() -> Time {
+    Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default())
+}

@@ -1,0 +1,7 @@
+//! The operator on a real API server with the real identity service.
+
+mod bad_input;
+mod ground;
+mod life;
+mod memory;
+mod replicas;

@@ -1,0 +1,127 @@
+//! Memory after an hour's worth of resyncs, compressed.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use crate::ground::{Ground, Operator};
+
+/// Volumes in the test.
+const VOLUMES: u64 = 200;
+/// A volume that is not all right is looked at every five minutes, one that is all right every hour.
+const RESYNCS: u64 = 12;
+/// The product's promise.
+const MOST_KIB: u64 = 40 * 1024;
+
+impl Operator {
+    async fn metric(&self, name: &str) -> Result<u64> {
+        let text = reqwest::get(format!("{}/metrics", self.admin_url))
+            .await?
+            .text()
+            .await?;
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
+        line.with_context(|| format!("no {name} in {text}"))?
+            .parse()
+            .context(name.to_owned())
+    }
+
+    fn resident_kib(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.daemon.pid()))?;
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+        line.and_then(|l| l.split_whitespace().next()?.parse().ok())
+            .context("no VmRSS")
+    }
+}
+
+#[tokio::test]
+async fn memory_stays_small_over_an_hour_of_resyncs() -> Result<()> {
+    let ground = Ground::start("operator-memory").await?;
+    let operator = ground.operator("operator-0").await?;
+    let list: Vec<_> = (1..=VOLUMES)
+        .map(|n| {
+            ground.volume(
+                &format!("v-{n}"),
+                i32::try_from(n).unwrap_or_default(),
+                &json!({"attachments": []}),
+            )
+        })
+        .collect();
+    ground
+        .apply(&json!({"apiVersion": "v1", "kind": "List", "items": list}))
+        .await?;
+    let begun = Instant::now();
+    while ground.keystone.secrets(&ground.tenant).await?.is_empty()
+        || ground
+            .volumes()
+            .list(&kube::api::ListParams::default())
+            .await?
+            .items
+            .iter()
+            .any(|v| v.status.as_ref().is_none_or(|s| s.key.is_none()))
+    {
+        ensure!(
+            begun.elapsed() < Duration::from_secs(90),
+            "keys are still being made"
+        );
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let (writes, before) = (
+        operator
+            .metric("cryptvol_operator_api_writes_total")
+            .await?,
+        operator
+            .metric("cryptvol_operator_reconciles_total")
+            .await?,
+    );
+    // A change of a class is a reason to look at every volume.
+    for n in 0..RESYNCS {
+        let passes = operator
+            .metric("cryptvol_operator_reconciles_total")
+            .await?;
+        let note = format!("resync={n}");
+        ground
+            .plane
+            .kubectl(&[
+                "annotate",
+                "--overwrite",
+                "encryptionclass",
+                "standard",
+                &note,
+            ])
+            .await?;
+        let begun = Instant::now();
+        while operator
+            .metric("cryptvol_operator_reconciles_total")
+            .await?
+            < passes + VOLUMES
+        {
+            ensure!(
+                begun.elapsed() < Duration::from_secs(30),
+                "resync {n} does not end"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let passes = operator
+        .metric("cryptvol_operator_reconciles_total")
+        .await?
+        - before;
+    ensure!(passes >= VOLUMES * RESYNCS, "{passes} passes");
+    assert_eq!(
+        operator
+            .metric("cryptvol_operator_api_writes_total")
+            .await?,
+        writes,
+        "a resync writes nothing"
+    );
+    let resident = operator.resident_kib()?;
+    eprintln!("operator: {VOLUMES} volumes, {passes} passes, {resident} KiB resident");
+    ensure!(
+        resident < MOST_KIB,
+        "{resident} KiB resident, more than {MOST_KIB}"
+    );
+    ground.work.passed()
+}

@@ -1,0 +1,89 @@
+//! Two replicas: one leads, both release keys, and a crash of either changes nothing for a volume.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use cryptvol_crds::names;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::ground::{Ground, SYSTEM, request_id};
+
+impl Ground {
+    async fn leader(&self) -> Result<String> {
+        let api: Api<Lease> = Api::namespaced(self.client.clone(), SYSTEM);
+        let lease = api.get(names::OPERATOR_LEASE).await?;
+        lease
+            .spec
+            .and_then(|s| s.holder_identity)
+            .context("no holder")
+    }
+
+    async fn led_by(&self, pod: &str, limit: Duration) -> Result<()> {
+        let begun = Instant::now();
+        while !self.leader().await?.starts_with(pod) {
+            ensure!(
+                begun.elapsed() < limit,
+                "led by {} after {limit:?}",
+                self.leader().await?
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn one_leads_and_each_releases() -> Result<()> {
+    let mut ground = Ground::start("operator-replicas").await?;
+    let mut first = ground.operator("replica-a").await?;
+    ground.led_by("replica-a", Duration::from_secs(10)).await?;
+    let second = ground.operator("replica-b").await?;
+    ground.apply(&ground.volume("v", 1, &json!({}))).await?;
+    let nv = ground.handed_over("v", "node-1", |_| true).await?;
+    let token = ground
+        .agent_token("node-1", Some(names::KEY_RELEASE_AUDIENCE))
+        .await?;
+    for replica in [&first, &second] {
+        let (code, _) = ground
+            .ask(replica, &token, &nv, "Passphrase", &request_id())
+            .await?;
+        assert_eq!(code, 200);
+    }
+
+    // A crash: the other leads when the lease is over, and not before.
+    first.daemon.kill()?;
+    let begun = Instant::now();
+    ground.led_by("replica-b", Duration::from_secs(45)).await?;
+    ensure!(
+        begun.elapsed() > Duration::from_secs(15),
+        "taken from a living holder"
+    );
+    ground.apply(&ground.volume("w", 2, &json!({}))).await?;
+    ground.handed_over("w", "node-1", |_| true).await?;
+
+    // The API server away for longer than the lease: the leader ends, for it cannot know who leads.
+    ground.plane.stop_api_server()?;
+    let begun = Instant::now();
+    while second.daemon.is_running() {
+        ensure!(
+            begun.elapsed() < Duration::from_secs(40),
+            "leads on without a lease"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    ground.plane.start_api_server().await?;
+
+    // An orderly end gives the lease back at once.
+    let third = ground.operator("replica-c").await?;
+    ground.led_by("replica-c", Duration::from_secs(45)).await?;
+    let fourth = ground.operator("replica-d").await?;
+    third.daemon.signal(Signal::SIGTERM)?;
+    ground.led_by("replica-d", Duration::from_secs(8)).await?;
+    let keys = ground.keystone.secrets(&ground.tenant).await?;
+    assert_eq!(keys.len(), 2, "one key a volume, whoever led: {keys:?}");
+    fourth.daemon.check()?;
+    ground.work.passed()
+}
