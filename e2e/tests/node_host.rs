@@ -445,8 +445,9 @@ async fn what_changed_below_is_noticed_and_what_is_not_ours_stays() -> Result<()
 #[tokio::test]
 async fn an_iscsid_of_unknown_version_is_driven_by_its_own_iscsiadm() -> Result<()> {
     let ground = Ground::new("host-unknown").await?;
+    // SIGKILL: at its end iscsid sends SIGTERM to its whole process group, and that is the harness's.
     ground
-        .sh("set -e; kill $(pidof iscsid); while pidof iscsid; do sleep 0.1; done
+        .sh("set -e; kill -KILL $(pidof iscsid); while pidof iscsid; do sleep 0.1; done
              sed 's/# BEGIN RECORD 2.1/# BEGIN RECORD 9.1/' /usr/sbin/iscsid >/run/iscsid; chmod 755 /run/iscsid; /run/iscsid </dev/null >/dev/null 2>&1; sleep 0.5")
         .await?;
     let probed = ground.done(json!("Probe")).await?;
