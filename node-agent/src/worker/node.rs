@@ -55,7 +55,9 @@ macro_rules! of {
 
 impl Node for Workers {
     async fn observe(&self, query: &Query) -> Result<Observed, StepError> {
-        self.ask(Call::Observe(query.clone()), of!(Observed)).await
+        self.ask(Call::Observe(query.clone()), of!(Observed))
+            .await
+            .map(|observed| *observed)
     }
 
     async fn login(&self, target: &Target, chap: Option<Chap>) -> Result<(), StepError> {

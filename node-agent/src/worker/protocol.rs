@@ -59,7 +59,7 @@ pub enum Answer {
     /// Nothing.
     Unit,
     /// Of `observe`.
-    Observed(Observed),
+    Observed(Box<Observed>),
     /// Of `mappings`.
     Mappings(Vec<Mapping>),
     /// Of `read_header`.
@@ -112,7 +112,7 @@ impl Call {
     /// Those of the host.
     pub fn run(&self, host: &mut impl Host) -> Result<Answer, StepError> {
         match self {
-            Self::Observe(query) => host.observe(query).map(Answer::Observed),
+            Self::Observe(query) => host.observe(query).map(|o| Answer::Observed(Box::new(o))),
             Self::Mappings => host.mappings().map(Answer::Mappings),
             Self::Login(target, chap) => unit(host.login(target, chap.as_ref())),
             Self::Scan(target, lun) => unit(host.scan(target, *lun)),
