@@ -89,7 +89,10 @@ fn headline(volume: &EncryptedVolume, status: &EncryptedVolumeStatus) -> String 
         if !step.is_empty() && !ready.message.contains(step) {
             out += &format!("  What to do: {step}\n");
         }
-        if reason.is_transient() {
+        if reason.is_transient()
+            && !ready.message.contains("by itself")
+            && !step.contains("by itself")
+        {
             out += "  cryptvol tries again by itself.\n";
         }
     }
@@ -97,6 +100,8 @@ fn headline(volume: &EncryptedVolume, status: &EncryptedVolumeStatus) -> String 
 }
 
 fn condition_rows(status: &EncryptedVolumeStatus, now: Timestamp) -> Vec<Vec<String>> {
+    // One cause shows in several conditions; the headline has said it already.
+    let said = conditions::get(&status.conditions, conditions::READY).map(|c| c.message.as_str());
     status
         .conditions
         .iter()
@@ -110,12 +115,17 @@ fn condition_rows(status: &EncryptedVolumeStatus, now: Timestamp) -> Vec<Vec<Str
                 _ => "?",
             };
             let since = ago(c.last_transition_time.0, now);
+            let message = if said == Some(c.message.as_str()) {
+                String::new()
+            } else {
+                c.message.clone()
+            };
             vec![
                 mark.into(),
                 c.type_.clone(),
                 c.reason.clone(),
                 since,
-                c.message.clone(),
+                message,
             ]
         })
         .collect()
@@ -127,6 +137,7 @@ fn node_rows(
     now: Timestamp,
 ) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
+    let said = conditions::get(&status.conditions, conditions::READY).map(|c| c.message.as_str());
     for attachment in &status.attachments {
         let since = attachment
             .since
@@ -149,7 +160,11 @@ fn node_rows(
                 format!("stopped: {}", error.reason),
                 ago(error.time.0, now),
                 String::new(),
-                error.message.clone(),
+                if said == Some(error.message.as_str()) {
+                    String::new()
+                } else {
+                    error.message.clone()
+                },
             ]);
         }
     }
@@ -363,6 +378,21 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn one_cause_in_several_conditions_is_told_once() {
+        let message = conditions::message(Reason::PortalUnreachable, "no answer");
+        let text = explain(
+            &volume(json!({"observedGeneration": 1, "conditions": [
+                condition("DeviceVerified", "False", "PortalUnreachable", &message),
+                condition("Ready", "False", "PortalUnreachable", &message),
+            ]})),
+            &[],
+            now(),
+        );
+        assert_eq!(text.matches("no answer").count(), 1, "{text}");
+        assert_eq!(text.matches("by itself").count(), 1, "{text}");
     }
 
     #[test]

@@ -81,7 +81,17 @@ enum Command {
     Setup,
 }
 
-fn main() -> Result<()> {
+fn main() -> std::process::ExitCode {
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     run::in_workspace_root()?;
     match Cli::parse().command {
         Command::Demo { keep } => {
