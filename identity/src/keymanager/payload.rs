@@ -92,9 +92,7 @@ fn checked(plain: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, KeyManagerEr
 }
 
 /// The payload in the body of a new secret with its content type; `None` if it is to come later.
-pub(super) fn from_json(
-    object: &Object,
-) -> Result<Option<Given>, KeyManagerError> {
+pub(super) fn from_json(object: &Object) -> Result<Option<Given>, KeyManagerError> {
     let content_type = text(object, "payload_content_type")?.filter(|text| !text.is_empty());
     let encoding = text(object, "payload_content_encoding")?.filter(|text| !text.is_empty());
     let sent = match object.get("payload") {

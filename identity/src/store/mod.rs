@@ -19,7 +19,7 @@ pub mod users;
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
@@ -128,10 +128,17 @@ impl Store {
             .permissions()
             .mode();
         if mode & 0o007 != 0 {
-            fs::set_permissions(data_dir, fs::Permissions::from_mode(mode & 0o770))
+            fs::set_permissions(data_dir, fs::Permissions::from_mode(mode & 0o7770))
                 .map_err(dir_error)?;
         }
         let path = data_dir.join(DATABASE_FILE);
+        // Made here, so that it is closed from the first moment; SQLite's side files follow its mode.
+        fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(dir_error)?;
         let open_error = |source| StoreError::Open {
             path: path.clone(),
             source,

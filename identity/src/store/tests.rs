@@ -108,7 +108,15 @@ async fn the_data_directory_is_closed_to_others() {
         std::fs::metadata(&dir).unwrap().permissions().mode() & 0o007,
         0
     );
-    assert!(dir.join(DATABASE_FILE).exists());
+    insert(&store, &secret("x", None)).await;
+    let mut files = 0;
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{:?}", entry.path());
+        files += 1;
+    }
+    assert!(dir.join(DATABASE_FILE).exists() && files >= 2);
     store.close().await;
 }
 
