@@ -82,7 +82,7 @@ enum Command {
 }
 
 fn main() -> std::process::ExitCode {
-    match run() {
+    match dispatch() {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -91,7 +91,7 @@ fn main() -> std::process::ExitCode {
     }
 }
 
-fn run() -> Result<()> {
+fn dispatch() -> Result<()> {
     run::in_workspace_root()?;
     match Cli::parse().command {
         Command::Demo { keep } => {
