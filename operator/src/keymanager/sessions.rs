@@ -105,13 +105,15 @@ impl Login {
     }
 }
 
+type Client = (i64, [u8; 32], Http);
 type LoginKey = (String, i64, [u8; 32]);
 
 /// All logins and HTTP clients of this process.
 #[derive(Default)]
 pub struct Sessions {
     default_ca: Option<std::path::PathBuf>,
-    clients: SyncMutex<HashMap<String, (i64, [u8; 32], Http)>>,
+    /// By KeyService: its generation and the digest of the default authority that the client was made with.
+    clients: SyncMutex<HashMap<String, Client>>,
     logins: SyncMutex<HashMap<LoginKey, Arc<Login>>>,
 }
 

@@ -327,7 +327,7 @@ mod tests {
             "an added field"
         );
         assert!(
-            with(&|l| l[1].push(' ')) == false,
+            !with(&|l| l[1].push(' ')),
             "white space at the end is no content"
         );
         assert!(
@@ -351,9 +351,9 @@ mod tests {
             "a doubled record"
         );
         assert!(
-            with(&|l| {
+            !with(&|l| {
                 l.drain(0..3);
-            }) == false,
+            }),
             "a file may begin with a later chain (rotation)"
         );
         assert!(
