@@ -160,13 +160,8 @@ fn release() -> Result<()> {
 
 fn real_parts(tier: Tier, filter: Option<&str>) -> Result<Count> {
     let mut count = Count::default();
-    // kind is among the grounds of the tier `cluster`; Helm is needed from `api` on.
-    let set = if tier == Tier::Cluster {
-        "kind"
-    } else {
-        "kind"
-    };
-    if let Err(error) = run::check(build::e2e().args(["parts", "--set", set])) {
+    // Helm is needed from the tier `api` on, and kind is among the grounds of `cluster`: one set for all of them.
+    if let Err(error) = run::check(build::e2e().args(["parts", "--set", "kind"])) {
         eprintln!("{error:#}");
         count.fail("parts");
         return Ok(count);
