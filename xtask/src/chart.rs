@@ -20,10 +20,11 @@ pub fn check() -> Result<()> {
         render(&helm, chart, &[])?;
     }
     render(&helm, "charts/cryptvol", &["--values", EVERYTHING])?;
-    for mode in ["tls.mode=job", "tls.mode=existing"] {
-        render(&helm, "charts/cryptvol", &["--set", mode])?;
+    for values in ["tls.mode=job", "tls.mode=existing,tls.caBundle=PEM"] {
+        render(&helm, "charts/cryptvol", &["--set", values])?;
     }
     refuses(&helm, "identity.replicas=2", "a second replica on SQLite")?;
+    refuses(&helm, "tls.mode=existing", "certificates of an authority that it does not know")?;
     refuses(&helm, "operator.replicaz=2", "a value that does not exist")
 }
 
