@@ -4,7 +4,7 @@
 //! within the cluster's namespaces.
 
 mod story;
-mod tell;
+mod telling;
 
 use std::process::Command;
 use std::time::Duration;
@@ -24,17 +24,17 @@ use crate::workdir::workspace_root;
 /// Makes what is missing, starts a cluster (or takes the one that `up` left), tells the story, and takes down what it
 /// started, unless `keep`. Returns the exit code. Call it before any thread is started.
 pub fn run(keep: bool) -> Result<i32> {
-    let clock = tell::Clock::start();
+    let clock = telling::Clock::start();
     let program = std::env::current_exe()?;
     let bin = program.parent().context("the folder of this program")?;
-    tell::heading(
+    telling::heading(
         "Images of operator, node agent and identity service, made without a container daemon",
     );
     images::build(bin, &workspace_root().join("target/images"))?;
     let kept = Kept::new(DEFAULT_NAME)?;
     let ours = !kept.is_running();
     if ours {
-        tell::heading(
+        telling::heading(
             "A Kubernetes cluster: control plane, two nodes with kernels of their own, an iSCSI array",
         );
         let options = ClusterOptions {
@@ -43,7 +43,7 @@ pub fn run(keep: bool) -> Result<i32> {
         };
         kept.up_detached(&options)?;
     } else {
-        tell::heading("The cluster that `cargo xtask up` left is used, and left again");
+        telling::heading("The cluster that `cargo xtask up` left is used, and left again");
     }
     let outcome = wait_for_story(
         Command::new(&program)
@@ -53,13 +53,13 @@ pub fn run(keep: bool) -> Result<i32> {
             .env(sandbox::JOIN, DEFAULT_NAME),
     );
     if ours && !keep {
-        tell::heading("The cluster is taken down");
+        telling::heading("The cluster is taken down");
         kept.down()?;
     }
     let code = outcome?;
     clock.tell("all of it");
     if code == 0 {
-        tell::ending(ours && !keep);
+        telling::ending(ours && !keep);
     }
     Ok(code)
 }
@@ -93,5 +93,10 @@ pub async fn inside() -> Result<()> {
         bail!("this is the inner half of the demo: run `cargo xtask demo`");
     };
     let mut cluster = Cluster::attach(std::path::Path::new(&dir))?;
-    story::tell(&mut cluster).await
+    tell(&mut cluster).await
+}
+
+/// The story on a cluster: installs the charts and goes on to the end; what it claims it checks.
+pub async fn tell(cluster: &mut Cluster) -> Result<()> {
+    story::tell(cluster).await
 }

@@ -2,11 +2,13 @@
 
 pub mod array;
 pub mod audit_log;
+pub mod bench;
 pub mod capture;
 pub mod cluster;
 pub mod control_plane;
 pub mod demo;
 pub mod exec;
+pub mod guest;
 pub mod identity_service;
 pub mod image;
 pub mod images;

@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use cryptvol_e2e::cluster::{self, Cluster, ClusterOptions};
 use cryptvol_e2e::kept::{DEFAULT_NAME, Kept};
 use cryptvol_e2e::parts::{Parts, Set};
-use cryptvol_e2e::{demo, exec, kind, sandbox};
+use cryptvol_e2e::{bench, demo, exec, kind, sandbox};
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -42,6 +42,14 @@ enum Sub {
         keep: bool,
         #[arg(long, hide = true)]
         inside: bool,
+    },
+    /// Run a benchmark; rows go to the terminal and to target/bench/NAME.json
+    Bench {
+        /// Its name: attach
+        name: String,
+        /// Rounds of each side
+        #[arg(long, default_value_t = 21)]
+        rounds: u32,
     },
     /// Start a cluster; it stays until Ctrl-C or `down`
     Up {
@@ -151,6 +159,14 @@ fn main() -> Result<()> {
                     image.archive.display()
                 );
             }
+        }
+        Sub::Bench { name, rounds } if sandbox::require().is_ok() => runtime()?.block_on(bench::run(&name, rounds))?,
+        Sub::Bench { .. } => {
+            let program = std::env::current_exe()?.display().to_string();
+            let command: Vec<_> = std::iter::once(program)
+                .chain(std::env::args().skip(1))
+                .collect();
+            std::process::exit(sandbox::enter(&command, |_| Ok(()))?)
         }
         Sub::Demo { inside: true, .. } => runtime()?.block_on(demo::inside())?,
         Sub::Demo { keep, .. } => std::process::exit(demo::run(keep)?),

@@ -100,7 +100,7 @@ fn dispatch() -> Result<()> {
             build::become_e2e("demo", keep.then(|| "--keep".into()))
         }
         Command::Test { tier, filter } => suite::run(&tier, filter.as_deref()),
-        Command::Bench { name, arguments } => bench::run(&name, &arguments),
+        Command::Bench { name, arguments } => bench::start(&name, &arguments),
         Command::Generate { check } => generate::run(check),
         Command::Images => {
             setup::ensure(setup::For::Images)?;

@@ -7,7 +7,7 @@ use cryptvol_crds::EncryptedVolume;
 use cryptvol_crds::conditions::{self, READY};
 use serde_json::{Value, json};
 
-use super::tell::{Clock, command, dump, fact, heading};
+use super::telling::{Clock, command, dump, fact, heading};
 use crate::array::Lun;
 use crate::capture::Capture;
 use crate::cluster::Cluster;

@@ -1,0 +1,4 @@
+//! One cluster of Kubernetes nodes with kernels of their own serves all tests of this program.
+
+mod ground;
+mod volume;
