@@ -84,7 +84,7 @@ async fn install(kind: &Kind) -> Result<()> {
         "--create-namespace",
         "--wait",
         "--timeout",
-        "90s",
+        "180s",
     ];
     kind.helm(&[&["install", "cryptvol-crds", &crds][..], &namespace].concat())
         .await?;

@@ -61,6 +61,7 @@ impl Docker {
             Uid::effective().is_root(),
             "kind needs a docker daemon: start the machine's, or run as root, so that one can be started in the sandbox"
         );
+        machine::sweep();
         machine::note_modules()?;
         let cgroup = format!(
             "{}{}",

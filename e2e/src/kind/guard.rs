@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::docker;
-use super::machine::Settings;
+use super::machine::{self, Settings};
 use super::timed;
 
 /// Set to the cluster's name for a test that uses the machine's daemon.
@@ -43,6 +43,7 @@ pub fn run(command: &[String]) -> Result<i32> {
     let name = format!("cryptvol-{}", std::process::id());
     let had_network = timed(10, "docker", &["network", "inspect", "kind"]).is_ok();
     let settings = Settings::read();
+    machine::note_modules()?;
     let (program, args) = command.split_first().context("no command")?;
     let mut child = Command::new(program)
         .args(args)
@@ -66,6 +67,7 @@ pub fn run(command: &[String]) -> Result<i32> {
         }
     };
     remove(&name)?;
+    machine::remove_modules();
     if !had_network {
         // Refused while somebody else's cluster uses it.
         let _ = timed(10, "docker", &["network", "rm", "kind"]);
