@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use cryptvol_e2e::cluster::{self, Cluster, ClusterOptions};
 use cryptvol_e2e::kept::{DEFAULT_NAME, Kept};
 use cryptvol_e2e::parts::{Parts, Set};
-use cryptvol_e2e::{bench, demo, exec, kind, sandbox};
+use cryptvol_e2e::{bench, demo, exec, kind, openstack_client, sandbox};
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -23,7 +23,7 @@ struct Name {
 
 #[derive(Subcommand)]
 enum Sub {
-    /// Build the programs that clusters are made of (once; kept in the cache folder)
+    /// Build the programs that clusters are made of, and install the official openstack client (once; kept in the cache folder)
     Parts {
         /// Which programs
         #[arg(long, value_enum, default_value = "full")]
@@ -146,6 +146,8 @@ fn main() -> Result<()> {
             if set == Set::Kind {
                 kind::node_image::NodeImage::ensure(&parts)?;
             }
+            // Like the parts, it comes from outside, where no sandbox reaches.
+            openstack_client::OpenStackClient::ensure()?;
             println!("{}", parts.dir().display());
         }
         Sub::Images { out } => {

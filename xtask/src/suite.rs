@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::libtest::{self, Count};
 use crate::tier::Tier;
-use crate::{build, chart, deny, generate, run, setup};
+use crate::{build, chart, deny, generate, run, setup, up};
 
 const LOGS: &str = "target/test-logs";
 
@@ -166,6 +166,13 @@ fn real_parts(tier: Tier, filter: Option<&str>) -> Result<Count> {
         count.fail("parts");
         return Ok(count);
     }
+    if tier == Tier::Cluster
+        && let Err(error) = run::check(build::e2e().args(["images", "--out", up::IMAGES]))
+    {
+        eprintln!("{error:#}");
+        count.fail("images");
+        return Ok(count);
+    }
     let mut cargo = run::cargo();
     cargo
         // A network, process and mount namespace of its own for each test program: what it leaves behind goes with it.
@@ -173,7 +180,6 @@ fn real_parts(tier: Tier, filter: Option<&str>) -> Result<Count> {
         .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", runner())
         .args([
             "test",
-            "--release",
             "-p",
             "cryptvol-e2e",
             "--no-fail-fast",

@@ -7,7 +7,8 @@ use anyhow::Result;
 
 use crate::{build, run};
 
-const IMAGES: &str = "target/images";
+/// Where the archives of the images go.
+pub const IMAGES: &str = "target/images";
 
 /// Makes the images, starts the cluster in the background and installs the charts.
 pub fn run(arguments: &[OsString]) -> Result<()> {
