@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod deletion;
+mod events;
 mod life;
 mod lost_nodes;
 mod permits;
