@@ -162,7 +162,9 @@ fn main() -> Result<()> {
                 );
             }
         }
-        Sub::Bench { name, rounds } if sandbox::require().is_ok() => runtime()?.block_on(bench::run(&name, rounds))?,
+        Sub::Bench { name, rounds } if sandbox::require().is_ok() => {
+            runtime()?.block_on(bench::run(&name, rounds))?
+        }
         Sub::Bench { .. } => {
             let program = std::env::current_exe()?.display().to_string();
             let command: Vec<_> = std::iter::once(program)

@@ -84,5 +84,12 @@ async fn a_guest_writes_and_reads_a_device_of_its_node() -> Result<()> {
         .unwrap_err()
         .to_string();
     assert!(error.contains("/dev/not-there"), "{error}");
+    let error = Guest::run(&node, &image, &link, "true", Duration::from_secs(3))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("stopped after 3s"), "{error}");
+    // Nothing of a stopped guest holds on to the disk.
+    assert_ne!(node.sh("pgrep qemu-system").await?.code, 0);
     work.passed()
 }

@@ -11,7 +11,14 @@ pub fn start(name: &str, arguments: &[OsString]) -> Result<()> {
     setup::ensure(setup::For::Clusters)?;
     build::products()?;
     // What one side of the benchmark `attach` is: the steps alone, beside the least that can be done.
-    run::check(run::cargo().args(["build", "--release", "-p", "cryptvol-node-agent", "--example", "host_walk"]))?;
+    run::check(run::cargo().args([
+        "build",
+        "--release",
+        "-p",
+        "cryptvol-node-agent",
+        "--example",
+        "host_walk",
+    ]))?;
     let all = std::iter::once(OsString::from(name)).chain(arguments.iter().cloned());
     build::become_e2e("bench", all)
 }

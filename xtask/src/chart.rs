@@ -24,7 +24,11 @@ pub fn check() -> Result<()> {
         render(&helm, "charts/cryptvol", &["--set", values])?;
     }
     refuses(&helm, "identity.replicas=2", "a second replica on SQLite")?;
-    refuses(&helm, "tls.mode=existing", "certificates of an authority that it does not know")?;
+    refuses(
+        &helm,
+        "tls.mode=existing",
+        "certificates of an authority that it does not know",
+    )?;
     refuses(&helm, "operator.replicaz=2", "a value that does not exist")
 }
 

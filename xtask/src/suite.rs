@@ -178,13 +178,7 @@ fn real_parts(tier: Tier, filter: Option<&str>) -> Result<Count> {
         // A network, process and mount namespace of its own for each test program: what it leaves behind goes with it.
         .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", runner())
         .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", runner())
-        .args([
-            "test",
-            "-p",
-            "cryptvol-e2e",
-            "--no-fail-fast",
-            "--test",
-        ])
+        .args(["test", "-p", "cryptvol-e2e", "--no-fail-fast", "--test"])
         .arg(format!("{}_*", tier.name()))
         .arg("--")
         .arg(format!("--test-threads={}", tier.threads()))

@@ -259,6 +259,25 @@ fn zeros_after_the_permit_was_spent_and_the_record_of_opening_lost() {
 }
 
 #[test]
+fn a_format_that_failed_in_the_middle_is_not_tried_again_with_its_permit() {
+    // The worker was killed at its deadline; what it wrote nobody knows, and the back end gives zeros.
+    let lab = Lab::new(1);
+    let after_format = {
+        let dry = Lab::new(1);
+        dry.settle(1);
+        let names = dry.names.borrow();
+        names.iter().position(|n| n == "after format").unwrap()
+    };
+    let late = Fault::Fail(Reason::DeadlineExceeded);
+    lab.faults.borrow_mut().push((after_format, late));
+    assert!(lab.run(1).unwrap().end.is_err());
+    lab.disk(1, |d| d.zeros = true);
+    stops("format failed", &lab, Reason::FormatInterrupted, |lab| {
+        lab.disk(1, |d| d.zeros = false)
+    });
+}
+
+#[test]
 fn a_permit_issued_by_mistake_for_a_volume_that_was_opened() {
     let lab = Lab::new(1);
     lab.settle(1);

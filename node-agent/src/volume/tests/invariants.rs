@@ -1,7 +1,10 @@
 //! The design's invariants as far as they concern a node, by number. `Lab::check` asserts most of them after every step of
 //! every other test; here each is provoked.
 
-use cryptvol_crds::v1alpha1::{Desired, Stage};
+use cryptvol_crds::{
+    conditions::Reason,
+    v1alpha1::{Desired, Stage},
+};
 
 use super::lab::*;
 use crate::host::{CryptTable, Mapping, sim::*};
@@ -101,9 +104,21 @@ fn invariant_03_the_link_never_leads_to_the_raw_device_or_another_mapping() {
     lab.settle(1);
     lab.vandalised.set(true);
     lab.world.borrow_mut().kernel.mappings.clear(); // dmsetup remove, by hand
-    lab.want(2, Desired::Attached);
+    let key = lab
+        .operator
+        .replace(Err((Reason::KeyServiceUnavailable, "away".into())));
     lab.run(1);
+    assert!(
+        lab.world.borrow().links.is_empty(),
+        "the link outlived its mapping"
+    );
+    *lab.operator.borrow_mut() = key;
     lab.settle(2);
+    assert_eq!(
+        lab.world.borrow().links[&Lab::link(2)],
+        SimLink::Ours("/dev/dm-0".into()),
+        "the number was used again"
+    );
     lab.settle(1);
     lab.check();
     let world = lab.world.borrow();
