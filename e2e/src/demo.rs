@@ -15,6 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
 use crate::cluster::{Cluster, ClusterOptions, DIR};
+use crate::guest::Guest;
 use crate::images;
 use crate::kept::{DEFAULT_NAME, Kept};
 use crate::release;
@@ -31,6 +32,7 @@ pub fn run(keep: bool) -> Result<i32> {
         "Images of operator, node agent and identity service, made without a container daemon",
     );
     images::build(bin, &workspace_root().join("target/images"))?;
+    Guest::prepare()?;
     let kept = Kept::new(DEFAULT_NAME)?;
     let ours = !kept.is_running();
     if ours {

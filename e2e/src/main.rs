@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use cryptvol_e2e::cluster::{self, Cluster, ClusterOptions};
 use cryptvol_e2e::kept::{DEFAULT_NAME, Kept};
 use cryptvol_e2e::parts::{Parts, Set};
-use cryptvol_e2e::{bench, demo, exec, kind, openstack_client, sandbox};
+use cryptvol_e2e::{bench, demo, exec, guest, kind, openstack_client, sandbox};
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -148,6 +148,9 @@ fn main() -> Result<()> {
             }
             // Like the parts, it comes from outside, where no sandbox reaches.
             openstack_client::OpenStackClient::ensure()?;
+            if let Err(error) = guest::Guest::prepare() {
+                eprintln!("no guest image, so tests with a guest will fail: {error:#}");
+            }
             println!("{}", parts.dir().display());
         }
         Sub::Images { out } => {
