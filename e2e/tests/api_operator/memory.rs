@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use cryptvol_e2e::identity_service::product_binary;
 use serde_json::json;
 
 use crate::ground::{Ground, Operator};
@@ -11,8 +12,10 @@ use crate::ground::{Ground, Operator};
 const VOLUMES: u64 = 200;
 /// A volume that is not all right is looked at every five minutes, one that is all right every hour.
 const RESYNCS: u64 = 12;
-/// The product's promise.
+/// The product's promise, for what ships.
 const MOST_KIB: u64 = 40 * 1024;
+/// A debug build has four times the code to map.
+const MOST_KIB_DEBUG: u64 = 48 * 1024;
 
 impl Operator {
     async fn metric(&self, name: &str) -> Result<u64> {
@@ -119,9 +122,10 @@ async fn memory_stays_small_over_an_hour_of_resyncs() -> Result<()> {
     );
     let resident = operator.resident_kib()?;
     eprintln!("operator: {VOLUMES} volumes, {passes} passes, {resident} KiB resident");
-    ensure!(
-        resident < MOST_KIB,
-        "{resident} KiB resident, more than {MOST_KIB}"
-    );
+    let debug = product_binary("cryptvol-operator")?
+        .to_string_lossy()
+        .contains("/debug/");
+    let most = if debug { MOST_KIB_DEBUG } else { MOST_KIB };
+    ensure!(resident < most, "{resident} KiB resident, more than {most}");
     ground.work.passed()
 }
