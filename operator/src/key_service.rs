@@ -21,8 +21,10 @@ use crate::{
     keymanager::{KeyError, barbican, identity},
 };
 
-/// How often a service is asked.
+/// How often services are asked when all of them answer.
 const LOOK: Duration = Duration::from_secs(60);
+/// How soon one that did not answer is asked again; the time doubles up to `LOOK`.
+const SOON: Duration = Duration::from_secs(2);
 
 /// What a service answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,9 +78,12 @@ pub fn status(service: &KeyService, probe: &Probe, now: Timestamp) -> KeyService
 /// Asks all services, for ever, and at once when one of them changes.
 pub async fn run(ctx: Arc<Context>, changed: Arc<Notify>) {
     let _ = ctx.stores.key_services.0.wait_until_ready().await;
+    let mut soon = SOON;
     loop {
+        let mut all_answer = true;
         for service in ctx.stores.key_services.all() {
             let probe = probe(&ctx, &service).await;
+            all_answer &= probe.identity.is_ok() && probe.key_manager.is_ok();
             let now = crate::volume::effects::now();
             let status = status(&service, &probe, now);
             if service.status.as_ref() != Some(&status)
@@ -87,8 +92,10 @@ pub async fn run(ctx: Arc<Context>, changed: Arc<Notify>) {
                 tracing::warn!(key_service = %service.name_any(), error = %e, "status not written");
             }
         }
+        let pause = if all_answer { LOOK } else { soon };
+        soon = if all_answer { SOON } else { LOOK.min(soon * 2) };
         tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(pause) => {}
             () = changed.notified() => {}
         }
     }
