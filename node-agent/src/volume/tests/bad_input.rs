@@ -8,7 +8,7 @@ use cryptvol_crds::{
 };
 
 use super::lab::*;
-use crate::host::sim::*;
+use crate::host::{Host, sim::*};
 
 /// Stops with the reason, writes nothing; mended, it attaches.
 fn stops(what: &str, lab: &Lab, reason: Reason, mend: impl FnOnce(&Lab)) {
@@ -451,23 +451,36 @@ fn a_session_that_is_down_is_waited_for_and_never_logged_out() {
 
 #[test]
 fn a_zombie_mapping_is_made_anew_once_nobody_has_it_open() {
-    let lab = Lab::new(1);
-    lab.settle(1);
-    lab.world.borrow_mut().guest_writes(&Lab::link(1)).unwrap();
-    // Somebody logged the session out, and in again: the disk is another device now.
-    lab.world.borrow_mut().kernel.sessions.clear();
-    lab.world.borrow_mut().kernel.devices.clear();
-    lab.settle(1);
-    assert_eq!(lab.reason(1).as_deref(), Some("DeviceBusy"));
-    lab.world
-        .borrow_mut()
-        .guests_leave(&names::mapping_name(&uid(1)));
-    lab.settle(1);
-    assert_eq!(
-        (lab.status(1).stage, lab.reason(1)),
-        (Stage::Attached, None)
-    );
-    assert!(lab.world.borrow_mut().guest_writes(&Lab::link(1)).is_some());
+    // Somebody logged the session out under the mapping, and in the second case in again: the disk is another device then.
+    for logged_in_again in [false, true] {
+        let lab = Lab::new(1);
+        lab.settle(1);
+        lab.world.borrow_mut().guest_writes(&Lab::link(1)).unwrap();
+        {
+            let mut world = lab.world.borrow_mut();
+            world.kernel.sessions.clear();
+            world.kernel.devices.clear();
+            if logged_in_again {
+                let query = crate::volume::wanted::Wanted::read(&lab.volume(1))
+                    .unwrap()
+                    .query;
+                world.login(&query.target, None).unwrap();
+                world.scan(&query.target, query.lun).unwrap();
+                assert_eq!(world.kernel.devices[0].path, "/dev/sdb");
+            }
+        }
+        lab.settle(1);
+        assert_eq!(lab.reason(1).as_deref(), Some("DeviceBusy"));
+        lab.world
+            .borrow_mut()
+            .guests_leave(&names::mapping_name(&uid(1)));
+        lab.settle(1);
+        assert_eq!(
+            (lab.status(1).stage, lab.reason(1)),
+            (Stage::Attached, None)
+        );
+        assert!(lab.world.borrow_mut().guest_writes(&Lab::link(1)).is_some());
+    }
 }
 
 #[test]

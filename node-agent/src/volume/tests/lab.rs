@@ -599,6 +599,18 @@ impl Node for Side<'_> {
     }
 
     async fn logout(&self, target: &Target) -> Result<(), StepError> {
+        {
+            let kernel = &self.lab.world.borrow().kernel;
+            let sid = kernel
+                .sessions
+                .iter()
+                .find(|s| s.iqn == target.iqn)
+                .map(|s| s.sid);
+            assert!(
+                kernel.devices.iter().all(|d| Some(d.sid) != sid),
+                "6: asked to log out while disks are left"
+            );
+        }
         self.alone("logout", &target.iqn, |w| w.logout(target))
             .await
     }
