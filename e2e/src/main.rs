@@ -175,7 +175,11 @@ fn main() -> Result<()> {
                 .collect();
             std::process::exit(sandbox::enter(&command, |_| Ok(()))?)
         }
-        Sub::Demo { inside: true, .. } => runtime()?.block_on(demo::inside())?,
+        Sub::Demo { inside: true, .. } => {
+            // The outer half blocks them for itself, and children inherit that: tcpdump would not end when told to.
+            nix::sys::signal::SigSet::all().thread_unblock()?;
+            runtime()?.block_on(demo::inside())?;
+        }
         Sub::Demo { keep, .. } => std::process::exit(demo::run(keep)?),
         Sub::Up {
             name,

@@ -2,6 +2,7 @@
 //! and a next step, nothing is written to the disk, and the repair of the cause alone makes it go on.
 //!
 //! One site serves all; each test has a namespace, a target and disks of its own.
+#![allow(clippy::expect_used)] // A guard over the site that was started when it was made.
 
 use std::time::Duration;
 

@@ -85,7 +85,7 @@ struct Worker {
 /// What became of an exchange.
 enum Exchange {
     /// The worker answered.
-    Answer(Result<Answer, StepError>),
+    Answer(Box<Result<Answer, StepError>>),
     /// The worker was dead before it got the call.
     NotTaken,
     /// The worker died or broke the protocol while it had the call.
@@ -162,7 +162,7 @@ impl Pool {
                 Ok(Exchange::Answer(result)) => {
                     worker.since = Instant::now();
                     self.state.borrow_mut().idle.push_back(worker);
-                    return result;
+                    return *result;
                 }
                 Ok(Exchange::NotTaken) if !fresh => {
                     debug!("an idle worker was dead");
@@ -268,7 +268,7 @@ impl Worker {
             return Exchange::NotTaken;
         }
         match self.answer(frame).await {
-            Ok(result) => Exchange::Answer(result),
+            Ok(result) => Exchange::Answer(Box::new(result)),
             Err(e) => Exchange::Broken(e),
         }
     }
