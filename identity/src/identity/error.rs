@@ -19,6 +19,10 @@ pub enum IdentityError {
     /// Who the caller is could not be established. One text for all causes, so that nothing can be probed.
     #[error("Authentication is required: the user, password, token or scope was not accepted.")]
     Unauthorized,
+    /// An application credential whose time is over, shown with its right secret: who knows that may know why it does
+    /// not work any more.
+    #[error("The application credential has expired: make a new one.")]
+    CredentialExpired,
     /// A login method that does not exist.
     #[error("This authentication method is not supported.")]
     UnsupportedMethod,
@@ -62,6 +66,7 @@ impl IdentityError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Unauthorized => "Unauthorized",
+            Self::CredentialExpired => "CredentialExpired",
             Self::UnsupportedMethod => "UnsupportedMethod",
             Self::Policy(_) => "PolicyRefused",
             Self::Forbidden(_) => "Forbidden",
@@ -79,7 +84,9 @@ impl IdentityError {
     /// The status of the answer.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Unauthorized | Self::UnsupportedMethod => StatusCode::UNAUTHORIZED,
+            Self::Unauthorized | Self::CredentialExpired | Self::UnsupportedMethod => {
+                StatusCode::UNAUTHORIZED
+            }
             Self::Policy(_) | Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(..) | Self::TokenNotFound => StatusCode::NOT_FOUND,
             Self::Conflict(..) | Self::Store(StoreError::Duplicate) => StatusCode::CONFLICT,

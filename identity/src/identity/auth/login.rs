@@ -302,6 +302,15 @@ async fn application_credential(app: &App, details: &Value) -> Result<Proof, Fai
     if !verified {
         return Err(Failure::denied("WrongSecret"));
     }
+    if credential
+        .expires_at
+        .is_some_and(|at| at <= crate::time::now_us())
+    {
+        return Err(Failure {
+            reason: "ExpiredCredential",
+            error: IdentityError::CredentialExpired,
+        });
+    }
     let user = app
         .store
         .user(&credential.user_id)
