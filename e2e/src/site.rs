@@ -453,7 +453,7 @@ impl Site {
     /// Kills a node's agent and waits until it is gone; its workers die with it.
     pub async fn kill_agent(&mut self, index: usize) -> Result<()> {
         if let Some(agent) = self.nodes[index].agent.take() {
-            agent.signal("KILL").await?;
+            agent.signal("SIGKILL").await?;
             agent.wait(Duration::from_secs(20)).await?;
         }
         Ok(())

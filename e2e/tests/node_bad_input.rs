@@ -326,7 +326,9 @@ async fn the_wrong_key() -> Result<()> {
 #[tokio::test]
 async fn a_blank_disk_that_may_not_be_formatted() -> Result<()> {
     let mut site = site().await?;
-    let (_, lun, volume) = prepare(&mut site, "never").await?;
+    let (tenant, lun, volume) = prepare(&mut site, "never").await?;
+    let key = site.keystone.store(&tenant, "theirs", &[9; 32]).await?;
+    let volume = volume.with("key", json!({"secretRef": key}));
     volume
         .clone()
         .with("format", json!("Never"))

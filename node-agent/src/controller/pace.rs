@@ -11,6 +11,9 @@ const CALM: Duration = Duration::from_secs(60);
 const FIRST: Duration = Duration::from_secs(1);
 /// Longest one.
 const LONGEST: Duration = Duration::from_secs(30);
+/// First pause after an error that a person mends, on the array for example, which tells nobody. It doubles up to `CALM`:
+/// who mends at once sees it go on at once.
+const ATTENTIVE: Duration = Duration::from_secs(5);
 
 /// Pauses of one volume.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,14 +25,19 @@ impl Pace {
     /// Pause after a run that ended well, or with this reason; `dice` between 0 and 1.
     fn pause(&mut self, end: Result<(), Reason>, dice: f64) -> Duration {
         let base = match end {
-            Err(reason) if reason.is_transient() => {
-                let pause = FIRST
+            Err(reason) => {
+                let (first, longest) = if reason.is_transient() {
+                    (FIRST, LONGEST)
+                } else {
+                    (ATTENTIVE, CALM)
+                };
+                let pause = first
                     .saturating_mul(1 << self.failures.min(10))
-                    .min(LONGEST);
+                    .min(longest);
                 self.failures += 1;
                 pause
             }
-            _ => {
+            Ok(()) => {
                 self.failures = 0;
                 CALM
             }
@@ -61,9 +69,12 @@ mod tests {
             pauses.push(pace.pause(Err(Reason::PortalUnreachable), 0.5).as_secs());
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
-        assert_eq!(pace.pause(Err(Reason::WwidMismatch), 0.5).as_secs(), 60);
-        assert_eq!(pace.pause(Err(Reason::DeviceBusy), 0.5).as_secs(), 1);
         assert_eq!(pace.pause(Ok(()), 0.0).as_secs(), 48);
+        let mut pauses = vec![];
+        for _ in 0..6 {
+            pauses.push(pace.pause(Err(Reason::WwidMismatch), 0.5).as_secs());
+        }
+        assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
         assert_eq!(pace.pause(Ok(()), 1.0).as_secs(), 72);
     }
 }

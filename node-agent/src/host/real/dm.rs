@@ -314,7 +314,8 @@ fn taken(found: &Mapping) -> StepError {
 fn context() -> Result<Option<DM>, StepError> {
     match DM::new() {
         Ok(dm) => Ok(Some(dm)),
-        Err(_) if !std::path::Path::new("/dev/mapper/control").exists() => Ok(None),
+        // The control node can be there without a driver behind it; without the driver there is no mapping.
+        Err(_) if !std::path::Path::new("/sys/class/misc/device-mapper").exists() => Ok(None),
         Err(e) => Err(failed("opening /dev/mapper/control", e)),
     }
 }
