@@ -219,7 +219,7 @@ mod tests {
             &file,
             &[
                 (first, b"abc"),
-                (first.wrapping_add(6), b"let in two"),
+                (first.wrapping_add(8), b"let in two"),
                 (first.wrapping_add(2), b"c scar"),
             ],
         );
