@@ -211,6 +211,23 @@ async fn wwid_of_another_disk() -> Result<()> {
     works_and_goes(&site, &volume, &lun).await
 }
 
+/// The label of an LVM2 physical volume, which lies in the second sector: its checksum is CRC-32 with LVM's own start value.
+fn lvm_label() -> [u8; 512] {
+    let mut label = [0; 512];
+    label[..8].copy_from_slice(b"LABELONE");
+    label[8] = 1; // number of this sector
+    label[20] = 32; // where the header of the physical volume begins
+    label[24..32].copy_from_slice(b"LVM2 001");
+    label[32..64].copy_from_slice(b"0123456789abcdefghijklmnopqrstuv");
+    let sum = label[20..].iter().fold(0xf597_a6cf_u32, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |s, _| {
+            (s >> 1) ^ (0xedb8_8320 * (s & 1))
+        })
+    });
+    label[16..20].copy_from_slice(&sum.to_le_bytes());
+    label
+}
+
 #[tokio::test]
 async fn a_disk_with_somebody_elses_data() -> Result<()> {
     let mut site = site().await?;
@@ -224,9 +241,7 @@ async fn a_disk_with_somebody_elses_data() -> Result<()> {
     ] {
         let (_, lun, volume) = prepare(&mut site, name).await?;
         if name == "lvm" {
-            // A physical volume's label and header as pvcreate writes them: label in the second sector.
-            lun.write_at(512, b"LABELONE\x01\0\0\0\0\0\0\0")?;
-            lun.write_at(512 + 24, b"LVM2 001")?;
+            lun.write_at(512, &lvm_label())?;
         } else {
             let file = lun.file.display().to_string();
             let output = std::process::Command::new("bash")
