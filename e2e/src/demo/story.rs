@@ -34,7 +34,10 @@ pub(super) async fn tell(cluster: &mut Cluster) -> Result<()> {
     command(
         "helm upgrade --install cryptvol-crds charts/cryptvol-crds -n cryptvol-system --create-namespace",
     );
-    command("helm upgrade --install cryptvol charts/cryptvol -n cryptvol-system --wait");
+    command(
+        "helm upgrade --install cryptvol charts/cryptvol -n cryptvol-system --wait \\\n      \
+         --set identity.persistence.enabled=false --set 'identity.nodeSelector.kubernetes\\.io/hostname=node-2'",
+    );
     let clock = Clock::start();
     for image in release::image_archives() {
         cluster.load_image(&image).await?;
