@@ -1,4 +1,5 @@
-//! An iSCSI array in user space (`tgtd`) in a network namespace of its own, behind a virtual cable that can be captured and cut.
+//! An iSCSI array in user space (`tgtd`) in a network namespace of its own, behind a virtual cable that can be captured and cut;
+//! or, for nodes that are containers on the machine itself, on the machine's loopback.
 //!
 //! Its disks are plain files that outlive nodes and the array's own restarts; a test reads them to see what the array holds.
 
@@ -32,9 +33,43 @@ pub struct Array {
 /// Everything that tgtd forgets when it ends; it is told again at each start.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct State {
-    index: u8,
+    place: Place,
     targets: Vec<Target>,
     next_file: u32,
+}
+
+/// Where tgtd listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Place {
+    /// In the network namespace of this number.
+    Namespace(u8),
+    /// At this port of the loopback.
+    Loopback(u16),
+}
+
+impl Place {
+    /// tgtd's number among those of the machine: its control socket has it in its name.
+    fn control(self) -> String {
+        match self {
+            Self::Namespace(index) => index.to_string(),
+            Self::Loopback(port) => port.to_string(),
+        }
+    }
+
+    /// Part of the disks' names, so that those of two arrays differ.
+    fn number(self) -> u16 {
+        match self {
+            Self::Namespace(index) => index.into(),
+            Self::Loopback(port) => port,
+        }
+    }
+
+    fn namespace(self) -> Result<u8> {
+        match self {
+            Self::Namespace(index) => Ok(index),
+            Self::Loopback(_) => bail!("an array on the loopback has no cable"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -154,8 +189,20 @@ impl Array {
                 &format!("10.77.{index}.254"),
             ],
         )?;
+        Self::first_start(dir, Place::Namespace(index)).await
+    }
+
+    /// Starts an array on a free port of the machine's loopback, for an initiator that the machine itself is.
+    pub async fn start_on_loopback(dir: &Path) -> Result<Self> {
+        fs::create_dir_all(dir)?;
+        plain_path(dir)?;
+        let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        Self::first_start(dir, Place::Loopback(free.port())).await
+    }
+
+    async fn first_start(dir: &Path, place: Place) -> Result<Self> {
         let state = State {
-            index,
+            place,
             targets: Vec::new(),
             next_file: 1,
         };
@@ -183,22 +230,35 @@ impl Array {
 
     /// The address of its first portal.
     pub fn ip(&self) -> Ipv4Addr {
-        Ipv4Addr::new(10, 77, self.state.index, 1)
+        match self.state.place {
+            Place::Namespace(index) => Ipv4Addr::new(10, 77, index, 1),
+            Place::Loopback(_) => Ipv4Addr::LOCALHOST,
+        }
     }
 
     /// `10.77.1.1:3260`.
     pub fn portal(&self) -> String {
-        format!("{}:{PORT}", self.ip())
+        let port = match self.state.place {
+            Place::Namespace(_) => PORT,
+            Place::Loopback(port) => port,
+        };
+        format!("{}:{port}", self.ip())
     }
 
-    /// Both portals; they lead to the same disks.
+    /// Both portals; they lead to the same disks. On the loopback there is only one.
     pub fn portals(&self) -> [String; 2] {
-        [1, 2].map(|last| format!("10.77.{}.{last}:{PORT}", self.state.index))
+        match self.state.place {
+            Place::Namespace(index) => [1, 2].map(|last| format!("10.77.{index}.{last}:{PORT}")),
+            Place::Loopback(_) => [self.portal(), self.portal()],
+        }
     }
 
     /// The interface, outside the array, that all its traffic passes.
     pub fn interface(&self) -> String {
-        cable(self.state.index)
+        match self.state.place {
+            Place::Namespace(index) => cable(index),
+            Place::Loopback(_) => "lo".to_owned(),
+        }
     }
 
     /// The array's own messages.
@@ -248,8 +308,16 @@ impl Array {
     pub fn spare(&mut self, size: u64) -> Result<Lun> {
         let file = self.dir.join(format!("disk-{}.img", self.state.next_file));
         File::create(&file)?.set_len(size)?;
-        let name = format!("{:04x}{:012x}", self.state.index, self.state.next_file);
-        let serial = format!("cryptvol-{}-{}", self.state.index, self.state.next_file);
+        let name = format!(
+            "{:04x}{:012x}",
+            self.state.place.number(),
+            self.state.next_file
+        );
+        let serial = format!(
+            "cryptvol-{}-{}",
+            self.state.place.number(),
+            self.state.next_file
+        );
         self.state.next_file += 1;
         self.save()?;
         Ok(Lun {
@@ -378,18 +446,25 @@ impl Array {
             self.daemon.as_ref().is_none_or(|d| !d.is_running()),
             "the array is running"
         );
-        // It listens on every address of its namespace; tgtd takes one `portal=` only.
-        let mut command = Command::new("ip");
-        let control = self.state.index.to_string();
-        command.args([
-            "netns",
-            "exec",
-            &namespace(self.state.index),
-            "tgtd",
-            "-f",
-            "-C",
-            &control,
-        ]);
+        let control = self.state.place.control();
+        let tgtd = ["tgtd", "-f", "-C", &control];
+        let mut command;
+        match self.state.place {
+            // It listens on every address of its namespace; tgtd takes one `portal=` only.
+            Place::Namespace(index) => {
+                command = Command::new("ip");
+                command
+                    .args(["netns", "exec", &namespace(index)])
+                    .args(tgtd);
+            }
+            Place::Loopback(_) => {
+                command = Command::new(tgtd[0]);
+                command
+                    .args(&tgtd[1..])
+                    .arg("--iscsi")
+                    .arg(format!("portal={}", self.portal()));
+            }
+        }
         let mut daemon =
             Daemon::spawn(&self.dir, "tgtd", command).context("start tgtd (Debian package tgt)")?;
         if !self.owned {
@@ -431,11 +506,12 @@ impl Array {
 
     /// Pulls the cable (`true`), or puts it back: packets vanish, connections stay.
     pub fn unplug(&self, unplugged: bool) -> Result<()> {
+        let index = self.state.place.namespace()?;
         run(
             "ip",
             &[
                 "-n",
-                &namespace(self.state.index),
+                &namespace(index),
                 "link",
                 "set",
                 "port0",
@@ -444,12 +520,12 @@ impl Array {
         )?;
         if !unplugged {
             // Routes over an interface go with it.
-            let gateway = format!("10.77.{}.254", self.state.index);
+            let gateway = format!("10.77.{index}.254");
             run(
                 "ip",
                 &[
                     "-n",
-                    &namespace(self.state.index),
+                    &namespace(index),
                     "route",
                     "replace",
                     "default",
@@ -563,7 +639,7 @@ impl Array {
     }
 
     fn admin(&self, args: &[&str]) -> Result<String> {
-        let control = self.state.index.to_string();
+        let control = self.state.place.control();
         run(
             "tgtadm",
             &[&["-C", &control, "--lld", "iscsi"], args].concat(),
@@ -583,8 +659,10 @@ impl Drop for Array {
     fn drop(&mut self) {
         if self.owned {
             self.daemon = None;
-            sandbox::remove_link(&cable(self.state.index));
-            let _ = run("ip", &["netns", "del", &namespace(self.state.index)]);
+            if let Place::Namespace(index) = self.state.place {
+                sandbox::remove_link(&cable(index));
+                let _ = run("ip", &["netns", "del", &namespace(index)]);
+            }
         }
     }
 }

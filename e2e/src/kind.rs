@@ -6,6 +6,7 @@
 
 mod docker;
 pub mod guard;
+pub mod initiator;
 pub mod machine;
 pub mod node_image;
 pub mod oci_runtime;
@@ -19,7 +20,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::parts::{Parts, Set};
-use crate::process::{run, tail, wait_for};
+use crate::process::{Daemon, run, tail, wait_for};
 use docker::{Chosen, Docker};
 use machine::Kernel;
 
@@ -30,6 +31,9 @@ const SYSTEM_PODS_LIMIT: Duration = Duration::from_secs(120);
 const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 /// Where the nodes see the machine's `/dev`; `nodeAgent.devPath` of the chart is set to it.
 pub const HOST_DEV: &str = "/hostdev";
+
+/// Where the nodes see the machine's `/proc`; `nodeAgent.hostProcPath` of the chart is set to it.
+pub const HOST_PROC: &str = "/hostproc";
 
 /// What to start.
 #[derive(Debug, Clone, Default)]
@@ -152,6 +156,23 @@ impl Kind {
             .await
     }
 
+    /// `kubectl port-forward ARGS` from the same port of `address`, until it is dropped; its log is in `dir`.
+    pub fn port_forward(
+        &self,
+        dir: &Path,
+        args: &[&str],
+        address: &str,
+        port: u16,
+    ) -> Result<Daemon> {
+        let mut kubectl = std::process::Command::new(self.parts.path("kubectl"));
+        kubectl
+            .args(["port-forward", "--address", address])
+            .args(args)
+            .arg(port.to_string())
+            .envs(self.env());
+        Daemon::spawn(dir, "port-forward", kubectl)
+    }
+
     /// A command on a node, outside of any pod.
     pub fn on_node(&self, node: &str, argv: &[&str]) -> Result<String> {
         self.docker
@@ -212,7 +233,10 @@ impl Kind {
 
     fn config(&self, image: &Chosen, spec: KindSpec) -> Result<Value> {
         let node = |role: &str| -> Result<Value> {
-            let mut mounts = vec![json!({"hostPath": self.dev()?, "containerPath": HOST_DEV})];
+            let mut mounts = vec![
+                json!({"hostPath": self.dev()?, "containerPath": HOST_DEV}),
+                json!({"hostPath": "/proc", "containerPath": HOST_PROC}),
+            ];
             if Path::new("/run/udev").is_dir() {
                 mounts.push(json!({"hostPath": "/run/udev", "containerPath": "/run/udev"}));
             }

@@ -3,6 +3,7 @@
 //!
 //! The `node` tier runs on it: a node boots in 3 s, so that a test may cut its power as often as it likes.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -74,6 +75,33 @@ pub struct SiteNode {
     pub node: Node,
     agent: Option<Spawned>,
     release_url: String,
+    container: Option<Container>,
+}
+
+/// Namespaces of its own around a node's agent, as a node of kind has them on its machine.
+#[derive(Debug, Clone, Copy)]
+struct Container {
+    ip: Ipv4Addr,
+}
+
+impl Container {
+    /// Where the agent finds the machine's procfs.
+    const HOST_PROC: &str = "/run/machine-proc";
+
+    /// What the agent's command line begins with.
+    fn prefix() -> [&'static str; 9] {
+        [
+            "ip",
+            "netns",
+            "exec",
+            "container",
+            "unshare",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+        ]
+    }
 }
 
 #[derive(Debug)]
@@ -148,6 +176,7 @@ impl Site {
                 node,
                 agent: None,
                 release_url: release_url.clone(),
+                container: None,
             });
         }
         for index in 0..site.nodes.len() {
@@ -349,7 +378,8 @@ impl Site {
     pub async fn start_agent(&mut self, index: usize) -> Result<()> {
         self.launch_agent(index, &[]).await?;
         let node = &self.nodes[index].node;
-        let url = format!("http://{}:{AGENT_ADMIN_PORT}/readyz", node.ip());
+        let ip = self.nodes[index].container.map_or(node.ip(), |c| c.ip);
+        let url = format!("http://{ip}:{AGENT_ADMIN_PORT}/readyz");
         wait_for(
             &format!("the agent on {} to be ready", node.name()),
             Duration::from_secs(60),
@@ -426,9 +456,39 @@ impl Site {
             "--log-format",
             "text",
         ];
-        let argv = [&argv[..], arguments].concat();
+        let mut argv = [&argv[..], arguments].concat();
+        if site.container.is_some() {
+            argv = [
+                &Container::prefix(),
+                &argv[..],
+                &["--host-proc", Container::HOST_PROC],
+            ]
+            .concat();
+        }
         let env = [("KUBECONFIG", "/run/cryptvol/kubeconfig")];
         site.agent = Some(site.node.spawn(AGENT_LOG, &argv, &env).await?);
+        Ok(())
+    }
+
+    /// From its next start on, a node's agent runs in network and process namespaces of its own, as on a node of kind: it
+    /// reaches the API server from there, and the kernel's iSCSI does not answer there. The node routes for it.
+    pub async fn put_agent_in_container(&mut self, index: usize) -> Result<()> {
+        let site = &mut self.nodes[index];
+        let ip = Ipv4Addr::new(10, 77, 0, 254 - site.node.spec().index % 10);
+        site.node
+            .sh(&format!(
+                "set -e; modprobe veth; ip netns add container
+                 ip link add box0 type veth peer name eth0 netns container
+                 ip link set box0 up; ip -n container link set lo up; ip -n container link set eth0 up
+                 ip -n container addr add {ip}/32 dev eth0; ip -n container route add default dev eth0
+                 ip route add {ip}/32 dev box0
+                 sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.vec0.proxy_arp=1 net.ipv4.conf.box0.proxy_arp=1
+                 mkdir -p {proc}; mount --bind /proc {proc}",
+                proc = Container::HOST_PROC
+            ))
+            .await?
+            .ok()?;
+        site.container = Some(Container { ip });
         Ok(())
     }
 

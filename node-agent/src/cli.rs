@@ -58,6 +58,9 @@ pub struct RunArgs {
     /// Address of /livez, /readyz, /metrics and /log-level.
     #[arg(long, env = "CRYPTVOL_ADMIN_LISTEN", default_value = "127.0.0.1:9461")]
     pub admin_listen: SocketAddr,
+    /// The machine whose kernel serves this node.
+    #[command(flatten)]
+    pub machine: MachineArgs,
     /// Most steps on the node at the same time.
     #[arg(long, env = "CRYPTVOL_PARALLEL_STEPS", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..))]
     pub parallel_steps: u8,
@@ -72,6 +75,18 @@ pub struct CheckArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+    /// The machine whose kernel serves this node.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// Where the node is a container, as on kind, the kernel's iSCSI, iscsid and udev are the machine's.
+#[derive(Clone, Debug, Default, Args)]
+pub struct MachineArgs {
+    /// procfs of the machine, where this node is a container on it (kind): steps run in the machine's network namespace,
+    /// the only one in which the kernel's iSCSI answers, and see the machine's processes.
+    #[arg(long, env = "CRYPTVOL_HOST_PROC", value_name = "DIR")]
+    pub host_proc: Option<PathBuf>,
 }
 
 /// Flags of `worker`.
@@ -80,6 +95,9 @@ pub struct WorkerArgs {
     /// Process id of the agent; the worker ends when it is not its parent (any more).
     #[arg(long)]
     pub parent: u32,
+    /// The machine whose kernel serves this node.
+    #[command(flatten)]
+    pub machine: MachineArgs,
 }
 
 impl RunArgs {

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    cli::{CheckArgs, Cli, Command, RunArgs, WorkerArgs},
+    cli::{CheckArgs, Cli, Command, MachineArgs, RunArgs, WorkerArgs},
     controller,
     host::{probe, real::RealHost},
     metrics::Metrics,
@@ -31,13 +31,16 @@ use crate::{
     release::{ReleaseClient, ReleaseConfig},
     volume::execute::TargetLocks,
     worker::{
-        child,
+        child, machine,
         pool::{Pool, Program},
     },
 };
 
 /// Where workers find tools, where they need one.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The flag --host-proc as workers get it.
+const HOST_PROC: &str = "CRYPTVOL_HOST_PROC";
 
 /// Does what the command line says and gives the exit status.
 ///
@@ -63,6 +66,7 @@ pub fn run(cli: Cli) -> Result<u8> {
 }
 
 fn check(args: &CheckArgs) -> Result<u8> {
+    enter_machine(&args.machine)?;
     let checks = probe::node();
     if args.json {
         println!("{}", serde_json::to_string_pretty(&checks)?);
@@ -83,9 +87,17 @@ fn worker(log: &LogArgs, args: &WorkerArgs) -> Result<()> {
     child::follow(args.parent)?;
     child::keep_secrets_in()?;
     let (mut from, mut to) = child::take_pipes()?;
+    enter_machine(&args.machine)?;
     telemetry::init(log)?;
     child::serve(&mut RealHost::new(), &mut from, &mut to)?;
     Ok(())
+}
+
+fn enter_machine(args: &MachineArgs) -> Result<()> {
+    match &args.host_proc {
+        Some(proc) => Ok(machine::enter(proc)?),
+        None => Ok(()),
+    }
 }
 
 async fn agent(log: &LogArgs, args: RunArgs, handle: telemetry::LogHandle) -> Result<()> {
@@ -116,7 +128,7 @@ async fn agent(log: &LogArgs, args: RunArgs, handle: telemetry::LogHandle) -> Re
         .with_context(|| format!("cannot listen on {} (--admin-listen)", args.admin_listen))?;
     let admin = tokio::spawn(admin::serve(listener, admin, stop.clone()));
 
-    let program = Program::this(vec![
+    let mut environment = vec![
         ("PATH".to_owned(), PATH.to_owned()),
         ("CRYPTVOL_LOG".to_owned(), log.log.clone()),
         (
@@ -126,7 +138,14 @@ async fn agent(log: &LogArgs, args: RunArgs, handle: telemetry::LogHandle) -> Re
                 .map(|v| v.get_name().to_owned())
                 .unwrap_or_default(),
         ),
-    ]);
+    ];
+    if let Some(proc) = &args.machine.host_proc {
+        let proc = proc
+            .to_str()
+            .context("--host-proc must be a path in UTF-8")?;
+        environment.push((HOST_PROC.to_owned(), proc.to_owned()));
+    }
+    let program = Program::this(environment);
     let pool = Pool::new(program, usize::from(args.parallel_steps));
     let (tell, fitness) = watch::channel(Fitness::default());
     let checks = tokio::task::spawn_local(node_check::watch(

@@ -1,12 +1,15 @@
 //! The charts on kind, the second ground. What a volume does there is up to the machine's kernel.
 
+mod whole;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use base64::Engine;
 use cryptvol_e2e::identity_service::product_binary;
 use cryptvol_e2e::images;
+use cryptvol_e2e::kind::initiator::Initiator;
 use cryptvol_e2e::kind::machine::{Kernel, Settings};
 use cryptvol_e2e::kind::{Kind, KindSpec};
 use cryptvol_e2e::process::wait_for;
@@ -22,6 +25,7 @@ async fn on_kind_the_charts_install_and_a_volume_goes_as_far_as_the_kernel_can()
     let before = Settings::read();
     let images = product_images(&work)?;
     let kind = Kind::start(work.path(), KindSpec::default()).await?;
+    let initiator = Initiator::ensure(work.path(), kind.kernel()).await?;
     let clock = Instant::now();
     let told = |what: &str| eprintln!("{what}: {:.1} s after kind", clock.elapsed().as_secs_f32());
 
@@ -34,17 +38,24 @@ async fn on_kind_the_charts_install_and_a_volume_goes_as_far_as_the_kernel_can()
     let node = kind.control_plane();
     let verdict = verdict(&kind, &node).await?;
     told("the agent looked at its node");
-    apply_volume(&kind, &node).await?;
+    kind.kubectl(&["create", "namespace", "demo"]).await?;
+    if initiator.is_some() {
+        assert!(
+            matches!(verdict, Verdict::Fit),
+            "this machine has all that is needed, and the agent says otherwise: {verdict:?}"
+        );
+    }
     match &verdict {
         Verdict::Fit => {
             eprintln!("RAN: the whole scenario, because the agent finds this machine's kernel fit");
-            whole_scenario(&kind).await?;
+            whole::scenario(&kind, &node, work.path()).await?;
         }
         Verdict::Unfit(why) => {
             eprintln!(
                 "RAN: the refusal, because the agent finds this machine's kernel unfit: {why}"
             );
             agrees(why, kind.kernel());
+            apply_volume(&kind, &node).await?;
             refused(&kind, &node, why).await?;
         }
     }
@@ -59,6 +70,7 @@ async fn on_kind_the_charts_install_and_a_volume_goes_as_far_as_the_kernel_can()
 }
 
 /// What the agent itself says about its node.
+#[derive(Debug)]
 enum Verdict {
     Fit,
     Unfit(String),
@@ -180,12 +192,7 @@ fn agrees(why: &str, kernel: Kernel) {
 }
 
 async fn apply_volume(kind: &Kind, node: &str) -> Result<()> {
-    kind.kubectl(&["create", "namespace", "demo"]).await?;
-    let secret = kind
-        .get(&["secret", "-n", SYSTEM, "cryptvol-identity-admin"])
-        .await?;
-    let password = base64::engine::general_purpose::STANDARD
-        .decode(secret["data"]["password"].as_str().context("a password")?)?;
+    let password = secret(kind, "cryptvol-identity-admin", "password").await?;
     let clouds = json!({"clouds": {"demo": {"region_name": "RegionOne", "auth": {
         "auth_url": format!("https://cryptvol-identity.{SYSTEM}.svc:5000/identity/v3"),
         "username": "admin", "password": String::from_utf8(password)?,
@@ -198,6 +205,15 @@ async fn apply_volume(kind: &Kind, node: &str) -> Result<()> {
     kind.apply(&credentials.to_string()).await?;
     kind.apply(&volume("db-0", node).to_string()).await?;
     Ok(())
+}
+
+/// One entry of a Secret of the release.
+async fn secret(kind: &Kind, name: &str, key: &str) -> Result<Vec<u8>> {
+    let secret = kind.get(&["secret", "-n", SYSTEM, name]).await?;
+    let data = secret["data"][key]
+        .as_str()
+        .with_context(|| format!("the Secret {name} has no {key}"))?;
+    Ok(base64::engine::general_purpose::STANDARD.decode(data)?)
 }
 
 fn volume(name: &str, node: &str) -> Value {
@@ -252,14 +268,6 @@ async fn refused(kind: &Kind, node: &str, why: &str) -> Result<()> {
     ])
     .await?;
     Ok(())
-}
-
-/// An array that the nodes reach is all that is missing here.
-async fn whole_scenario(_kind: &Kind) -> Result<()> {
-    bail!(
-        "the agent on kind finds this machine fit for encrypted volumes, but no scenario takes a kind cluster yet: \
-         run it on the test nodes (cluster_*.rs), and tell us about this machine"
-    )
 }
 
 /// Admission is the API server's: it works on every ground.
