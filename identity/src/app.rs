@@ -14,7 +14,7 @@ use crate::{
     },
     ids::random_bytes,
     metrics::Metrics,
-    policy::{Policy, PolicyError, identity_defaults, key_manager_defaults},
+    policy::{Api, PolicySources, SiteError, SitePolicy},
     store::{Store, StoreError, token_state::TokenKey},
     time::now_us,
     token::{AuthContext, TokenCache, TokenError, TokenKeys, resolve},
@@ -40,6 +40,8 @@ pub struct AppConfig {
     pub password_parallel: usize,
     /// Whether clients reach us over TLS; decides the scheme of the links in answers.
     pub tls: bool,
+    /// A site's own policy files.
+    pub policy: PolicySources,
 }
 
 /// Why the service could not start.
@@ -62,9 +64,9 @@ pub enum AppError {
     /// Password hashing is set up wrongly.
     #[error("{0}; --password-rounds must be from 4 to 31")]
     Password(#[from] PasswordError),
-    /// A built-in policy does not parse.
+    /// The policy files cannot be used.
     #[error(transparent)]
-    Policy(#[from] PolicyError),
+    Policy(#[from] SiteError),
 }
 
 impl AppError {
@@ -90,9 +92,9 @@ pub struct App {
     /// Password hashes.
     pub hasher: PasswordHasher,
     /// Rules of the identity API.
-    pub identity_policy: Policy,
+    pub identity_policy: SitePolicy,
     /// Rules of the key manager.
-    pub key_policy: Policy,
+    pub key_policy: SitePolicy,
     /// Counters.
     pub metrics: Metrics,
     /// Settings.
@@ -107,6 +109,8 @@ impl App {
     /// # Errors
     /// Any [`AppError`].
     pub async fn open(config: AppConfig, kek: Kek) -> Result<Arc<Self>, AppError> {
+        let identity_policy = SitePolicy::open(Api::Identity, config.policy.clone())?;
+        let key_policy = SitePolicy::open(Api::KeyManager, config.policy.clone())?;
         let store = Store::open(&config.data_dir).await?;
         check_kek(&store, &kek, &config.data_dir).await?;
         let token_keys = load_token_keys(&store, &kek).await?;
@@ -118,8 +122,8 @@ impl App {
             store,
             kek,
             hasher,
-            identity_policy: identity_defaults()?,
-            key_policy: key_manager_defaults()?,
+            identity_policy,
+            key_policy,
             metrics: Metrics::new(),
             config,
             token_keys,

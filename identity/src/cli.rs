@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::policy::PolicySources;
+
 /// Embedded identity and key-manager service: Keystone v3 and Barbican v1 on the wire.
 ///
 /// First start: make a key-encryption key (`kek generate`), then the administrator (`bootstrap`), then `serve`.
@@ -50,6 +52,107 @@ pub enum Command {
     /// The key-encryption key, which seals all other keys and is kept apart from the data directory.
     #[command(subcommand)]
     Kek(KekCommand),
+    /// Who may do what: print the default rules, try policy files before they are used.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+}
+
+/// Policy files of a site. What they do not name keeps its default.
+#[derive(Debug, Clone, Default, Args)]
+pub struct PolicyArgs {
+    /// Folder with policy files in oslo.policy's language, named identity*.yaml and key-manager*.yaml (or .yml,
+    /// .json). Read again when they change.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_POLICY_DIR", value_name = "DIR")]
+    pub policy_dir: Option<PathBuf>,
+    /// Policy file of the identity API; files of the folder are laid over it.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_IDENTITY_POLICY", value_name = "FILE")]
+    pub identity_policy: Option<PathBuf>,
+    /// Policy file of the key manager; files of the folder are laid over it.
+    #[arg(
+        long,
+        env = "CRYPTVOL_IDENTITY_KEY_MANAGER_POLICY",
+        value_name = "FILE"
+    )]
+    pub key_manager_policy: Option<PathBuf>,
+}
+
+impl PolicyArgs {
+    /// The same for the policy layer.
+    pub fn sources(&self) -> PolicySources {
+        PolicySources {
+            dir: self.policy_dir.clone(),
+            identity: self.identity_policy.clone(),
+            key_manager: self.key_manager_policy.clone(),
+        }
+    }
+}
+
+/// Commands about policies. They need no data directory.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Print the default rules with descriptions, as a policy file in which everything is commented out.
+    Sample {
+        /// Which API.
+        #[arg(default_value = "identity")]
+        api: ApiName,
+    },
+    /// Check policy files; with a caller, say what it may do.
+    Check(PolicyCheckArgs),
+}
+
+/// One of the two APIs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ApiName {
+    /// Keystone v3.
+    Identity,
+    /// Barbican v1.
+    KeyManager,
+}
+
+/// Options of `policy check`.
+///
+/// Example: what may a manager of the domain d1 do to a user of the domain d2, and why?
+/// `cryptvol-identity policy check --role manager --domain d1 --target target.user.domain_id=d2 --rule
+/// identity:update_user --explain`
+#[derive(Debug, Args)]
+pub struct PolicyCheckArgs {
+    /// The files.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// Only the rules of one API.
+    #[arg(long, value_name = "API")]
+    pub api: Option<ApiName>,
+    /// Only this rule; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    pub rule: Vec<String>,
+    /// A role that the caller has, implied ones too; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    pub role: Vec<String>,
+    /// The caller's user id.
+    #[arg(long, value_name = "ID", default_value = "caller")]
+    pub user: String,
+    /// The caller's token is for this project.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["domain", "system"])]
+    pub project: Option<String>,
+    /// The caller's token is for this domain.
+    #[arg(long, value_name = "ID", conflicts_with = "system")]
+    pub domain: Option<String>,
+    /// The caller's token is for the system.
+    #[arg(long)]
+    pub system: bool,
+    /// Something known of what the request is about, such as target.user.domain_id=d1; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub target: Vec<(String, String)>,
+    /// Say which clauses decided.
+    #[arg(long)]
+    pub explain: bool,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .filter(|(name, _)| !name.is_empty())
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .ok_or_else(|| "write NAME=VALUE".to_owned())
 }
 
 /// Where the records are and what seals them.
@@ -116,6 +219,9 @@ pub struct ServeArgs {
     /// Password hashes computed at the same time; the default is the number of processors.
     #[arg(long, env = "CRYPTVOL_IDENTITY_PASSWORD_PARALLEL", value_name = "N")]
     pub password_parallel: Option<usize>,
+    /// Policy files.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
 }
 
 /// Options of `bootstrap`.

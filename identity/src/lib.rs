@@ -16,6 +16,7 @@ pub mod keymanager;
 pub mod log;
 pub mod metrics;
 pub mod policy;
+pub mod policy_command;
 pub mod server;
 pub mod store;
 #[cfg(test)]

@@ -10,6 +10,8 @@ use cryptvol_identity::{
     cli::{BootstrapArgs, Cli, Command, DataArgs, KekCommand, ServeArgs},
     crypto::Kek,
     log,
+    policy::PolicySources,
+    policy_command,
     server::{Listeners, serve},
 };
 use secrecy::SecretString;
@@ -36,6 +38,7 @@ fn processors() -> usize {
 
 async fn run(command: Command) -> Result<()> {
     match command {
+        Command::Policy(command) => Ok(policy_command::run(&command)?),
         Command::Kek(KekCommand::Generate { out }) => Ok(Kek::generate(&out)?),
         Command::Bootstrap(args) => run_bootstrap(&args).await,
         Command::Serve(args) => run_serve(args).await,
@@ -47,6 +50,7 @@ async fn open(
     token_lifetime_secs: u32,
     parallel: Option<usize>,
     tls: bool,
+    policy: PolicySources,
 ) -> Result<Arc<App>> {
     let kek = Kek::read(&data.kek_file, &data.data_dir)?;
     let config = AppConfig {
@@ -55,6 +59,7 @@ async fn open(
         password_rounds: data.password_rounds,
         password_parallel: parallel.unwrap_or_else(processors),
         tls,
+        policy,
     };
     Ok(App::open(config, kek).await?)
 }
@@ -68,7 +73,7 @@ async fn run_bootstrap(args: &BootstrapArgs) -> Result<()> {
                 args.password_file.display()
             )
         })?;
-    let app = open(&args.data, 3600, None, true).await?;
+    let app = open(&args.data, 3600, None, true, PolicySources::default()).await?;
     let request = BootstrapRequest {
         password: SecretString::from(password.trim_end().to_owned()),
         public_url: args.public_url.clone(),
@@ -85,6 +90,7 @@ async fn run_serve(args: ServeArgs) -> Result<()> {
         args.token_lifetime,
         args.password_parallel,
         !args.no_tls,
+        args.policy.sources(),
     )
     .await?;
     let tls = match (args.tls_cert, args.tls_key) {

@@ -21,6 +21,8 @@ use crate::{app::App, http};
 const GRACE: Duration = Duration::from_secs(10);
 /// How often certificate files are looked at. Kubernetes changes them as symlinks, which no watch sees well.
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(10);
+/// How often policy files are looked at, for the same reason.
+const POLICY_INTERVAL: Duration = Duration::from_secs(5);
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
 /// A client that has not sent its headers by then is let go.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -94,6 +96,9 @@ pub async fn serve(app: Arc<App>, listeners: Listeners) -> Result<(), ServerErro
     let admin_handle = Handle::new();
     tokio::spawn(stop_on_signal(vec![handle.clone(), admin_handle.clone()]));
     tokio::spawn(keep_house(Arc::clone(&app)));
+    if app.identity_policy.has_files() || app.key_policy.has_files() {
+        tokio::spawn(follow_policy(Arc::clone(&app)));
+    }
     let admin_router = http::admin_router(Arc::clone(&app));
     let admin_server = axum_server::from_tcp(admin)
         .map_err(ServerError::Serve)?
@@ -176,6 +181,23 @@ async fn keep_house(app: Arc<App>) {
         ticks.tick().await;
         if let Err(error) = app.housekeeping().await {
             tracing::warn!(%error, reason = error.reason(), "housekeeping failed; trying again in a minute");
+        }
+    }
+}
+
+/// Takes changed policy files.
+async fn follow_policy(app: Arc<App>) {
+    let mut ticks = tokio::time::interval(POLICY_INTERVAL);
+    loop {
+        ticks.tick().await;
+        let app = Arc::clone(&app);
+        let refreshed = tokio::task::spawn_blocking(move || {
+            app.identity_policy.refresh();
+            app.key_policy.refresh();
+        })
+        .await;
+        if let Err(error) = refreshed {
+            tracing::error!(%error, "policy files could not be looked at");
         }
     }
 }

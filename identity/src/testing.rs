@@ -15,6 +15,7 @@ use crate::{
     bootstrap::{BootstrapRequest, bootstrap},
     crypto::Kek,
     http::service,
+    policy::PolicySources,
 };
 
 /// Host in all requests, hence in all links.
@@ -54,15 +55,21 @@ pub(crate) fn config(dir: &TempDir) -> AppConfig {
         password_rounds: 4,
         password_parallel: 2,
         tls: true,
+        policy: PolicySources::default(),
     }
 }
 
 impl Bench {
     pub(crate) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// With other settings.
+    pub(crate) async fn with(change: impl FnOnce(&mut AppConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let app = App::open(config(&dir), Kek::from_bytes(&[9; 32]))
-            .await
-            .unwrap();
+        let mut config = config(&dir);
+        change(&mut config);
+        let app = App::open(config, Kek::from_bytes(&[9; 32])).await.unwrap();
         let request = BootstrapRequest {
             password: ADMIN_PASSWORD.to_owned().into(),
             public_url: format!("https://{HOST}"),

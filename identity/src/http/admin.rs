@@ -18,10 +18,24 @@ pub fn admin_router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Ready when the database answers and was bootstrapped.
+/// Ready when the database answers and was bootstrapped. Policy files that cannot be used are told, but do not
+/// take the service away from its clients: the rules of before stay in force.
 async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, String) {
     match app.store.services().await {
-        Ok(services) if !services.is_empty() => (StatusCode::OK, "ok".into()),
+        Ok(services) if !services.is_empty() => {
+            let refused: Vec<String> = [&app.identity_policy, &app.key_policy]
+                .iter()
+                .filter_map(|policy| policy.refused())
+                .collect();
+            if refused.is_empty() {
+                return (StatusCode::OK, "ok".into());
+            }
+            let text = format!(
+                "degraded: the policy of before stays in force: {}",
+                refused.join("; ")
+            );
+            (StatusCode::OK, text)
+        }
         Ok(_) => (
             StatusCode::SERVICE_UNAVAILABLE,
             "not bootstrapped; run `cryptvol-identity bootstrap`".into(),

@@ -12,7 +12,7 @@ use axum::{
 
 use super::{
     error::{ApiResult, IdentityError},
-    fields,
+    fields, immutable,
     support::{Caller, collection, linked, member, no_content, target},
 };
 use crate::{
@@ -122,6 +122,7 @@ async fn update(
 ) -> ApiResult {
     let mut domain = authorized(&app, &caller, "identity:update_domain", &id).await?;
     let mut object = fields::body(&bytes, "domain")?;
+    immutable::check_update("domain", &domain.name, &domain.options, &object)?;
     if let Some(name) = fields::new_name(&mut object, NAME_MAX)? {
         domain.name = name;
     }
@@ -150,6 +151,7 @@ async fn update(
 
 async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> ApiResult {
     let domain = authorized(&app, &caller, "identity:delete_domain", &id).await?;
+    immutable::check_delete("domain", &domain.name, &domain.options)?;
     if domain.enabled {
         return Err(IdentityError::Forbidden(
             "An enabled domain cannot be deleted; disable it first.".into(),

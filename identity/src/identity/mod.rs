@@ -10,6 +10,7 @@ mod error;
 mod fields;
 mod grants;
 mod groups;
+mod immutable;
 mod projects;
 mod roles;
 mod support;

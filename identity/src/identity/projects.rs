@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     error::{ApiResult, IdentityError},
-    fields,
+    fields, immutable,
     support::{Caller, collection, linked, member, no_content, target},
 };
 use crate::{
@@ -84,8 +84,12 @@ async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Qu
     caller.may(&app, "identity:list_projects", &wanted)?;
     let domain = query.non_empty("domain_id").or(caller.confined_to());
     let has_tags = tag_filter(&query);
-    let items = if query.get("is_domain").is_some_and(crate::http::truthy) {
-        domains_as_projects(&app).await?
+    let items: Vec<Value> = if query.get("is_domain").is_some_and(crate::http::truthy) {
+        domains_as_projects(&app)
+            .await?
+            .into_iter()
+            .filter(|object| caller.confined_to().is_none_or(|id| object["id"] == id))
+            .collect()
     } else {
         app.store
             .projects(
@@ -301,6 +305,7 @@ async fn update(
 ) -> ApiResult {
     let mut project = authorized(&app, &caller, "identity:update_project", &id).await?;
     let mut object = fields::body(&bytes, "project")?;
+    immutable::check_update("project", &project.name, &project.options, &object)?;
     for (name, current) in [
         ("domain_id", &project.domain_id),
         ("parent_id", &project.parent_id),
@@ -355,7 +360,8 @@ async fn update(
 }
 
 async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> ApiResult {
-    authorized(&app, &caller, "identity:delete_project", &id).await?;
+    let project = authorized(&app, &caller, "identity:delete_project", &id).await?;
+    immutable::check_delete("project", &project.name, &project.options)?;
     if !app.store.projects(None, None, Some(&id)).await?.is_empty() {
         return Err(IdentityError::Forbidden(
             "A project with projects below it cannot be deleted; delete those first.".into(),

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     error::{ApiResult, IdentityError},
-    fields,
+    fields, immutable,
     support::{Caller, collection, linked, member, no_content, target},
 };
 use crate::{
@@ -63,16 +63,6 @@ async fn authorized(
         &target("role", found.as_ref().map(Role::to_json).as_ref()),
     )?;
     found.ok_or_else(|| IdentityError::NotFound("role", id.into()))
-}
-
-fn mutable(role: &Role) -> Result<(), IdentityError> {
-    if role.immutable() {
-        return Err(IdentityError::Forbidden(format!(
-            "The role {} is immutable; set its option immutable to false first.",
-            role.name
-        )));
-    }
-    Ok(())
 }
 
 async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Query) -> ApiResult {
@@ -151,20 +141,14 @@ async fn update(
 ) -> ApiResult {
     let mut role = authorized(&app, &caller, "update", &id).await?;
     let mut object = fields::body(&bytes, "role")?;
-    let options = fields::options(&mut object)?;
-    // The one change that an immutable role takes is the end of its immutability.
-    if options.is_none() {
-        mutable(&role)?;
-    }
-    if let Some(options) = options {
+    immutable::check_update("role", &role.name, &role.options, &object)?;
+    if let Some(options) = fields::options(&mut object)? {
         role.options = options;
     }
     if let Some(name) = fields::new_name(&mut object, NAME_MAX)? {
-        mutable(&role)?;
         role.name = name;
     }
     if object.contains_key("description") {
-        mutable(&role)?;
         role.description = fields::text(&mut object, "description")?;
     }
     let mut change = app.store.change_identity().await?;
@@ -182,7 +166,8 @@ async fn update(
 }
 
 async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> ApiResult {
-    mutable(&authorized(&app, &caller, "delete", &id).await?)?;
+    let role = authorized(&app, &caller, "delete", &id).await?;
+    immutable::check_delete("role", &role.name, &role.options)?;
     let mut change = app.store.change_identity().await?;
     change.delete_role(&id).await?;
     app.store.commit(change).await?;
@@ -290,7 +275,8 @@ async fn imply(
 ) -> ApiResult {
     caller.may(&app, "identity:create_implied_role", &Target::new())?;
     let (prior, implied) = (role(&app, &prior).await?, role(&app, &implied).await?);
-    if implied.name == "admin" {
+    // Rules compare roles without regard to case.
+    if implied.name.eq_ignore_ascii_case("admin") {
         return Err(IdentityError::Forbidden(
             "The role admin may not be implied by another role.".into(),
         ));

@@ -1,6 +1,6 @@
 //! Evaluation of a parsed rule on credentials and a target.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde_json::Value;
 use thiserror::Error;
@@ -11,7 +11,7 @@ use super::parse::Check;
 const MAX_DEPTH: usize = 32;
 
 /// Why a rule has no result. The caller treats it as a refusal and tells the operator.
-#[derive(Debug, Error, PartialEq)]
+#[derive(Debug, Clone, Error, PartialEq)]
 pub enum EvalError {
     /// A rule that refers to itself.
     #[error("rule {0} refers to itself; break the circle in the policy file")]
@@ -52,7 +52,11 @@ impl Target {
         match value {
             Value::Object(map) => {
                 for (key, inner) in map {
-                    self.put(&format!("{name}.{key}"), inner);
+                    // Attributes of users and projects are named by whoever made them: a dot in such a name
+                    // must not spell an attribute of something inside.
+                    if !key.contains('.') {
+                        self.put(&format!("{name}.{key}"), inner);
+                    }
                 }
             }
             other => {
@@ -62,30 +66,58 @@ impl Target {
     }
 
     /// `%(name)s` replaced from this target; `None` when a name is missing.
-    fn substitute(&self, template: &str) -> Result<Option<String>, EvalError> {
-        let mut out = String::with_capacity(template.len());
-        let mut rest = template;
-        while let Some(at) = rest.find('%') {
-            out.push_str(&rest[..at]);
-            rest = &rest[at + 1..];
-            if let Some(after) = rest.strip_prefix('%') {
-                out.push('%');
-                rest = after;
-                continue;
-            }
-            let Some((name, after)) = rest.strip_prefix('(').and_then(|r| r.split_once(")s"))
-            else {
-                return Err(EvalError::Template(template.to_owned()));
-            };
-            let Some(value) = self.0.get(name) else {
-                return Ok(None);
-            };
-            out.push_str(value);
-            rest = after;
+    fn substitute<'t>(&self, template: &'t str) -> Result<Option<Cow<'t, str>>, EvalError> {
+        if !template.contains('%') {
+            return Ok(Some(Cow::Borrowed(template)));
         }
-        out.push_str(rest);
-        Ok(Some(out))
+        let mut out = String::with_capacity(template.len());
+        for part in template_parts(template)? {
+            match part {
+                Part::Text(text) => out.push_str(text),
+                Part::Name(name) => match self.0.get(name) {
+                    Some(value) => out.push_str(value),
+                    None => return Ok(None),
+                },
+            }
+        }
+        Ok(Some(Cow::Owned(out)))
     }
+
+    /// What is known under a name.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
+/// A piece of a template.
+#[derive(Debug, PartialEq)]
+pub(super) enum Part<'t> {
+    /// Stands for itself.
+    Text(&'t str),
+    /// The name in `%(name)s`.
+    Name(&'t str),
+}
+
+/// Splits a template at its substitutions.
+pub(super) fn template_parts(template: &str) -> Result<Vec<Part<'_>>, EvalError> {
+    let mut parts = Vec::new();
+    let mut rest = template;
+    while let Some(at) = rest.find('%') {
+        parts.push(Part::Text(&rest[..at]));
+        let mark = &rest[at..];
+        if let Some(after) = mark.strip_prefix("%%") {
+            parts.push(Part::Text("%"));
+            rest = after;
+            continue;
+        }
+        let Some((name, after)) = mark.strip_prefix("%(").and_then(|r| r.split_once(")s")) else {
+            return Err(EvalError::Template(template.to_owned()));
+        };
+        parts.push(Part::Name(name));
+        rest = after;
+    }
+    parts.push(Part::Text(rest));
+    Ok(parts)
 }
 
 /// Who asks: the attributes of the token, as oslo.policy sees them (`user_id`, `project_id`, `roles`, …).

@@ -1,11 +1,12 @@
-//! The rule table: built-in defaults with their token scopes, and the decision.
+//! The rule table: built-in defaults with their token scopes, a site's own rules over them, and the decision.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
 use super::{
-    eval::{Creds, Target, evaluate},
+    eval::{Creds, EvalError, Target, evaluate},
+    file::{self, Rules},
     parse::{Check, parse_strict},
 };
 
@@ -30,10 +31,54 @@ pub struct RuleDefault {
     name: String,
     scopes: Vec<String>,
     check: Check,
+    /// Whether a site's file replaced the built-in check.
+    own: bool,
+}
+
+impl RuleDefault {
+    /// Name, such as `identity:create_user`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Token scopes that it accepts; empty: any.
+    pub fn scopes(&self) -> &[String] {
+        &self.scopes
+    }
+
+    /// The check in force.
+    pub fn check(&self) -> &Check {
+        &self.check
+    }
+
+    /// Whether it comes from a site's file.
+    pub fn is_own(&self) -> bool {
+        self.own
+    }
+
+    /// Whether a request asks for it by name; the others are only used by rules.
+    pub fn is_action(&self) -> bool {
+        self.name.contains(':')
+    }
+}
+
+/// Why somebody may or may not.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// The rule is true.
+    Allowed,
+    /// The rule is false.
+    Refused,
+    /// The token is for a scope that the rule does not accept, whatever its check says.
+    WrongScope(&'static str),
+    /// There is no such rule.
+    Undefined,
+    /// The rule cannot be evaluated.
+    Failed(EvalError),
 }
 
 /// All rules of one API.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Policy {
     rules: BTreeMap<String, RuleDefault>,
 }
@@ -67,33 +112,132 @@ impl Policy {
         Ok(Self { rules })
     }
 
+    /// Lays a site's rules over these: they replace checks by name, the token scopes stay.
+    pub fn overlay(&mut self, own: Rules) {
+        for (name, check) in own {
+            match self.rules.get_mut(&name) {
+                Some(rule) => {
+                    rule.check = check;
+                    rule.own = true;
+                }
+                None => {
+                    let rule = RuleDefault {
+                        name: name.clone(),
+                        scopes: Vec::new(),
+                        check,
+                        own: true,
+                    };
+                    self.rules.insert(name, rule);
+                }
+            }
+        }
+    }
+
+    /// A rule that leads back to itself.
+    pub fn circle(&self) -> Option<String> {
+        file::circle(self.rules().map(|rule| (rule.name(), rule.check())))
+    }
+
+    /// What is probably a slip of the pen, a sentence each: names that nothing asks for, references to
+    /// rules that do not exist. `defaults` are the rules without the site's.
+    pub fn doubts(&self, defaults: &Policy) -> Vec<String> {
+        let mut used: BTreeSet<String> = BTreeSet::new();
+        let mut doubts = Vec::new();
+        for rule in self.rules() {
+            let mut found = Vec::new();
+            file::references(rule.check(), &mut found);
+            for name in &found {
+                if !self.rules.contains_key(name) && !self.rules.contains_key("default") {
+                    doubts.push(format!(
+                        "rule {} refers to rule:{name}, which does not exist; that part is never true",
+                        rule.name
+                    ));
+                }
+            }
+            used.extend(found);
+        }
+        for rule in self.rules().filter(|rule| rule.own) {
+            if !defaults.rules.contains_key(&rule.name)
+                && !used.contains(&rule.name)
+                && rule.name != "default"
+            {
+                doubts.push(format!(
+                    "rule {} is neither asked for by this API nor used by another rule",
+                    rule.name
+                ));
+            }
+        }
+        doubts
+    }
+
+    /// All rules by name.
+    pub fn rules(&self) -> impl Iterator<Item = &RuleDefault> {
+        self.rules.values()
+    }
+
+    /// One rule.
+    pub fn rule(&self, name: &str) -> Option<&RuleDefault> {
+        self.rules.get(name)
+    }
+
     /// Whether `creds` may do `rule` to `target`. An unknown rule, a token of the wrong scope and a rule
     /// that cannot be evaluated are refusals.
     pub fn authorize(&self, rule: &str, target: &Target, creds: &Creds) -> bool {
-        let Some(found) = self.rules.get(rule) else {
-            tracing::error!(rule, "policy rule is not defined; refusing");
-            return false;
-        };
-        let scope = token_scope(creds);
-        if !found.scopes.is_empty() && !found.scopes.iter().any(|allowed| allowed == scope) {
-            tracing::debug!(rule, scope, "token scope not accepted by the rule");
-            return false;
-        }
-        let lookup = |name: &str| self.rules.get(name).map(|rule| &rule.check);
-        match evaluate(&found.check, &lookup, target, creds, 0) {
-            Ok(allowed) => allowed,
-            Err(error) => {
+        match self.verdict(rule, target, creds) {
+            Verdict::Allowed => true,
+            Verdict::Refused => false,
+            Verdict::WrongScope(scope) => {
+                tracing::debug!(rule, scope, "token scope not accepted by the rule");
+                false
+            }
+            Verdict::Undefined => {
+                tracing::error!(rule, "policy rule is not defined; refusing");
+                false
+            }
+            Verdict::Failed(error) => {
                 tracing::error!(rule, %error, "policy rule cannot be evaluated; refusing");
                 false
             }
         }
+    }
+
+    /// The decision with its kind.
+    pub fn verdict(&self, rule: &str, target: &Target, creds: &Creds) -> Verdict {
+        let Some(found) = self.rules.get(rule) else {
+            return Verdict::Undefined;
+        };
+        let scope = token_scope(creds);
+        if !found.scopes.is_empty() && !found.scopes.iter().any(|allowed| allowed == scope) {
+            return Verdict::WrongScope(scope);
+        }
+        match self.evaluate(&found.check, target, creds) {
+            Ok(true) => Verdict::Allowed,
+            Ok(false) => Verdict::Refused,
+            Err(error) => Verdict::Failed(error),
+        }
+    }
+
+    /// Evaluates any check with these rules.
+    pub(super) fn evaluate(
+        &self,
+        check: &Check,
+        target: &Target,
+        creds: &Creds,
+    ) -> Result<bool, EvalError> {
+        evaluate(
+            check,
+            &|name| self.rules.get(name).map(|rule| &rule.check),
+            target,
+            creds,
+            0,
+        )
     }
 }
 
 fn read_line(line: &str) -> Option<RuleDefault> {
     let mut parts = line.splitn(3, '|').map(str::trim);
     let (name, scopes) = (parts.next()?, parts.next()?);
-    let check = parse_strict(parts.next().unwrap_or_default())?;
+    let check = parse_strict(parts.next().unwrap_or_default()).ok()?;
     let scopes = match scopes {
         "-" => Vec::new(),
         list => list.split(',').map(str::to_owned).collect(),
@@ -102,6 +246,7 @@ fn read_line(line: &str) -> Option<RuleDefault> {
         name: name.to_owned(),
         scopes,
         check,
+        own: false,
     })
 }
 
@@ -206,5 +351,35 @@ mod tests {
             check(&caller("x", "q", "member"), true, true),
             [true, true, false, true, false]
         );
+    }
+
+    #[test]
+    fn a_site_replaces_checks_and_keeps_scopes() {
+        let defaults = identity_defaults().unwrap();
+        let mut policy = defaults.clone();
+        let text = "\"identity:create_role\": \"role:smith\"\nhelper: \"@\"\n\"identity:creat_user\": \"rule:nosuch\"\n";
+        policy.overlay(file::parse(std::path::Path::new("f"), text).unwrap());
+        let caller = |scope: &str| Creds(json!({"roles": ["smith"], "user_id": "a", scope: "x"}));
+        assert!(policy.authorize(
+            "identity:create_role",
+            &Target::new(),
+            &caller("project_id")
+        ));
+        assert_eq!(
+            policy.verdict("identity:create_role", &Target::new(), &caller("domain_id")),
+            Verdict::WrongScope("domain")
+        );
+        assert!(policy.rule("identity:create_role").unwrap().is_own());
+        let doubts = policy.doubts(&defaults);
+        assert_eq!(doubts.len(), 3, "{doubts:?}");
+        assert!(doubts[0].contains("rule:nosuch"));
+        assert!(
+            defaults.doubts(&defaults).is_empty(),
+            "{:?}",
+            defaults.doubts(&defaults)
+        );
+        let keys = key_manager_defaults().unwrap();
+        assert!(keys.doubts(&keys).is_empty(), "{:?}", keys.doubts(&keys));
+        assert_eq!((defaults.circle(), keys.circle()), (None, None));
     }
 }
