@@ -97,7 +97,7 @@ pub enum PolicyCommand {
         api: ApiName,
     },
     /// Check policy files; with a caller, say what it may do.
-    Check(PolicyCheckArgs),
+    Check(Box<PolicyCheckArgs>),
 }
 
 /// One of the two APIs.
