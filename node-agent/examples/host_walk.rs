@@ -111,6 +111,7 @@ impl Walk {
                     luks_uuid: LUKS_UUID.into(),
                     encryption: Encryption::default(),
                     passphrase: self.passphrase.clone(),
+                    over_torn: false,
                 };
                 println!("FORMAT {device:?}");
                 timed("format", || host.format(&device.id, &order))?

@@ -52,7 +52,8 @@ pub trait Host {
     fn read_header(&mut self, device: &DeviceId) -> Result<HeaderFound, StepError>;
 
     /// Writes a LUKS2 header with one key slot. The caller holds a permit that is recorded as spent. Checks once more that
-    /// the device is blank, or carries a header with the permit's UUID and nothing else.
+    /// the device is blank, or carries a header with the permit's UUID that either opens (it is kept) or, where
+    /// `order.over_torn` says so, does not (it is replaced).
     ///
     /// # Errors
     /// `DeviceNotBlank`, `ForeignSignature`, `DeviceUnreadable`, `StepFailed`.

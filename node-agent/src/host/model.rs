@@ -195,6 +195,9 @@ pub struct FormatOrder {
     pub encryption: Encryption,
     /// Opens key slot 0.
     pub passphrase: Passphrase,
+    /// Whether a header with this UUID that does not open may be written over: what an earlier, interrupted format of
+    /// this very volume left, as the caller saw it before it spent the permit.
+    pub over_torn: bool,
 }
 
 /// What mapping to make.

@@ -15,7 +15,7 @@ use tracing::{debug, info};
 use super::{
     failpoint::{FailPoint, When},
     memory::{Hand, Memory, Reading, Run},
-    plan::{Done, Next, Step, Stop, plan},
+    plan::{Done, Next, Step, Stop, may_be_torn, plan},
     wanted::Wanted,
 };
 use crate::host::{
@@ -236,11 +236,13 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             }
             Step::Format { device, luks_uuid } => {
                 hand.permit = None;
-                at.run.reading = None;
+                let before = at.run.reading.take();
+                at.run.torn = false;
                 let order = FormatOrder {
                     luks_uuid: luks_uuid.clone(),
                     encryption: wanted.encryption.clone(),
                     passphrase: at.passphrase()?,
+                    over_torn: before.is_some_and(|r| matches!(r.found, HeaderFound::Luks(_))),
                 };
                 let header = node.format(device, order).await?;
                 info!(device = device.path, luks_uuid, "header written");
@@ -260,7 +262,17 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 };
                 at.key = None;
                 at.run.key = false;
-                node.open(device, order).await.map(drop)
+                match node.open(device, order).await {
+                    // Not the end: the plan knows whether this is a wrong key or what an interrupted format left.
+                    Err(e)
+                        if e.reason() == Reason::KeyDoesNotOpen && may_be_torn(wanted, memory) =>
+                    {
+                        debug!(device = device.path, error = %e, "the header does not open");
+                        at.run.torn = true;
+                        Ok(())
+                    }
+                    result => result.map(drop),
+                }
             }
             Step::RecordFirstOpened { facts } => {
                 let observed = at.observed.clone().unwrap_or_default();

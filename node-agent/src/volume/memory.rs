@@ -57,6 +57,9 @@ pub struct Run {
     pub reading: Option<Reading>,
     /// Whether the passphrase is in hand.
     pub key: bool,
+    /// The key opened no slot of the volume's own header, which was never opened yet: an interrupted format leaves a
+    /// header like this, whose key slot was never written.
+    pub torn: bool,
     /// Facts of the header that this run wrote.
     pub written: Option<HeaderFacts>,
     /// The kernel read the LUN's identity anew in this run.

@@ -57,11 +57,12 @@ impl VolumeKey {
 }
 
 /// Makes sure that the device carries a header with the ordered UUID that the passphrase opens, and writes one if it is blank or
-/// carries one with that UUID that does not open. Returns what was read back.
+/// carries one with that UUID that does not open and may be written over. Returns what was read back.
 ///
 /// # Errors
-/// `DeviceNotBlank`, `ForeignSignature`, `DeviceUnreadable`, `StepFailed`.
+/// `DeviceNotBlank`, `ForeignSignature`, `HeaderMismatch`, `KeyDoesNotOpen`, `DeviceUnreadable`, `StepFailed`.
 pub fn format(disk: &Disk, order: &FormatOrder) -> Result<Header, StepError> {
+    let mut over = false;
     match header::read_luks(disk)? {
         Ok(luks) if luks.header.facts.luks_uuid != order.luks_uuid => {
             return Err(because(
@@ -74,11 +75,21 @@ pub fn format(disk: &Disk, order: &FormatOrder) -> Result<Header, StepError> {
                 ),
             ));
         }
-        Ok(luks) if !luks.header.objections.is_empty() => {}
+        Ok(luks) if luks.header.key_slots == 0 && order.over_torn => over = true,
+        Ok(luks) if !luks.header.objections.is_empty() => {
+            return Err(because(
+                Reason::HeaderMismatch,
+                format!(
+                    "the header on {} is not acceptable: {}",
+                    disk.name(),
+                    luks.header.objections.join("; ")
+                ),
+            ));
+        }
         Ok(luks) => match unlock(disk, &luks, &order.passphrase) {
             // Written before, and only the report got lost.
             Ok(_) => return Ok(luks.header),
-            Err(e) if e.reason() == Reason::KeyDoesNotOpen => {}
+            Err(e) if e.reason() == Reason::KeyDoesNotOpen && order.over_torn => over = true,
             Err(e) => return Err(e),
         },
         Err(HeaderFound::Blank) => {}
@@ -96,7 +107,7 @@ pub fn format(disk: &Disk, order: &FormatOrder) -> Result<Header, StepError> {
         }
     }
     let made = make(disk.size(), order)?;
-    write(disk, &made)?;
+    write(disk, &made, over)?;
     let read = match header::read_luks(disk)? {
         Ok(luks) => luks,
         Err(other) => {
@@ -218,8 +229,13 @@ fn make_in(memory: &Memory, order: &FormatOrder) -> Result<(), LibcryptErr> {
 
 /// Writes the second copy first: from then on the device is known by its UUID. The first copy comes last, when all else
 /// is on stable storage.
-fn write(disk: &Disk, made: &Made) -> Result<(), StepError> {
+fn write(disk: &Disk, made: &Made, over: bool) -> Result<(), StepError> {
     let (primary, secondary) = made.luks.bytes.split_at(made.luks.copy_size);
+    if over {
+        // At no moment two copies that are both whole and say different things.
+        disk.write(0, &vec![0; made.luks.copy_size])?;
+        disk.sync()?;
+    }
     disk.write(made.luks.copy_size as u64, secondary)?;
     disk.sync()?;
     for (offset, area) in &made.areas {
@@ -372,14 +388,24 @@ mod tests {
 
     #[test]
     fn formats_over_its_own_torn_header_only() {
-        let (_path, disk) = device(64 << 20);
+        let (path, disk) = device(64 << 20);
         let first = format(&disk, &order()).unwrap();
         // As a power cut leaves it after the second copy: no first copy, no key slot.
         rewrite(&disk, 0, &[0; 0x4000]);
         rewrite(&disk, 0x8000, &vec![0; 258_048]);
         let torn = header::read_luks(&disk).unwrap().unwrap();
         assert_eq!(torn.header.facts, first.facts);
-        let second = format(&disk, &order()).unwrap();
+        // Not with a permit that was given for a blank disk …
+        let before = std::fs::read(path.path()).unwrap();
+        assert_eq!(
+            format(&disk, &order()).unwrap_err().reason(),
+            Reason::KeyDoesNotOpen
+        );
+        assert!(before == std::fs::read(path.path()).unwrap());
+        // … only with one that a person gave for what is there.
+        let mut order = order();
+        order.over_torn = true;
+        let second = format(&disk, &order).unwrap();
         assert_ne!(first.facts.digest, second.facts.digest);
     }
 

@@ -66,11 +66,16 @@ pub struct SimMapping {
     pub disk: usize,
 }
 
+/// Passphrase of a key slot that was never written: nobody has it.
+const UNWRITTEN: &str = "";
+
 /// Inside which part of a step the agent or the node dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Torn {
     /// Format: bytes without meaning. Open: mapping without a table. Erase: half of the slots.
     Early,
+    /// Format: header whose key slot was never written, so that nothing opens it.
+    Slot,
     /// Format: header without a key slot. Erase: all slots gone, not read back.
     Late,
 }
@@ -152,12 +157,19 @@ impl World {
                 let Ok(disk) = self.formattable(id, order) else {
                     return;
                 };
+                if self.opens(disk, order) {
+                    return;
+                }
                 let mut header = SimHeader::new(&order.luks_uuid, &order.passphrase.0);
                 header.slots.clear();
                 write(
                     &mut self.disks[disk],
                     match torn {
                         Torn::Early => Content::Garbage,
+                        Torn::Slot => {
+                            header.slots.push(UNWRITTEN.to_owned());
+                            Content::Luks(header)
+                        }
                         Torn::Late => Content::Luks(header),
                     },
                 );
@@ -194,6 +206,11 @@ impl World {
         }
     }
 
+    /// Whether the disk carries a header that the order's passphrase opens: such a one is kept.
+    fn opens(&self, disk: usize, order: &FormatOrder) -> bool {
+        matches!(&self.disks[disk].content, Content::Luks(h) if h.slots.contains(&order.passphrase.0))
+    }
+
     fn formattable(&self, id: &DeviceId, order: &FormatOrder) -> Result<usize, StepError> {
         let disk = self.check(id)?;
         if !self.holders(&id.dev).is_empty() {
@@ -201,7 +218,10 @@ impl World {
         }
         match self.found(disk)? {
             HeaderFound::Blank => Ok(disk),
-            HeaderFound::Luks(h) if h.facts.luks_uuid == order.luks_uuid && h.key_slots == 0 => {
+            HeaderFound::Luks(h)
+                if h.facts.luks_uuid == order.luks_uuid
+                    && (order.over_torn || self.opens(disk, order)) =>
+            {
                 Ok(disk)
             }
             HeaderFound::Luks(_) | HeaderFound::Foreign(_) => {
@@ -404,9 +424,11 @@ impl Host for World {
 
     fn format(&mut self, device: &DeviceId, order: &FormatOrder) -> Result<Header, StepError> {
         let disk = self.formattable(device, order)?;
-        let header = SimHeader::new(&order.luks_uuid, &order.passphrase.0);
-        let facts = header.facts.clone();
-        write(&mut self.disks[disk], Content::Luks(header));
+        if !self.opens(disk, order) {
+            let header = SimHeader::new(&order.luks_uuid, &order.passphrase.0);
+            write(&mut self.disks[disk], Content::Luks(header));
+        }
+        let facts = SimHeader::new(&order.luks_uuid, "").facts;
         Ok(Header {
             facts,
             key_slots: 1,

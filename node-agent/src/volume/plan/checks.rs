@@ -137,6 +137,13 @@ impl<'a> At<'a> {
         if mapping.suspended {
             return Health::Broken("it is suspended".to_owned());
         }
+        if state == "offline" {
+            // The kernel gave it up after errors; unlike a disk whose transport is down it never comes back by itself.
+            return Health::Broken(format!(
+                "its disk {} was taken off line by the kernel",
+                id.path
+            ));
+        }
         let logged_in = self
             .observed
             .session

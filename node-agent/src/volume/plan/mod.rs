@@ -205,6 +205,14 @@ fn stop(stage: Stage, reason: Reason, message: impl Into<String>) -> Next {
     })
 }
 
+/// Whether a header that does not open can be the rest of an interrupted format: one was begun, and the volume was never
+/// opened since.
+pub fn may_be_torn(wanted: &Wanted, memory: &Memory) -> bool {
+    (memory.permit.is_some() || wanted.formatted_before)
+        && !memory.opened
+        && wanted.pinned.is_none()
+}
+
 /// Decides the next step.
 pub fn plan(wanted: &Wanted, memory: &Memory, hand: &Hand, run: &Run, observed: &Observed) -> Next {
     let at = At {

@@ -161,9 +161,21 @@ impl At<'_> {
             }
             HeaderFound::Luks(header) => {
                 self.acceptable(header)?;
+                if self.run.torn {
+                    let found = "carries a header of which the key opens no slot";
+                    return Err(self.format(device, uuid, found));
+                }
                 Ok(&header.facts)
             }
             HeaderFound::Blank => Err(self.format(device, uuid, "is blank")),
+            // Not "wipe it if its data is not wanted": these are the rests of this volume's own header.
+            HeaderFound::Foreign(what) if self.opened() && what.starts_with("crypto_LUKS") => {
+                Err(stop(
+                    Stage::Header,
+                    Reason::HeaderMismatch,
+                    format!("{} carries {what}", device.path),
+                ))
+            }
             HeaderFound::Foreign(what) => Err(stop(
                 Stage::Header,
                 Reason::ForeignSignature,

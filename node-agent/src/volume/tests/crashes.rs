@@ -307,3 +307,61 @@ fn an_api_server_outage_at_the_receipt_costs_no_permit() {
     lab.settle(1);
     assert_eq!(lab.status(1).stage, Stage::Attached);
 }
+
+/// A power cut between the header's second copy and its key slot: the header is there, and no key opens it.
+fn torn_key_slot() -> Lab {
+    let way = &WAYS[0];
+    let at = {
+        let dry = (way.prepare)();
+        dry.settle(1);
+        let names = dry.names.borrow();
+        names.iter().position(|n| n == "format Slot").unwrap()
+    };
+    with_faults(way, &[(at, Fault::PowerCut)])
+}
+
+#[test]
+fn a_key_slot_that_was_never_written_is_an_interrupted_format_and_not_a_wrong_key() {
+    let lab = torn_key_slot();
+    let error = lab.status(1).error.unwrap();
+    assert_eq!(error.reason, "FormatInterrupted");
+    assert!(
+        error
+            .message
+            .ends_with(Reason::FormatInterrupted.next_step()),
+        "{}",
+        error.message
+    );
+    let written = lab.world.borrow().bytes_written();
+    lab.settle(1);
+    assert_eq!(lab.world.borrow().bytes_written(), written);
+    allow_once_more(&lab);
+    assert_eq!(
+        (lab.status(1).stage, lab.reason(1)),
+        (Stage::Attached, None)
+    );
+}
+
+#[test]
+fn a_first_permit_never_writes_over_a_header_that_the_key_does_not_open() {
+    // The record is older than the disk, as after the cluster's data was restored, and the key is another one.
+    let lab = Lab::new(1);
+    lab.disk(1, |d| {
+        d.content = Content::Luks(SimHeader::new(&luks_uuid(1), "another key"));
+    });
+    lab.settle(1);
+    assert_eq!(lab.reason(1).as_deref(), Some("KeyDoesNotOpen"));
+    assert_eq!(lab.world.borrow().bytes_written(), 0);
+    assert!(lab.status(1).permit.is_none(), "the permit was spent");
+}
+
+#[test]
+fn a_wrong_key_after_the_first_opening_is_a_wrong_key() {
+    let lab = reattach();
+    *lab.operator.borrow_mut() = Ok("0".repeat(64));
+    lab.want(1, Desired::Attached);
+    let written = lab.world.borrow().bytes_written();
+    lab.settle(1);
+    assert_eq!(lab.reason(1).as_deref(), Some("KeyDoesNotOpen"));
+    assert_eq!(lab.world.borrow().bytes_written(), written);
+}

@@ -347,7 +347,7 @@ impl Lab {
 
     /// A step with a middle in which the agent may die.
     async fn tearing(&self, what: &str, step: TornStep) -> Result<(), StepError> {
-        for torn in [Torn::Early, Torn::Late] {
+        for torn in [Torn::Early, Torn::Slot, Torn::Late] {
             if let Some(Fault::Kill | Fault::PowerCut) = self.fate(&format!("{what} {torn:?}")) {
                 let fault = self
                     .faults
@@ -368,7 +368,10 @@ impl Lab {
         let world = self.world.borrow();
         for (name, volume) in self.volumes.borrow().iter() {
             let truth = self.truth.borrow()[name];
-            let status = volume.status.clone().unwrap_or_default();
+            let opened = volume
+                .status
+                .as_ref()
+                .is_some_and(|s| s.first_opened.is_some());
             let ours = |m: &&SimMapping| {
                 m.mapping.name == names::mapping_name(&volume.spec.volume_ref.uid)
             };
@@ -395,10 +398,7 @@ impl Lab {
                     "3: the link of {name} leads to the mapping {}",
                     to.mapping.name
                 );
-                assert!(
-                    status.first_opened.is_some(),
-                    "2: {name} has a link and no record of its opening"
-                );
+                assert!(opened, "2: {name} has a link and no record of its opening");
             }
             let disk = &world.disks[truth];
             if disk.data.is_some() {
