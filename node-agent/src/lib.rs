@@ -3,6 +3,8 @@
 
 pub mod cli;
 pub mod controller;
+#[cfg(test)]
+mod fuzz;
 pub mod host;
 pub mod metrics;
 pub mod node_check;

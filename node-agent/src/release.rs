@@ -147,11 +147,7 @@ impl ReleaseClient {
             })?;
         let status = response.status();
         let body = bounded(response).await.map_err(Failure::Final)?;
-        if status == StatusCode::OK {
-            return Released::from_json(&body)
-                .map_err(|e| Failure::Final(unavailable(&e.to_string())));
-        }
-        Err(Failure::Final(refusal(status, &body)))
+        answer(status, &body).map_err(Failure::Final)
     }
 
     async fn token(&self) -> Result<header::HeaderValue, Failure> {
@@ -225,6 +221,17 @@ async fn bounded(mut response: reqwest::Response) -> Result<Zeroizing<Vec<u8>>, 
         }
     }
     Ok(body)
+}
+
+/// What an answer says. Its words never reach a message where they could be the secret.
+pub(crate) fn answer(status: StatusCode, body: &[u8]) -> Result<Released, StepError> {
+    if status != StatusCode::OK {
+        return Err(refusal(status, body));
+    }
+    // Not the parser's own words: they quote what they do not understand.
+    Released::from_json(body).map_err(|_| {
+        unavailable("the operator's answer is not understood; operator and agent may be of different releases")
+    })
 }
 
 /// An error answer. A refusal's message ends with its next step, which the report adds again from the reason.

@@ -8,4 +8,4 @@ pub mod report;
 pub mod wanted;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

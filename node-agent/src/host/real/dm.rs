@@ -373,7 +373,7 @@ fn describe(dm: &DM, name: &str) -> Result<Option<Mapping>, StepError> {
 }
 
 /// Reads a target's parameters: `<cipher> <key> <IV offset> <device> <offset> [<n> <option>…]`.
-fn crypt_table(target: &str, params: &str) -> CryptTable {
+pub(crate) fn crypt_table(target: &str, params: &str) -> CryptTable {
     let fields: Vec<_> = params.split(' ').collect();
     let field = |at: usize| fields.get(at).copied().unwrap_or_default();
     let crypt = target == "crypt";

@@ -13,7 +13,7 @@ pub mod luks;
 pub(crate) mod sys;
 pub mod sysfs;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use cryptvol_crds::{conditions::Reason, v1alpha1::HeaderFacts};
 

@@ -161,7 +161,7 @@ fn invariant_05_no_key_is_asked_for_a_volume_that_is_not_wanted_here() {
     }
 }
 
-fn strange_mapping(name: &str, uuid: &str, deps: &str) -> SimMapping {
+pub(super) fn strange_mapping(name: &str, uuid: &str, deps: &str) -> SimMapping {
     SimMapping {
         mapping: Mapping {
             name: name.into(),

@@ -3,5 +3,5 @@
 mod bad_input;
 mod crashes;
 mod invariants;
-mod lab;
+pub(crate) mod lab;
 mod schedules;

@@ -26,6 +26,23 @@ const MAX_AREA: u64 = 512 << 10;
 const MAX_AREAS: u64 = 128 << 20;
 /// Most key slots of the format.
 const MAX_SLOTS: usize = 32;
+/// Most PBKDF2 iterations of all key slots and digests together: a wrong passphrase tries every slot.
+const MAX_PBKDF2_TOTAL: u64 = 4 * MAX_PBKDF2_ITERATIONS as u64;
+/// Most passes times KiB of all key slots together, for the same cause.
+const MAX_ARGON2_TOTAL: u64 = 4 * (MAX_ARGON2_MEMORY as u64) * (MAX_ARGON2_TIME as u64);
+/// Bytes of a key slot's own key: AES-128 to AES-256 in XTS.
+const AREA_KEY: Range<u32> = 16..65;
+/// Ciphers and modes that tools encrypt key slots with. Not a list of what is bad: whatever leaves a key slot readable to
+/// everybody lets a forger choose the volume key (CVE-2025-59054), and nobody knows all such names.
+const AREA_CIPHERS: [&str; 6] = [
+    "aes",
+    "serpent",
+    "twofish",
+    "camellia",
+    "xchacha12,aes",
+    "xchacha20,aes",
+];
+const AREA_MODES: [&str; 4] = ["xts", "cbc", "lrw", "adiantum"];
 /// Hashes for key derivation and anti-forensic splitter.
 const HASHES: [&str; 4] = ["sha1", "sha256", "sha384", "sha512"];
 
@@ -116,7 +133,6 @@ struct Kdf {
     memory: u32,
     #[serde(default)]
     cpus: u32,
-    #[allow(dead_code)] // must be there
     salt: String,
 }
 
@@ -170,6 +186,7 @@ struct Config {
 /// # Errors
 /// What is wrong, when it is not metadata of LUKS2 at all.
 pub fn read(json: &str, copy_size: usize, device_size: u64) -> Result<Read, String> {
+    super::strict::check(json)?;
     let metadata: Metadata = serde_json::from_str(json).map_err(|e| format!("metadata: {e}"))?;
     let mut objections = Vec::new();
     let mut object = |what: String| objections.push(what);
@@ -201,6 +218,7 @@ pub fn read(json: &str, copy_size: usize, device_size: u64) -> Result<Read, Stri
     if slots.is_empty() {
         object("it has no key slot in use".into());
     }
+    total_cost(&metadata, &mut object);
     let areas = metadata
         .keyslots
         .0
@@ -314,6 +332,18 @@ fn digest<'a>(
             digest.kind, digest.hash, digest.iterations
         ));
     }
+    // libcryptsetup checks a key against every digest that its slot is bound to.
+    let others = digests.0.values().filter(|d| !std::ptr::eq(*d, digest));
+    for name in others.flat_map(|d| &d.keyslots) {
+        if digest.keyslots.contains(name) {
+            object(format!("its key slot {name:?} is bound to two digests"));
+        }
+    }
+    let sizes = [&digest.salt, &digest.digest].map(|part| STANDARD.decode(part).map(|b| b.len()));
+    if !matches!(sizes, [Ok(salt), Ok(sum)] if (8..=64).contains(&salt) && (16..=64).contains(&sum))
+    {
+        object("its volume key digest is too short or too long".into());
+    }
     let mut bound = Vec::new();
     for name in &digest.keyslots {
         match slot_number(name).filter(|id| slots.0.contains_key(id)) {
@@ -324,6 +354,22 @@ fn digest<'a>(
         }
     }
     Ok((digest, bound))
+}
+
+/// What all key slots and digests cost together.
+fn total_cost(metadata: &Metadata, object: &mut impl FnMut(String)) {
+    let digests = metadata.digests.0.values().map(|d| u64::from(d.iterations));
+    let kdfs = || metadata.keyslots.0.values().filter_map(|s| s.kdf.as_ref());
+    let pbkdf2: u64 = kdfs()
+        .map(|k| u64::from(k.iterations))
+        .chain(digests)
+        .fold(0, u64::saturating_add);
+    let argon2 = kdfs()
+        .map(|k| u64::from(k.time).saturating_mul(u64::from(k.memory)))
+        .fold(0, u64::saturating_add);
+    if pbkdf2 > MAX_PBKDF2_TOTAL || argon2 > MAX_ARGON2_TOTAL {
+        object("its key slots together cost more time than is allowed here".into());
+    }
 }
 
 fn slot_objections(slot: &Slot, region: Range<u64>) -> Vec<String> {
@@ -349,9 +395,10 @@ fn slot_objections(slot: &Slot, region: Range<u64>) -> Vec<String> {
                 object(format!("has an area of type {:?}", area.kind));
             }
             let cipher = area.encryption.as_deref().unwrap_or_default();
-            if is_null(cipher) || area.key_size.is_none_or(|k| k < 16) {
+            let key = area.key_size.unwrap_or_default();
+            if is_null(cipher) || !protects(cipher) || !AREA_KEY.contains(&key) {
                 object(format!(
-                    "is encrypted with {cipher:?}, which protects nothing"
+                    "is encrypted with {cipher:?} and a key of {key} bytes, which is not known to protect it"
                 ));
             }
             let end = area.offset.checked_add(area.size);
@@ -369,6 +416,9 @@ fn slot_objections(slot: &Slot, region: Range<u64>) -> Vec<String> {
     }
     match &slot.kdf {
         None => object("has no key derivation".into()),
+        Some(kdf) if !(8..=64).contains(&STANDARD.decode(&kdf.salt).map_or(0, |s| s.len())) => {
+            object("derives its key with a salt that is too short or too long".into());
+        }
         Some(kdf) => match kdf.kind.as_str() {
             "pbkdf2" => {
                 if !(1000..=MAX_PBKDF2_ITERATIONS).contains(&kdf.iterations)
@@ -396,6 +446,16 @@ fn slot_objections(slot: &Slot, region: Range<u64>) -> Vec<String> {
         },
     }
     objections
+}
+
+fn protects(cipher: &str) -> bool {
+    let mut parts = cipher.splitn(2, '-');
+    let (name, mode) = (
+        parts.next().unwrap_or_default(),
+        parts.next().unwrap_or_default(),
+    );
+    let mode = mode.split('-').next().unwrap_or_default();
+    AREA_CIPHERS.contains(&name) && AREA_MODES.contains(&mode)
 }
 
 /// No cipher at all, as in `cipher_null-ecb` or `null`.

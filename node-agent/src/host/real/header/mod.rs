@@ -6,6 +6,7 @@
 
 mod json;
 mod probe;
+mod strict;
 
 use sha2::{Digest, Sha256, Sha512};
 
@@ -22,6 +23,12 @@ const COPY_SIZES: [usize; 9] = [
 const USUAL_COPY: usize = COPY_SIZES[0];
 /// Size of the binary part of a copy.
 const BINARY: usize = 4096;
+/// Longest text about one thing that is wrong, in characters.
+const MAX_TEXT: usize = 300;
+/// Longest cipher that is told, in characters.
+const MAX_CIPHER: usize = 64;
+/// Most things that are told to be wrong with one header.
+const MAX_OBJECTIONS: usize = 8;
 /// What must be zero for a device to count as blank: the place of a header …
 pub const BLANK_HEAD: u64 = 16 << 20;
 /// … and the end, where RAID metadata and backup partition tables lie.
@@ -106,13 +113,49 @@ pub fn read_luks(disk: &Disk) -> Result<Result<Luks, HeaderFound>, StepError> {
         return Ok(Err(HeaderFound::Blank));
     }
     Ok(Err(match probe::signature(&head, &tail, disk.size())? {
-        Some(what) => HeaderFound::Foreign(what),
+        Some(what) => HeaderFound::Foreign(shown(&what, MAX_TEXT)),
         None => HeaderFound::Unknown,
     }))
 }
 
-/// Looks for a LUKS header in the first bytes of a device of `device_size` bytes.
+/// Looks for a LUKS header in the first bytes of a device of `device_size` bytes. All texts in the answer are short and
+/// printable, whatever the header says.
 pub fn parse(head: &[u8], device_size: u64) -> Parsed {
+    match find(head, device_size) {
+        Parsed::Foreign(why) => Parsed::Foreign(shown(&why, MAX_TEXT)),
+        Parsed::Luks(mut luks) => {
+            let Header {
+                facts, objections, ..
+            } = &mut luks.header;
+            facts.cipher = shown(&facts.cipher, MAX_CIPHER);
+            let more = objections.len().saturating_sub(MAX_OBJECTIONS);
+            objections.truncate(MAX_OBJECTIONS);
+            for objection in &mut *objections {
+                *objection = shown(objection, MAX_TEXT);
+            }
+            if more > 0 {
+                objections.push(format!("and {more} things more"));
+            }
+            Parsed::Luks(luks)
+        }
+        other => other,
+    }
+}
+
+/// A text for a status or an Event that may hold words of the array.
+fn shown(text: &str, most: usize) -> String {
+    let mut shown: String = text
+        .chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .take(most)
+        .collect();
+    if shown.len() < text.len() && text.chars().nth(most).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+fn find(head: &[u8], device_size: u64) -> Parsed {
     if head.get(..6) == Some(PRIMARY) {
         let version = be16(head, 6);
         if version != Some(2) {
@@ -148,6 +191,10 @@ fn choose(head: &[u8], size: usize, device_size: u64) -> Parsed {
     let (copy, other) = match (&primary, &secondary) {
         (Ok(a), Ok(b)) => {
             let (newer, older) = if b.seqid > a.seqid { (b, a) } else { (a, b) };
+            if b.seqid > a.seqid {
+                // Tools write the first copy first, so no interruption leaves this behind.
+                objections.push("its second copy is newer than its first".to_owned());
+            }
             if a.seqid == b.seqid && (a.json != b.json || a.uuid != b.uuid) {
                 objections
                     .push("its two copies disagree though they claim to be equally new".to_owned());
@@ -296,5 +343,8 @@ fn extend(disk: &Disk, head: &mut Vec<u8>, len: usize) -> Result<(), StepError> 
     Ok(())
 }
 
+#[cfg(test)]
+#[path = "../../../../corpus/headers.rs"]
+pub(crate) mod corpus;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use crate::host::{
         testing::{device, order, rewrite},
     },
 };
+use corpus::{Forgery, Verdict, metadata, put, put_both, seal};
 
 const SIZE: u64 = 64 << 20;
 
@@ -30,41 +31,12 @@ fn header(head: &[u8]) -> Header {
     }
 }
 
-fn foreign(head: &[u8]) -> String {
-    match parse(head, SIZE) {
-        Parsed::Foreign(why) => why,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn metadata(head: &[u8]) -> Value {
-    let area = &head[BINARY..USUAL_COPY];
-    let end = area.iter().position(|b| *b == 0).unwrap();
-    serde_json::from_slice(&area[..end]).unwrap()
-}
-
-/// Puts text as metadata into one copy and makes its checksum right, as a forger does.
-fn put(head: &mut [u8], copy: usize, text: &str) {
-    let copy = &mut head[copy * USUAL_COPY..(copy + 1) * USUAL_COPY];
-    copy[BINARY..].fill(0);
-    copy[BINARY..BINARY + text.len()].copy_from_slice(text.as_bytes());
-    seal(copy);
-}
-
-fn seal(copy: &mut [u8]) {
-    copy[448..512].fill(0);
-    let sum = Sha256::digest(&*copy);
-    copy[448..480].copy_from_slice(&sum);
-}
-
 /// A header whose metadata a forger changed, in both copies.
 fn forged(change: impl FnOnce(&mut Value)) -> Vec<u8> {
     let mut head = good();
     let mut json = metadata(&head);
     change(&mut json);
-    let text = json.to_string();
-    put(&mut head, 0, &text);
-    put(&mut head, 1, &text);
+    put_both(&mut head, &json.to_string());
     head
 }
 
@@ -79,142 +51,108 @@ fn a_good_header_has_no_objections() {
 }
 
 #[test]
-fn what_a_forger_may_ask_for_is_objected_to() {
-    type Change = fn(&mut Value);
-    let changes: &[(&str, Change)] = &[
-        ("data cipher", |j| {
-            j["segments"]["0"]["encryption"] = json!("cipher_null-ecb")
-        }),
-        ("data cipher", |j| {
-            j["segments"]["0"]["encryption"] = json!("")
-        }),
-        ("protects nothing", |j| {
-            j["keyslots"]["0"]["area"]["encryption"] = json!("cipher_null-ecb")
-        }),
-        ("protects nothing", |j| {
-            j["keyslots"]["0"]["area"]["key_size"] = json!(0)
-        }),
-        ("type \"reencrypt\"", |j| {
-            j["keyslots"]["0"]["type"] = json!("reencrypt")
-        }),
-        ("4294967295 iterations", |j| {
-            j["keyslots"]["0"]["kdf"]["iterations"] = json!(4_294_967_295_u32)
-        }),
-        ("with 1 iterations", |j| {
-            j["keyslots"]["0"]["kdf"]["iterations"] = json!(1)
-        }),
-        ("KiB of memory", |j| {
-            j["keyslots"]["0"]["kdf"] = json!({"type": "argon2id", "time": 4, "memory": 4_194_304, "cpus": 4, "salt": "AAAA"});
-        }),
-        ("time 4294967295", |j| {
-            j["keyslots"]["0"]["kdf"] = json!({"type": "argon2i", "time": 4_294_967_295_u32, "memory": 64, "cpus": 1, "salt": "AAAA"});
-        }),
-        ("volume key digest", |j| {
-            j["digests"]["0"]["iterations"] = json!(4_000_000_000_u32)
-        }),
-        ("anti-forensic", |j| {
-            j["keyslots"]["0"]["af"]["stripes"] = json!(4_000_000_000_u32)
-        }),
-        ("lies at", |j| {
-            j["keyslots"]["0"]["area"]["offset"] = json!("16777216")
-        }),
-        ("lies at", |j| {
-            j["keyslots"]["0"]["area"]["offset"] = json!("0")
-        }),
-        ("lies at", |j| {
-            j["keyslots"]["0"]["area"]["size"] = json!("134217728")
-        }),
-        ("2 segments", |j| {
-            j["segments"]["1"] = j["segments"]["0"].clone();
-        }),
-        ("of type \"linear\"", |j| {
-            j["segments"]["0"]["type"] = json!("linear")
-        }),
-        ("data begins", |j| {
-            j["segments"]["0"]["offset"] = json!("32768")
-        }),
-        ("data begins", |j| {
-            j["segments"]["0"]["offset"] = json!("16777217")
-        }),
-        ("data begins", |j| {
-            j["segments"]["0"]["offset"] = json!("18446744073709547520")
-        }),
-        ("segment ends", |j| {
-            j["segments"]["0"]["size"] = json!("4096")
-        }),
-        ("IV offset", |j| j["segments"]["0"]["iv_tweak"] = json!("8")),
-        ("integrity", |j| {
-            j["segments"]["0"]["integrity"] = json!({"type": "hmac(sha256)"})
-        }),
-        ("sector size", |j| {
-            j["segments"]["0"]["sector_size"] = json!(3)
-        }),
-        ("flags (in-reencryption)", |j| {
-            j["segments"]["0"]["flags"] = json!(["in-reencryption"])
-        }),
-        ("activation flags", |j| {
-            j["config"]["flags"] = json!(["allow-discards"])
-        }),
-        ("requirements", |j| {
-            j["config"]["requirements"] = json!({"mandatory": ["online-reencrypt-v2"]})
-        }),
-        ("requirements", |j| {
-            j["config"]["requirements"] = json!({"mandatory": "something new"})
-        }),
-        ("bytes of metadata", |j| {
-            j["config"]["json_size"] = json!("4096")
-        }),
-        ("bytes of key slots", |j| {
-            j["config"]["keyslots_size"] = json!("99999999999")
-        }),
-        ("not there", |j| {
-            j["digests"]["0"]["keyslots"] = json!(["0", "7"])
-        }),
-        ("no key slot in use", |j| {
-            j["digests"]["0"]["keyslots"] = json!([])
-        }),
-        ("one digest", |j| {
-            j["digests"]["1"] = j["digests"]["0"].clone()
-        }),
-        ("overlap", |j| {
-            j["keyslots"]["1"] = j["keyslots"]["0"].clone();
-        }),
-    ];
-    for (expected, change) in changes {
-        let header = header(&forged(change));
+fn every_forged_header_of_the_corpus_is_refused_in_its_own_words() {
+    let mut names = std::collections::BTreeSet::new();
+    for forgery in corpus::ALL {
+        let Forgery { name, sentence, .. } = forgery;
+        assert!(names.insert(name), "{name} stands there twice");
+        let mut head = good();
+        forgery.apply(&mut head);
+        let said = match parse(&head, SIZE) {
+            Parsed::Luks(luks) if forgery.verdict == Verdict::Objected => {
+                assert!(!luks.header.objections.is_empty(), "{name}");
+                assert!(luks.header.facts.cipher.len() <= 4 * MAX_CIPHER, "{name}");
+                luks.header.objections.join("; ")
+            }
+            Parsed::Foreign(why) if forgery.verdict == Verdict::Damaged => why,
+            other => panic!("{name}: {other:?}"),
+        };
         assert!(
-            header.objections.iter().any(|o| o.contains(expected)),
-            "{expected:?} not in {:?}",
-            header.objections
+            said.contains(sentence),
+            "{name}: {sentence:?} not in {said:?}"
+        );
+        assert!(said.len() < 2000, "{name}: {} bytes", said.len());
+        // What is refused is refused before anything of it is used: the same from a disk, with not a byte written.
+        let (path, disk) = device(SIZE);
+        rewrite(&disk, 0, &head);
+        let before = std::fs::read(path.path()).unwrap();
+        assert!(!matches!(read(&disk).unwrap(), HeaderFound::Luks(h) if h.objections.is_empty()));
+        assert!(
+            before == std::fs::read(path.path()).unwrap(),
+            "{name}: written"
         );
     }
 }
 
 #[test]
-fn metadata_that_readers_could_read_differently_is_no_header() {
-    let text = metadata(&good()).to_string();
-    for bad in [
-        text.replacen("\"keyslots\":{", "\"keyslots\":{},\"keyslots\":{", 1),
-        text.replacen("\"0\":{", "\"0\":{},\"0\":{", 1),
-        text.replacen("\"0\":{", "\"00\":{", 1),
-        text.replacen("\"0\":{", "\"33\":{", 1),
-        text.replacen("\"16777216\"", "\"+16777216\"", 1),
-        text.replacen("\"16777216\"", "16777216", 1),
-        format!("{text} {{}}"),
-        String::new(),
-        "[".repeat(11_000),
+fn tokens_of_others_are_no_objection() {
+    let head = forged(|j| {
+        j["tokens"]["0"] = json!({"type": "clevis", "keyslots": ["0"], "jwe": {"protected": "x", "a": [1, {"b": null}]}});
+    });
+    assert_eq!(header(&head), header(&good()));
+}
+
+/// A header with copies of 4 MiB, the largest of the format, and this text in it.
+fn giant(text: &str) -> Vec<u8> {
+    const COPY: usize = 0x40_0000;
+    let mut head = vec![0; 2 * COPY];
+    for (at, source) in [(0, 0), (COPY, USUAL_COPY)] {
+        let copy = &mut head[at..at + COPY];
+        copy[..BINARY].copy_from_slice(&good()[source..source + BINARY]);
+        copy[8..16].copy_from_slice(&(COPY as u64).to_be_bytes());
+        copy[256..264].copy_from_slice(&(at as u64).to_be_bytes());
+        copy[BINARY..BINARY + text.len()].copy_from_slice(text.as_bytes());
+        corpus::seal(copy);
+    }
+    head
+}
+
+#[test]
+fn giant_metadata_is_refused_at_once() {
+    let json = metadata(&good()).to_string();
+    let begin = json.strip_suffix('}').unwrap();
+    for (filler, why) in [
+        ("0,".repeat(1 << 20), "more values"),
+        ("[".repeat(2 << 20), "deeper"),
+        (format!("\"{}\",", "x".repeat(3 << 20)), "metadata: "),
     ] {
+        let text = format!("{begin},\"filler\":[{filler}0]}}");
+        let text = text.replacen("\"12288\"", "\"4190208\"", 1);
+        let said = match parse(&giant(&text), SIZE) {
+            Parsed::Foreign(said) => said,
+            Parsed::Luks(luks) => format!("metadata: {:?}", luks.header.objections),
+            other => panic!("{other:?}"),
+        };
+        assert!(said.contains(why), "{why:?} not in {said:?}");
+    }
+}
+
+#[test]
+fn what_was_checked_is_what_is_opened() {
+    // The array shows a good header to the judge and a forged one to whoever reads later.
+    for name in ["null data cipher", "null key slot cipher", "PBKDF2 bomb"] {
+        let (_path, disk) = device(SIZE);
+        luks::format(&disk, &order()).unwrap();
+        let checked = read_luks(&disk).unwrap().unwrap();
         let mut head = good();
-        put(&mut head, 0, &bad);
-        put(&mut head, 1, &bad);
-        assert!(foreign(&head).contains("damaged"), "{bad}");
+        corpus::by_name(name).apply(&mut head);
+        rewrite(&disk, 0, &head);
+        let key = luks::unlock(&disk, &checked, &order().passphrase).unwrap();
+        assert_eq!(key.bytes().len(), 64, "{name}");
     }
-    let mut head = good();
-    for copy in 0..2 {
-        head[copy * USUAL_COPY + USUAL_COPY - 1] = 1;
-        seal(&mut head[copy * USUAL_COPY..(copy + 1) * USUAL_COPY]);
-    }
-    assert!(foreign(&head).contains("behind the metadata"));
+    // Key slots are read again. Others in their place open nothing, and what they are decrypted with is what was checked.
+    let (_path, disk) = device(SIZE);
+    luks::format(&disk, &order()).unwrap();
+    let checked = read_luks(&disk).unwrap().unwrap();
+    let (_other, disk) = device(SIZE);
+    luks::format(&disk, &order()).unwrap();
+    let refused = luks::unlock(&disk, &checked, &order().passphrase)
+        .err()
+        .unwrap();
+    assert_eq!(
+        refused.reason(),
+        cryptvol_crds::conditions::Reason::KeyDoesNotOpen
+    );
 }
 
 #[test]
@@ -248,15 +186,16 @@ fn the_newer_copy_counts_and_equally_new_ones_must_agree() {
             .any(|o| o.contains("disagree"))
     );
 
-    let second = &mut head[USUAL_COPY..];
-    second[23] += 1;
-    seal(second);
+    // The first copy newer: what an interrupted change leaves. The older copy does not go along to whoever opens from these
+    // bytes.
+    let mut head = good();
+    head[23] += 1;
+    put(&mut head, 0, &json.to_string());
     let newer = header(&head);
     assert_eq!(newer.facts.sector_size, 4096);
     assert_eq!(newer.objections, Vec::<String>::new());
-    // The older copy does not go along to whoever opens from these bytes.
     match parse(&head, SIZE) {
-        Parsed::Luks(luks) => assert!(is_zero(&luks.bytes[..USUAL_COPY])),
+        Parsed::Luks(luks) => assert!(is_zero(&luks.bytes[USUAL_COPY..])),
         other => panic!("{other:?}"),
     }
 }

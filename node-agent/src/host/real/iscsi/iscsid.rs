@@ -159,7 +159,7 @@ fn version_of(pid: u32) -> io::Result<Option<String>> {
     Ok(version_in(&program))
 }
 
-fn version_in(program: &[u8]) -> Option<String> {
+pub(crate) fn version_in(program: &[u8]) -> Option<String> {
     let at = program.windows(MARK.len()).position(|w| w == MARK)? + MARK.len();
     let version: String = program[at..]
         .iter()
