@@ -48,11 +48,11 @@ enum Place {
 }
 
 impl Place {
-    /// tgtd's number among those of the machine: its control socket has it in its name.
+    /// tgtd's number among those of the machine, at most 32767: its control socket has it in its name.
     fn control(self) -> String {
         match self {
             Self::Namespace(index) => index.to_string(),
-            Self::Loopback(port) => port.to_string(),
+            Self::Loopback(port) => (port / 2).to_string(),
         }
     }
 

@@ -22,6 +22,7 @@ pub mod pki;
 pub mod process;
 pub mod release;
 pub mod sandbox;
+pub mod scenario;
 pub mod site;
 pub mod volumes;
 pub mod workdir;

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use base64::Engine;
 use serde_json::Value;
 
 use crate::cluster::Cluster;
 use crate::keystone::Keystone;
 use crate::process::wait_for;
+use crate::scenario::{OnNode, secret};
 use crate::workdir::workspace_root;
 
 /// Namespace of the release.
@@ -65,8 +65,9 @@ const IDENTITY_ON_LAST_NODE: &str = "identity.nodeSelector.kubernetes\\.io/hostn
 
 /// The administrator of the release's identity service.
 pub async fn keystone(cluster: &Cluster) -> Result<Keystone> {
-    let password = secret(cluster, "cryptvol-identity-admin", "password").await?;
-    let ca = secret(cluster, "cryptvol-identity-tls", "ca.crt").await?;
+    let ground = OnNode { cluster, node: "" };
+    let password = secret(&ground, "cryptvol-identity-admin", "password").await?;
+    let ca = secret(&ground, "cryptvol-identity-tls", "ca.crt").await?;
     let address = cluster
         .plane
         .kubectl(&[
@@ -149,16 +150,4 @@ pub async fn wait_agent(cluster: &Cluster, node: &str, limit: Duration) -> Resul
         String::new,
     )
     .await
-}
-
-async fn secret(cluster: &Cluster, name: &str, key: &str) -> Result<Vec<u8>> {
-    let text = cluster
-        .plane
-        .kubectl(&["get", "secret", "-n", NAMESPACE, name, "-o", "json"])
-        .await?;
-    let object: Value = serde_json::from_str(&text)?;
-    let data = object["data"][key]
-        .as_str()
-        .with_context(|| format!("the Secret {name} has no {key}"))?;
-    Ok(base64::engine::general_purpose::STANDARD.decode(data)?)
 }

@@ -252,6 +252,23 @@ async fn an_array_that_hangs_or_is_cut_off_is_waited_for() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_array_can_be_on_the_loopback() -> Result<()> {
+    let work = WorkDir::new("loopback")?;
+    let mut array = Array::start_on_loopback(&work.dir("array")?).await?;
+    array.create_target(IQN)?;
+    let lun = array.create_lun(IQN, 1, MIB)?;
+    assert_eq!(lun.size()?, MIB);
+    assert!(
+        array.portal().starts_with("127.0.0.1:"),
+        "{}",
+        array.portal()
+    );
+    tokio::net::TcpStream::connect(array.portal()).await?;
+    assert!(array.unplug(true).is_err());
+    work.passed()
+}
+
+#[tokio::test]
 async fn a_node_can_lack_what_a_hypervisor_needs() -> Result<()> {
     let work = WorkDir::new("unfit")?;
     let spec = NodeSpec::bare("unfit")

@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use base64::Engine;
 use cryptvol_e2e::identity_service::product_binary;
 use cryptvol_e2e::images;
+use cryptvol_e2e::keystone::Keystone;
 use cryptvol_e2e::kind::initiator::Initiator;
 use cryptvol_e2e::kind::machine::{Kernel, Settings};
 use cryptvol_e2e::kind::{Kind, KindSpec};
 use cryptvol_e2e::process::wait_for;
+use cryptvol_e2e::release::NAMESPACE as SYSTEM;
 use cryptvol_e2e::workdir::{WorkDir, workspace_root};
 use serde_json::{Value, json};
 
-const SYSTEM: &str = "cryptvol-system";
 const LIMIT: Duration = Duration::from_secs(90);
 
 #[tokio::test]
@@ -38,7 +38,7 @@ async fn on_kind_the_charts_install_and_a_volume_goes_as_far_as_the_kernel_can()
     let node = kind.control_plane();
     let verdict = verdict(&kind, &node).await?;
     told("the agent looked at its node");
-    kind.kubectl(&["create", "namespace", "demo"]).await?;
+    let (keystone, _forward) = whole::identity(&kind, work.path()).await?;
     if initiator.is_some() {
         assert!(
             matches!(verdict, Verdict::Fit),
@@ -48,14 +48,14 @@ async fn on_kind_the_charts_install_and_a_volume_goes_as_far_as_the_kernel_can()
     match &verdict {
         Verdict::Fit => {
             eprintln!("RAN: the whole scenario, because the agent finds this machine's kernel fit");
-            whole::scenario(&kind, &node, work.path()).await?;
+            whole::scenario(&kind, &keystone, &node, work.path()).await?;
         }
         Verdict::Unfit(why) => {
             eprintln!(
                 "RAN: the refusal, because the agent finds this machine's kernel unfit: {why}"
             );
             agrees(why, kind.kernel());
-            apply_volume(&kind, &node).await?;
+            apply_volume(&kind, &keystone, &node).await?;
             refused(&kind, &node, why).await?;
         }
     }
@@ -191,29 +191,13 @@ fn agrees(why: &str, kernel: Kernel) {
     }
 }
 
-async fn apply_volume(kind: &Kind, node: &str) -> Result<()> {
-    let password = secret(kind, "cryptvol-identity-admin", "password").await?;
-    let clouds = json!({"clouds": {"demo": {"region_name": "RegionOne", "auth": {
-        "auth_url": format!("https://cryptvol-identity.{SYSTEM}.svc:5000/identity/v3"),
-        "username": "admin", "password": String::from_utf8(password)?,
-        "user_domain_name": "Default", "project_name": "admin", "project_domain_name": "Default",
-    }}}});
-    let credentials = json!({
-        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "openstack-credentials", "namespace": "demo"},
-        "stringData": {"clouds.yaml": clouds.to_string()},
-    });
+async fn apply_volume(kind: &Kind, keystone: &Keystone, node: &str) -> Result<()> {
+    let tenant = keystone.tenant("demo", "member").await?;
+    kind.kubectl(&["create", "namespace", "demo"]).await?;
+    let credentials = tenant.secret_manifest("demo", "keystone", &tenant.clouds_yaml());
     kind.apply(&credentials.to_string()).await?;
     kind.apply(&volume("db-0", node).to_string()).await?;
     Ok(())
-}
-
-/// One entry of a Secret of the release.
-async fn secret(kind: &Kind, name: &str, key: &str) -> Result<Vec<u8>> {
-    let secret = kind.get(&["secret", "-n", SYSTEM, name]).await?;
-    let data = secret["data"][key]
-        .as_str()
-        .with_context(|| format!("the Secret {name} has no {key}"))?;
-    Ok(base64::engine::general_purpose::STANDARD.decode(data)?)
 }
 
 fn volume(name: &str, node: &str) -> Value {
@@ -222,7 +206,7 @@ fn volume(name: &str, node: &str) -> Value {
         "metadata": {"name": name, "namespace": "demo"},
         "spec": {
             "source": {"iscsi": {"portals": ["192.0.2.1:3260"], "iqn": "iqn.2026-11.dev.cryptvol:db-0", "lun": 1}},
-            "credentials": {"secretName": "openstack-credentials", "cloudName": "demo"},
+            "credentials": {"secretName": "keystone", "cloudName": "demo"},
             "attachments": [{"nodeName": node}],
         },
     })
