@@ -8,6 +8,7 @@ use std::{
 use thiserror::Error;
 
 use crate::{
+    accounts::{Failures, LoginLimit, PasswordRules},
     crypto::{
         Kek, KekError, PasswordHasher, SealError, SealingKey, password::PasswordError,
         seal::KEY_LEN,
@@ -42,6 +43,10 @@ pub struct AppConfig {
     pub tls: bool,
     /// A site's own policy files.
     pub policy: PolicySources,
+    /// A site's rules for passwords.
+    pub passwords: PasswordRules,
+    /// Login attempts a second that one account may get; 0: any number.
+    pub login_rate: u32,
 }
 
 /// Why the service could not start.
@@ -91,6 +96,10 @@ pub struct App {
     pub kek: Kek,
     /// Password hashes.
     pub hasher: PasswordHasher,
+    /// Failed logins in a row.
+    pub failures: Failures,
+    /// How often one account may be tried.
+    pub login_limit: LoginLimit,
     /// Rules of the identity API.
     pub identity_policy: SitePolicy,
     /// Rules of the key manager.
@@ -122,6 +131,8 @@ impl App {
             store,
             kek,
             hasher,
+            failures: Failures::default(),
+            login_limit: LoginLimit::new(config.login_rate),
             identity_policy,
             key_policy,
             metrics: Metrics::new(),
@@ -184,6 +195,9 @@ impl App {
         self.token_cache.sweep();
         let mut change = self.store.change_keys().await?;
         let now = now_us();
+        let lockout = i64::from(self.config.passwords.lockout_secs) * MICROSECONDS;
+        self.failures.sweep(now.saturating_sub(lockout));
+        change.prune_lock_outs(now).await?;
         change
             .prune_revoked(now - EXPIRED_WINDOW_SECS * MICROSECONDS)
             .await?;

@@ -62,6 +62,22 @@ pub fn failed_login(claimed_user: &str, reason: &str) {
     });
 }
 
+/// One line about the lock-out of a user.
+pub fn locked_out(user_id: &str, user_name: &str, failures: u32) {
+    write(&Line {
+        action: "disable",
+        outcome: Outcome::Success,
+        reason: &format!("LockedOut: {failures} failed logins"),
+        user_id: "",
+        user_name: "",
+        credential: "",
+        scope_type: "none",
+        scope_id: "",
+        kind: "data/security/account/user",
+        target_id: &format!("{user_id} {user_name}"),
+    });
+}
+
 struct Line<'a> {
     action: &'a str,
     outcome: Outcome,

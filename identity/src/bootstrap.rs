@@ -171,6 +171,7 @@ async fn admin_user(app: &App, password: &SecretString) -> Result<String, Bootst
             .await?;
         if !same {
             user.password_hash = Some(app.hasher.hash(password).await?);
+            user.password_expires_at = None;
             user.tokens_valid_after = now_us();
         }
         if !same || !user.enabled {
@@ -188,6 +189,7 @@ async fn admin_user(app: &App, password: &SecretString) -> Result<String, Bootst
         enabled: true,
         default_project_id: None,
         password_hash: Some(app.hasher.hash(password).await?),
+        password_expires_at: None,
         tokens_valid_after: 0,
         options: "{}".into(),
         extra: "{}".into(),

@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::policy::PolicySources;
+use crate::{
+    accounts::{PasswordRules, RulesError},
+    policy::PolicySources,
+};
 
 /// Embedded identity and key-manager service: Keystone v3 and Barbican v1 on the wire.
 ///
@@ -46,7 +49,7 @@ pub enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve both APIs behind one address: /identity/v3 and /key-manager/v1.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Make domain, project and user admin, the roles, the services and endpoints; may be run again at will.
     Bootstrap(BootstrapArgs),
     /// The key-encryption key, which seals all other keys and is kept apart from the data directory.
@@ -222,6 +225,98 @@ pub struct ServeArgs {
     /// Policy files.
     #[command(flatten)]
     pub policy: PolicyArgs,
+    /// Passwords and accounts.
+    #[command(flatten)]
+    pub accounts: AccountArgs,
+}
+
+/// Rules for passwords and accounts, named as Keystone's `[security_compliance]`. A user's options exempt it:
+/// ignore_lockout_failure_attempts, ignore_password_expiry, ignore_change_password_upon_first_use, lock_password.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Passwords and accounts")]
+pub struct AccountArgs {
+    /// Lock a user out after so many failed logins in a row; 0: never.
+    #[arg(
+        long,
+        env = "CRYPTVOL_IDENTITY_LOCKOUT_FAILURES",
+        default_value_t = 0,
+        value_name = "N"
+    )]
+    pub lockout_failures: u32,
+    /// How long, in seconds. An administrator ends it by enabling the user.
+    #[arg(
+        long,
+        env = "CRYPTVOL_IDENTITY_LOCKOUT_DURATION",
+        default_value_t = 1800,
+        value_name = "SECONDS"
+    )]
+    pub lockout_duration: u32,
+    /// Days after which a password must be changed; 0: never.
+    #[arg(
+        long,
+        env = "CRYPTVOL_IDENTITY_PASSWORD_EXPIRES_DAYS",
+        default_value_t = 0,
+        value_name = "DAYS"
+    )]
+    pub password_expires_days: u32,
+    /// Days before a user may change its password again; 0: at once.
+    #[arg(
+        long,
+        env = "CRYPTVOL_IDENTITY_MINIMUM_PASSWORD_AGE",
+        default_value_t = 0,
+        value_name = "DAYS"
+    )]
+    pub minimum_password_age: u32,
+    /// How many of its last passwords a user may not take again; 0: any.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_UNIQUE_LAST_PASSWORD_COUNT", default_value_t = 0, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(0..=24))]
+    pub unique_last_password_count: u32,
+    /// What a password must match from its beginning, as a regular expression (without look-around).
+    #[arg(long, env = "CRYPTVOL_IDENTITY_PASSWORD_REGEX", value_name = "REGEX")]
+    pub password_regex: Option<String>,
+    /// What to tell people whose password does not match.
+    #[arg(
+        long,
+        env = "CRYPTVOL_IDENTITY_PASSWORD_REGEX_DESCRIPTION",
+        value_name = "TEXT",
+        requires = "password_regex"
+    )]
+    pub password_regex_description: Option<String>,
+    /// A password that somebody else set must be changed by its user before the first login.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_CHANGE_PASSWORD_UPON_FIRST_USE")]
+    pub change_password_upon_first_use: bool,
+    /// Login attempts a second that one account may get, ten times as many at once; 0: any number. Addresses do not
+    /// count: behind a load balancer all clients share one.
+    #[arg(
+        long,
+        env = "CRYPTVOL_IDENTITY_LOGIN_RATE",
+        default_value_t = 50,
+        value_name = "N"
+    )]
+    pub login_rate: u32,
+}
+
+impl AccountArgs {
+    /// The same as rules.
+    ///
+    /// # Errors
+    /// If the regular expression does not parse.
+    pub fn rules(&self) -> Result<PasswordRules, RulesError> {
+        let some = |number: u32| (number > 0).then_some(number);
+        let rules = PasswordRules {
+            expires_days: some(self.password_expires_days),
+            min_age_days: some(self.minimum_password_age),
+            history: self.unique_last_password_count,
+            strength: None,
+            change_upon_first_use: self.change_password_upon_first_use,
+            lockout_failures: some(self.lockout_failures),
+            lockout_secs: self.lockout_duration,
+        };
+        match &self.password_regex {
+            Some(regex) => rules.with_strength(regex, self.password_regex_description.as_deref()),
+            None => Ok(rules),
+        }
+    }
 }
 
 /// Options of `bootstrap`.

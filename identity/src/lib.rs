@@ -4,11 +4,14 @@
 //! a family of routes) → `policy` (may they?) and `token` (who are they?) → `store` (records) and `crypto`
 //! (sealing, password hashes). `server` puts them behind TLS.
 
+pub mod accounts;
 pub mod app;
 pub mod audit;
 pub mod bootstrap;
 pub mod cli;
 pub mod crypto;
+#[cfg(test)]
+mod hostile_tests;
 pub mod http;
 pub mod identity;
 pub mod ids;

@@ -5,13 +5,12 @@ use std::{num::NonZeroUsize, sync::Arc, thread::available_parallelism};
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use cryptvol_identity::{
+    accounts::PasswordRules,
     app::{App, AppConfig},
     bootstrap::{BootstrapRequest, bootstrap},
     cli::{BootstrapArgs, Cli, Command, DataArgs, KekCommand, ServeArgs},
     crypto::Kek,
-    log,
-    policy::PolicySources,
-    policy_command,
+    log, policy_command,
     server::{Listeners, serve},
 };
 use secrecy::SecretString;
@@ -41,25 +40,26 @@ async fn run(command: Command) -> Result<()> {
         Command::Policy(command) => Ok(policy_command::run(&command)?),
         Command::Kek(KekCommand::Generate { out }) => Ok(Kek::generate(&out)?),
         Command::Bootstrap(args) => run_bootstrap(&args).await,
-        Command::Serve(args) => run_serve(args).await,
+        Command::Serve(args) => run_serve(*args).await,
     }
 }
 
-async fn open(
-    data: &DataArgs,
-    token_lifetime_secs: u32,
-    parallel: Option<usize>,
-    tls: bool,
-    policy: PolicySources,
-) -> Result<Arc<App>> {
+async fn open(data: &DataArgs, serve: Option<&ServeArgs>) -> Result<Arc<App>> {
     let kek = Kek::read(&data.kek_file, &data.data_dir)?;
     let config = AppConfig {
         data_dir: data.data_dir.clone(),
-        token_lifetime_secs,
+        token_lifetime_secs: serve.map_or(3600, |args| args.token_lifetime),
         password_rounds: data.password_rounds,
-        password_parallel: parallel.unwrap_or_else(processors),
-        tls,
-        policy,
+        password_parallel: serve
+            .and_then(|args| args.password_parallel)
+            .unwrap_or_else(processors),
+        tls: serve.is_none_or(|args| !args.no_tls),
+        policy: serve.map(|args| args.policy.sources()).unwrap_or_default(),
+        passwords: match serve {
+            Some(args) => args.accounts.rules()?,
+            None => PasswordRules::default(),
+        },
+        login_rate: serve.map_or(0, |args| args.accounts.login_rate),
     };
     Ok(App::open(config, kek).await?)
 }
@@ -73,7 +73,7 @@ async fn run_bootstrap(args: &BootstrapArgs) -> Result<()> {
                 args.password_file.display()
             )
         })?;
-    let app = open(&args.data, 3600, None, true, PolicySources::default()).await?;
+    let app = open(&args.data, None).await?;
     let request = BootstrapRequest {
         password: SecretString::from(password.trim_end().to_owned()),
         public_url: args.public_url.clone(),
@@ -85,14 +85,7 @@ async fn run_bootstrap(args: &BootstrapArgs) -> Result<()> {
 }
 
 async fn run_serve(args: ServeArgs) -> Result<()> {
-    let app = open(
-        &args.data,
-        args.token_lifetime,
-        args.password_parallel,
-        !args.no_tls,
-        args.policy.sources(),
-    )
-    .await?;
+    let app = open(&args.data, Some(&args)).await?;
     let tls = match (args.tls_cert, args.tls_key) {
         (Some(cert), Some(key)) if !args.no_tls => Some((cert, key)),
         _ => None,

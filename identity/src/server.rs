@@ -26,6 +26,8 @@ const POLICY_INTERVAL: Duration = Duration::from_secs(5);
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
 /// A client that has not sent its headers by then is let go.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Largest head of a request, in bytes: a token, access rules of others, cookies of gateways.
+const MAX_HEAD: usize = 64 * 1024;
 
 /// Why serving did not begin or ended.
 #[derive(Debug, Error)]
@@ -116,7 +118,8 @@ pub async fn serve(app: Arc<App>, listeners: Listeners) -> Result<(), ServerErro
                 .http_builder()
                 .http1()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT);
+                .header_read_timeout(HEADER_TIMEOUT)
+                .max_buf_size(MAX_HEAD);
             server.serve(service).await
         }
         Some((cert, key)) => {
@@ -135,7 +138,8 @@ pub async fn serve(app: Arc<App>, listeners: Listeners) -> Result<(), ServerErro
                 .http_builder()
                 .http1()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT);
+                .header_read_timeout(HEADER_TIMEOUT)
+                .max_buf_size(MAX_HEAD);
             server.serve(service).await
         }
     };

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 
 use crate::{
+    accounts::PasswordRules,
     app::{App, AppConfig},
     bootstrap::{BootstrapRequest, bootstrap},
     crypto::Kek,
@@ -56,6 +57,8 @@ pub(crate) fn config(dir: &TempDir) -> AppConfig {
         password_parallel: 2,
         tls: true,
         policy: PolicySources::default(),
+        passwords: PasswordRules::default(),
+        login_rate: 0,
     }
 }
 

@@ -13,15 +13,28 @@ use zeroize::Zeroizing;
 /// Names the scheme in front of the stored hash, so that others can follow.
 const SCHEME: &str = "bcrypt-sha256:";
 
+/// How many hashes may wait for each one that is being computed. More would be answered after their clients
+/// have gone.
+const WAITING: usize = 64;
+
 /// Hashing could not be done.
 #[derive(Debug, Error)]
-#[error("a password could not be hashed: {0}")]
-pub struct PasswordError(String);
+pub enum PasswordError {
+    /// It failed, or the server is going down.
+    #[error("a password could not be hashed: {0}")]
+    Failed(String),
+    /// Too many are waiting.
+    #[error("too many passwords are being checked; try again in a few seconds")]
+    Busy,
+}
 
 impl PasswordError {
     /// Machine-readable reason.
     pub fn reason(&self) -> &'static str {
-        "PasswordHashFailed"
+        match self {
+            Self::Failed(_) => "PasswordHashFailed",
+            Self::Busy => "TooManyLogins",
+        }
     }
 }
 
@@ -29,6 +42,8 @@ impl PasswordError {
 pub struct PasswordHasher {
     rounds: u32,
     permits: Arc<Semaphore>,
+    /// Places for those computing and those waiting.
+    places: Arc<Semaphore>,
     /// Verified in the place of a user who does not exist, so that both take the same time.
     decoy: String,
 }
@@ -43,6 +58,7 @@ impl PasswordHasher {
         Ok(Self {
             rounds,
             permits: Arc::new(Semaphore::new(parallel.max(1))),
+            places: Arc::new(Semaphore::new(parallel.max(1) * (1 + WAITING))),
             decoy,
         })
     }
@@ -79,18 +95,21 @@ impl PasswordHasher {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PasswordError> {
+        let place = Arc::clone(&self.places)
+            .try_acquire_owned()
+            .map_err(|_| PasswordError::Busy)?;
         let permit = Arc::clone(&self.permits)
             .acquire_owned()
             .await
-            .map_err(|e| PasswordError(e.to_string()))?;
+            .map_err(|e| PasswordError::Failed(e.to_string()))?;
         // The permit goes with the work, so that an abandoned request still counts while it computes.
         tokio::task::spawn_blocking(move || {
             let out = work();
-            drop(permit);
+            drop((permit, place));
             out
         })
         .await
-        .map_err(|e| PasswordError(e.to_string()))
+        .map_err(|e| PasswordError::Failed(e.to_string()))
     }
 }
 
@@ -102,7 +121,7 @@ fn digest(password: &str) -> Zeroizing<String> {
 
 fn hash_now(password: &str, rounds: u32) -> Result<String, PasswordError> {
     let hash = bcrypt::hash(digest(password).as_bytes(), rounds)
-        .map_err(|e| PasswordError(e.to_string()))?;
+        .map_err(|e| PasswordError::Failed(e.to_string()))?;
     Ok(format!("{SCHEME}{hash}"))
 }
 
@@ -115,6 +134,30 @@ fn verify_now(password: &str, stored: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn too_many_at_once_are_told_to_come_back() {
+        let hasher = PasswordHasher::new(4, 1).unwrap();
+        let held = hasher.permits.clone().acquire_owned().await.unwrap();
+        let hasher = Arc::new(hasher);
+        let mut waiting = Vec::new();
+        for _ in 0..=WAITING {
+            let hasher = Arc::clone(&hasher);
+            waiting.push(tokio::spawn(async move {
+                hasher.verify(&"x".to_owned().into(), None).await
+            }));
+        }
+        while hasher.places.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let refused = hasher.verify(&"x".to_owned().into(), None).await;
+        assert!(matches!(refused, Err(PasswordError::Busy)));
+        drop(held);
+        for task in waiting {
+            assert!(!task.await.unwrap().unwrap());
+        }
+        assert!(!hasher.verify(&"x".to_owned().into(), None).await.unwrap());
+    }
 
     #[tokio::test]
     async fn verifies_only_the_right_password() {

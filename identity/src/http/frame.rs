@@ -5,19 +5,23 @@ use std::{
     convert::Infallible,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use axum::{
     Router,
     body::Body,
     http::{HeaderName, HeaderValue, Request, StatusCode, Uri, header},
-    response::Response,
+    response::{IntoResponse, Json, Response},
 };
+use serde_json::json;
 use tower::Service;
 
 use super::request::Base;
 use crate::app::App;
+
+/// From the head of a request to its answer.
+const LIMIT: Duration = Duration::from_secs(60);
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
 
@@ -62,10 +66,11 @@ where
         let mut router = self.router.clone();
         Box::pin(async move {
             let start = Instant::now();
-            let answer = router
-                .call(Request::from_parts(parts, Body::new(body)))
-                .await;
-            let Ok(mut response) = answer;
+            let answer = router.call(Request::from_parts(parts, Body::new(body)));
+            let mut response = match tokio::time::timeout(LIMIT, answer).await {
+                Ok(Ok(response)) => response,
+                Err(_) => too_slow(identity),
+            };
             finish(&mut response, &base, identity);
             let api = if identity { "identity" } else { "key-manager" };
             app.metrics
@@ -89,6 +94,17 @@ fn without_trailing_slash(uri: &Uri) -> Option<Uri> {
     text.parse().ok()
 }
 
+/// A client that sends its body drop by drop, or work that does not end, holds nothing for longer.
+fn too_slow(identity: bool) -> Response {
+    let text = "The request was not complete in time; send it again.";
+    let body = if identity {
+        json!({"error": {"code": 408, "message": text, "title": "Request Timeout"}})
+    } else {
+        json!({"code": 408, "title": "Request Timeout", "description": text})
+    };
+    (StatusCode::REQUEST_TIMEOUT, Json(body)).into_response()
+}
+
 fn finish(response: &mut Response, base: &Base, identity: bool) {
     let status = response.status();
     let headers = response.headers_mut();
@@ -98,6 +114,12 @@ fn finish(response: &mut Response, base: &Base, identity: bool) {
     }
     if identity {
         headers.insert(header::VARY, HeaderValue::from_static("X-Auth-Token"));
+    }
+    if matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+    ) {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
     }
     // Answers hold tokens and secrets.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -8,6 +8,7 @@ use serde_json::json;
 use thiserror::Error;
 
 use crate::{
+    accounts::PasswordRefusal,
     crypto::{SealError, password::PasswordError},
     store::StoreError,
     token::FormatError,
@@ -23,6 +24,15 @@ pub enum IdentityError {
     /// not work any more.
     #[error("The application credential has expired: make a new one.")]
     CredentialExpired,
+    /// The right password, but it is over. Who knows it may know why it does not work any more.
+    #[error("The password has expired and must be changed for user {0}.")]
+    PasswordExpired(String),
+    /// One account was tried too often.
+    #[error("Too many login attempts for this account; try again in a few seconds.")]
+    TooManyAttempts,
+    /// A password that the rules do not let through.
+    #[error(transparent)]
+    PasswordRules(#[from] PasswordRefusal),
     /// A login method that does not exist.
     #[error("This authentication method is not supported.")]
     UnsupportedMethod,
@@ -67,6 +77,9 @@ impl IdentityError {
         match self {
             Self::Unauthorized => "Unauthorized",
             Self::CredentialExpired => "CredentialExpired",
+            Self::PasswordExpired(_) => "PasswordExpired",
+            Self::TooManyAttempts => "TooManyAttempts",
+            Self::PasswordRules(_) => "PasswordRefused",
             Self::UnsupportedMethod => "UnsupportedMethod",
             Self::Policy(_) => "PolicyRefused",
             Self::Forbidden(_) => "Forbidden",
@@ -84,8 +97,14 @@ impl IdentityError {
     /// The status of the answer.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Unauthorized | Self::CredentialExpired | Self::UnsupportedMethod => {
-                StatusCode::UNAUTHORIZED
+            Self::Unauthorized
+            | Self::CredentialExpired
+            | Self::PasswordExpired(_)
+            | Self::UnsupportedMethod => StatusCode::UNAUTHORIZED,
+            Self::TooManyAttempts => StatusCode::TOO_MANY_REQUESTS,
+            Self::PasswordRules(_) => StatusCode::BAD_REQUEST,
+            Self::Store(StoreError::Unavailable(_)) | Self::Password(PasswordError::Busy) => {
+                StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Policy(_) | Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(..) | Self::TokenNotFound => StatusCode::NOT_FOUND,

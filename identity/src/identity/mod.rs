@@ -11,6 +11,7 @@ mod fields;
 mod grants;
 mod groups;
 mod immutable;
+mod passwords;
 mod projects;
 mod roles;
 mod support;

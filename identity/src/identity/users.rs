@@ -15,9 +15,11 @@ use serde_json::Value;
 use super::{
     error::{ApiResult, IdentityError},
     fields,
+    passwords::{self, By},
     support::{Caller, collection, linked, member, no_content, target},
 };
 use crate::{
+    accounts::account_key,
     app::App,
     audit,
     http::{Base, Query},
@@ -100,6 +102,7 @@ async fn create(
         enabled: fields::boolean(&mut object, "enabled")?.unwrap_or(true),
         default_project_id: fields::text(&mut object, "default_project_id")?,
         password_hash: None,
+        password_expires_at: None,
         tokens_valid_after: 0,
         options: fields::options(&mut object)?.unwrap_or_else(|| "{}".into()),
         extra: "{}".into(),
@@ -115,13 +118,14 @@ async fn create(
         return Err(IdentityError::Conflict("user", user.name));
     }
     if let Some(password) = password {
-        user.password_hash = Some(app.hasher.hash(&password).await?);
+        passwords::set(&app, &mut user, &password, By::Other).await?;
     }
     let mut change = app.store.change_identity().await?;
     change
         .insert_user(&user)
         .await
         .map_err(IdentityError::duplicate("user", &user.name))?;
+    passwords::remember(&app, &mut change, &user).await?;
     app.store.commit(change).await?;
     caller.audit("create", KIND, &user.id);
     Ok(member(
@@ -164,14 +168,13 @@ async fn update(
             "The domain of a user cannot be changed.".into(),
         ));
     }
-    if let Some(password) = fields::text(&mut object, "password")? {
-        user.password_hash = Some(app.hasher.hash(&SecretString::from(password)).await?);
-        user.tokens_valid_after = now_us();
-    }
+    let password = fields::text(&mut object, "password")?.map(SecretString::from);
+    let mut unlock = password.is_some();
     if let Some(name) = fields::new_name(&mut object, NAME_MAX)? {
         user.name = name;
     }
     if let Some(enabled) = fields::boolean(&mut object, "enabled")? {
+        unlock |= enabled;
         if user.enabled && !enabled {
             user.tokens_valid_after = now_us();
         }
@@ -184,11 +187,22 @@ async fn update(
         user.options = options;
     }
     user.extra = fields::merge_extra(&user.extra, object);
+    // After the options, which may exempt from the rules.
+    if let Some(password) = &password {
+        passwords::set(&app, &mut user, password, By::Other).await?;
+        user.tokens_valid_after = now_us();
+    }
     let mut change = app.store.change_identity().await?;
     change
         .update_user(&user)
         .await
         .map_err(IdentityError::duplicate("user", &user.name))?;
+    if password.is_some() {
+        passwords::remember(&app, &mut change, &user).await?;
+    }
+    if unlock {
+        passwords::unlock(&app, &mut change, &user.id).await?;
+    }
     app.store.commit(change).await?;
     caller.audit("update", KIND, &user.id);
     let mut shown = linked(&base, "users", user.to_json());
@@ -217,19 +231,19 @@ async fn change_password(
         .ok_or_else(|| missing("original_password"))?;
     let new = fields::text(&mut object, "password")?.ok_or_else(|| missing("password"))?;
     let user = app.store.user(&id).await?.filter(|user| user.enabled);
-    let hash = user.as_ref().and_then(|user| user.password_hash.clone());
-    let verified = app
-        .hasher
-        .verify(&SecretString::from(original), hash.as_deref())
-        .await?;
-    let Some(mut user) = user.filter(|_| verified) else {
-        audit::failed_login(&id, "WrongPassword");
-        return Err(IdentityError::Unauthorized);
-    };
-    user.password_hash = Some(app.hasher.hash(&SecretString::from(new)).await?);
+    if !app.login_limit.admit(account_key(("id", &id))) {
+        return Err(IdentityError::TooManyAttempts);
+    }
+    let proved = passwords::prove(&app, user, &SecretString::from(original)).await?;
+    let mut user = proved.map_err(|cause| {
+        audit::failed_login(&id, cause);
+        IdentityError::Unauthorized
+    })?;
+    passwords::set(&app, &mut user, &SecretString::from(new), By::Itself).await?;
     user.tokens_valid_after = now_us();
     let mut change = app.store.change_identity().await?;
     change.update_user(&user).await?;
+    passwords::remember(&app, &mut change, &user).await?;
     app.store.commit(change).await?;
     tracing::info!(target: crate::log::AUDIT, action = "update", outcome = "success", initiator_user_id = %user.id,
         target_type_uri = KIND, target_id = %user.id, "password changed by its user");

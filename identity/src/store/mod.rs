@@ -11,6 +11,7 @@ pub mod domains;
 pub mod groups;
 pub mod meta;
 pub mod orders;
+pub mod passwords;
 pub mod projects;
 pub mod roles;
 pub mod secrets;
@@ -26,7 +27,7 @@ use std::{
 };
 
 use sqlx::{
-    Sqlite, SqlitePool, Transaction,
+    Connection, Sqlite, SqlitePool, Transaction,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use thiserror::Error;
@@ -64,6 +65,9 @@ pub enum StoreError {
     /// A record refers to something that is not there.
     #[error("a record refers to an object that does not exist")]
     Dangling,
+    /// The disk is full, or the database is busy or cannot be written just now. It may pass by itself.
+    #[error("the database cannot be used just now: {0}")]
+    Unavailable(sqlx::Error),
     /// Any other failure of a statement.
     #[error("the database refused a statement: {0}")]
     Query(sqlx::Error),
@@ -78,6 +82,7 @@ impl StoreError {
             Self::Migrate(_) => "DatabaseNotMigrated",
             Self::Duplicate => "Duplicate",
             Self::Dangling => "DanglingReference",
+            Self::Unavailable(_) => "DatabaseUnavailable",
             Self::Query(_) => "DatabaseFailed",
         }
     }
@@ -88,9 +93,22 @@ impl From<sqlx::Error> for StoreError {
         match error.as_database_error() {
             Some(database) if database.is_unique_violation() => Self::Duplicate,
             Some(database) if database.is_foreign_key_violation() => Self::Dangling,
+            Some(database) if database.code().is_some_and(|code| may_pass(&code)) => {
+                Self::Unavailable(error)
+            }
+            None if matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::Io(_)) => {
+                Self::Unavailable(error)
+            }
             _ => Self::Query(error),
         }
     }
+}
+
+/// Result codes of SQLite that say something about the machine and not about the statement: busy (5), locked
+/// (6), out of memory (7), read-only (8), failed I/O (10), full (13), cannot open (14). The higher bits say more.
+fn may_pass(code: &str) -> bool {
+    code.parse::<u32>()
+        .is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 7 | 8 | 10 | 13 | 14))
 }
 
 /// The result of everything in this layer.
@@ -156,6 +174,11 @@ impl Store {
             .statement_cache_capacity(64);
         let write = SqlitePoolOptions::new()
             .max_connections(1)
+            // After some failures (a full disk) SQLite has rolled back by itself, and the driver, whose own rollback
+            // then fails, takes the connection for one inside a transaction for ever. It is replaced.
+            .before_acquire(|connection, _| {
+                Box::pin(async move { Ok(!connection.is_in_transaction()) })
+            })
             .connect_with(options.clone())
             .await
             .map_err(open_error)?;
@@ -240,6 +263,17 @@ impl Store {
     /// `Query`.
     pub async fn ping(&self) -> StoreResult<()> {
         sqlx::query("SELECT 1").execute(&self.read).await?;
+        Ok(())
+    }
+
+    /// Lets the database grow by no more than so many pages, as far as the present connection goes.
+    #[cfg(test)]
+    pub(crate) async fn limit_pages(&self, more: i64) -> StoreResult<()> {
+        let now: i64 = sqlx::query_scalar("PRAGMA page_count")
+            .fetch_one(&self.write)
+            .await?;
+        let statement = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {}", now + more));
+        sqlx::query(statement).execute(&self.write).await?;
         Ok(())
     }
 

@@ -20,6 +20,8 @@ pub struct User {
     pub default_project_id: Option<String>,
     /// See `crypto::password`.
     pub password_hash: Option<String>,
+    /// When the password must be changed (microseconds).
+    pub password_expires_at: Option<i64>,
     /// Tokens issued at or before this moment are dead (microseconds).
     pub tokens_valid_after: i64,
     /// JSON object.
@@ -43,7 +45,7 @@ impl User {
     pub fn to_json(&self) -> Value {
         let mut object = json!({
             "id": self.id, "name": self.name, "domain_id": self.domain_id, "enabled": self.enabled,
-            "password_expires_at": null, "options": json_object(&self.options),
+            "password_expires_at": self.password_expires_at.map(crate::time::zoneless_time), "options": json_object(&self.options),
         });
         if let (Some(project), Some(map)) = (&self.default_project_id, object.as_object_mut()) {
             map.insert("default_project_id".into(), project.as_str().into());
@@ -105,8 +107,8 @@ impl Change {
     /// `Duplicate`, `Dangling`, `Query`.
     pub async fn insert_user(&mut self, user: &User) -> StoreResult<()> {
         sqlx::query(
-            "INSERT INTO users (id, domain_id, name, enabled, default_project_id, password_hash, tokens_valid_after, options, extra)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "INSERT INTO users (id, domain_id, name, enabled, default_project_id, password_hash, tokens_valid_after, options, extra,
+             password_expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         )
         .bind(&user.id)
         .bind(&user.domain_id)
@@ -117,6 +119,7 @@ impl Change {
         .bind(user.tokens_valid_after)
         .bind(&user.options)
         .bind(&user.extra)
+        .bind(user.password_expires_at)
         .execute(&mut *self.tx)
         .await?;
         Ok(())
@@ -129,7 +132,7 @@ impl Change {
     pub async fn update_user(&mut self, user: &User) -> StoreResult<()> {
         sqlx::query(
             "UPDATE users SET name = $2, enabled = $3, default_project_id = $4, password_hash = $5,
-             tokens_valid_after = $6, options = $7, extra = $8 WHERE id = $1",
+             tokens_valid_after = $6, options = $7, extra = $8, password_expires_at = $9 WHERE id = $1",
         )
         .bind(&user.id)
         .bind(&user.name)
@@ -139,6 +142,7 @@ impl Change {
         .bind(user.tokens_valid_after)
         .bind(&user.options)
         .bind(&user.extra)
+        .bind(user.password_expires_at)
         .execute(&mut *self.tx)
         .await?;
         Ok(())

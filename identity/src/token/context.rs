@@ -35,6 +35,8 @@ pub struct UserRef {
     pub name: String,
     /// Its domain.
     pub domain: IdName,
+    /// When its password must be changed (microseconds).
+    pub password_expires_at: Option<i64>,
 }
 
 /// What a token is for, with names.
@@ -204,6 +206,7 @@ pub async fn resolve(store: &Store, payload: &TokenPayload) -> Result<AuthContex
     let user = UserRef {
         id: user.id,
         name: user.name,
+        password_expires_at: user.password_expires_at,
         domain: IdName {
             id: user_domain.id,
             name: user_domain.name,

@@ -13,12 +13,13 @@ use serde_json::Value;
 
 use super::token_body::token_body;
 use crate::{
+    accounts::account_key,
     app::App,
     audit::{self, Outcome},
     http::Query,
     identity::{
         error::{ApiResult, IdentityError},
-        fields,
+        fields, passwords,
     },
     ids::audit_id,
     store::users::User,
@@ -121,7 +122,7 @@ fn claimed(auth: &Value) -> String {
     .unwrap_or_default()
 }
 
-async fn attempt(app: &App, auth: &Value) -> Result<(AuthContext, String), Failure> {
+async fn attempt(app: &Arc<App>, auth: &Value) -> Result<(AuthContext, String), Failure> {
     let identity = &auth["identity"];
     let methods = identity["methods"]
         .as_array()
@@ -196,20 +197,40 @@ async fn find_user(app: &App, user: &Value) -> Result<Option<User>, IdentityErro
     }
 }
 
-async fn password(app: &App, details: &Value) -> Result<Proof, Failure> {
+/// Counts an attempt on the account that the client names; not on its address, which behind a load balancer is
+/// everybody's.
+fn admit(app: &App, account: &Value) -> Result<(), Failure> {
+    // Only what decides which account it is, so that nothing else in the request can make it a new one.
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let key = match text(&account["id"]) {
+        Some(id) => account_key(("id", id)),
+        None => account_key((
+            text(&account["name"]),
+            text(&account["domain"]["id"]).or_else(|| text(&account["domain"]["name"])),
+        )),
+    };
+    if app.login_limit.admit(key) {
+        Ok(())
+    } else {
+        Err(IdentityError::TooManyAttempts.into())
+    }
+}
+
+async fn password(app: &Arc<App>, details: &Value) -> Result<Proof, Failure> {
     let sent = details["user"]["password"].as_str().ok_or_else(|| {
         IdentityError::BadRequest("auth.identity.password.user.password is required.".into())
     })?;
+    admit(app, &details["user"])?;
     let user = find_user(app, &details["user"]).await?;
-    let hash = user.as_ref().and_then(|user| user.password_hash.as_deref());
-    // Verified also when there is no such user, so that both answers take the same time.
-    let verified = app
-        .hasher
-        .verify(&SecretString::from(sent.to_owned()), hash)
-        .await?;
-    let user = user.ok_or_else(|| Failure::denied("UnknownUser"))?;
-    if !verified {
-        return Err(Failure::denied("WrongPassword"));
+    let user = passwords::prove(app, user, &SecretString::from(sent.to_owned()))
+        .await?
+        .map_err(Failure::denied)?;
+    if app
+        .config
+        .passwords
+        .expired(&user.options, user.password_expires_at, now_us())
+    {
+        return Err(IdentityError::PasswordExpired(user.id).into());
     }
     Ok(Proof {
         user,
@@ -273,6 +294,14 @@ async fn application_credential(app: &App, details: &Value) -> Result<Proof, Fai
     let secret = details["secret"].as_str().ok_or_else(|| {
         IdentityError::BadRequest("auth.identity.application_credential.secret is required.".into())
     })?;
+    admit(
+        app,
+        if details["id"].is_string() {
+            details
+        } else {
+            &details["user"]
+        },
+    )?;
     let found = match (details["id"].as_str(), details["name"].as_str()) {
         (Some(id), _) => app.store.app_credential(id).await?,
         (None, Some(name)) => match find_user(app, &details["user"]).await? {

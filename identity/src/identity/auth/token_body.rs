@@ -23,7 +23,7 @@ pub(super) async fn token_body(
         "methods": payload.method_names(),
         "user": {
             "domain": context.user.domain.to_json(), "id": context.user.id, "name": context.user.name,
-            "password_expires_at": null,
+            "password_expires_at": context.user.password_expires_at.map(crate::time::zoneless_time),
         },
         "audit_ids": payload.audit_ids,
         "expires_at": whole(payload.expires_at),
