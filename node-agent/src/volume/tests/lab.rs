@@ -48,6 +48,8 @@ pub struct Lab {
     pub truth: RefCell<BTreeMap<String, usize>>,
     pub hands: RefCell<BTreeMap<String, Hand>>,
     pub faults: RefCell<Vec<(usize, Fault)>>,
+    /// As `faults`, at the next pauses of a name.
+    pub next_faults: RefCell<Vec<(String, Fault)>>,
     pub pauses: Cell<usize>,
     pub names: RefCell<Vec<String>>,
     pub dead: Cell<Option<Fault>>,
@@ -75,6 +77,7 @@ impl Default for Lab {
             truth: RefCell::default(),
             hands: RefCell::default(),
             faults: RefCell::default(),
+            next_faults: RefCell::default(),
             pauses: Cell::new(0),
             names: RefCell::default(),
             dead: Cell::new(None),
@@ -341,6 +344,10 @@ impl Lab {
         let now = self.pauses.get();
         self.pauses.set(now + 1);
         self.names.borrow_mut().push(what.to_owned());
+        let mut by_name = self.next_faults.borrow_mut();
+        if let Some(at) = by_name.iter().position(|(name, _)| name == what) {
+            return Some(by_name.remove(at).1);
+        }
         let faults = self.faults.borrow();
         faults.iter().find(|(at, _)| *at == now).map(|(_, f)| *f)
     }

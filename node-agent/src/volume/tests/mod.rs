@@ -4,4 +4,5 @@ mod bad_input;
 mod crashes;
 mod invariants;
 pub(crate) mod lab;
+mod peers;
 mod schedules;

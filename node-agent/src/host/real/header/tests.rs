@@ -291,3 +291,20 @@ fn a_device_that_ends_early_is_unreadable_and_not_blank() {
         cryptvol_crds::conditions::Reason::DeviceUnreadable
     );
 }
+
+/// Key derivation costs more memory than the agent may take: what we write costs nothing, what others wrote is bounded.
+#[test]
+fn peer_failure_12_key_derivation_has_a_bound() {
+    let ours = metadata(&good());
+    assert_eq!(ours["keyslots"]["0"]["kdf"]["type"], "pbkdf2");
+    assert_eq!(ours["keyslots"]["0"]["kdf"]["iterations"], 1000);
+    let argon2 = |memory: u32| {
+        header(&forged(|j| {
+            j["keyslots"]["0"]["kdf"] = json!({"type": "argon2id", "time": 4, "memory": memory, "cpus": 4, "salt": "AAAAAAAAAAAAAAAAAAAAAA=="});
+        }))
+        .objections
+    };
+    assert_eq!(argon2(64 << 10), Vec::<String>::new());
+    let refused = argon2(1 << 20).join("; ");
+    assert!(refused.contains("cryptsetup luksConvertKey"), "{refused}");
+}
