@@ -135,7 +135,7 @@ fn what_was_checked_is_what_is_opened() {
         luks::format(&disk, &order()).unwrap();
         let checked = read_luks(&disk).unwrap().unwrap();
         let mut head = good();
-        corpus::by_name(name).apply(&mut head);
+        corpus::by_name(name).unwrap().apply(&mut head);
         rewrite(&disk, 0, &head);
         let key = luks::unlock(&disk, &checked, &order().passphrase).unwrap();
         assert_eq!(key.bytes().len(), 64, "{name}");
