@@ -42,7 +42,8 @@ fn peer_failure_01_a_disk_that_looks_blank_is_not_formatted() {
     // The laboratory itself asserts that a disk with data keeps it; here the disk is what loses it.
     let (good, data) = lab.disk(1, |d| (d.content.clone(), d.data.take()));
     let written = lab.world.borrow().bytes_written();
-    let spoil: [(fn(&mut Disk), Reason); 5] = [
+    type Spoil = fn(&mut Disk);
+    let spoil: [(Spoil, Reason); 5] = [
         (|d| d.zeros = true, Reason::HeaderMissing),
         (|d| d.unreadable = true, Reason::DeviceUnreadable),
         (|d| d.content = Content::Blank, Reason::HeaderMissing),
