@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod control_plane;
 pub mod demo;
 pub mod exec;
+pub mod ground;
 pub mod guest;
 pub mod identity_service;
 pub mod image;

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use base64::Engine;
 use serde_json::Value;
 
 use crate::cluster::Cluster;
+use crate::ground::{Ground, OnNode};
 use crate::keystone::Keystone;
 use crate::process::wait_for;
-use crate::scenario::{OnNode, secret};
 use crate::workdir::workspace_root;
 
 /// Namespace of the release.
@@ -150,4 +151,16 @@ pub async fn wait_agent(cluster: &Cluster, node: &str, limit: Duration) -> Resul
         String::new,
     )
     .await
+}
+
+/// One entry of a Secret of the release.
+pub async fn secret(ground: &impl Ground, name: &str, key: &str) -> Result<Vec<u8>> {
+    let text = ground
+        .kubectl(&["get", "secret", "-n", NAMESPACE, name, "-o", "json"])
+        .await?;
+    let object: Value = serde_json::from_str(&text)?;
+    let data = object["data"][key]
+        .as_str()
+        .with_context(|| format!("the Secret {name} has no {key}"))?;
+    Ok(base64::engine::general_purpose::STANDARD.decode(data)?)
 }

@@ -1,15 +1,13 @@
 //! A volume's life as a user sees it, written once for every ground that has Kubernetes: nodes with kernels of their own, and
 //! kind on a machine whose kernel can do it.
 
-use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use base64::Engine;
 use serde_json::{Value, json};
 
 use crate::array::{Array, Lun};
-use crate::cluster::Cluster;
+use crate::ground::Ground;
 use crate::keystone::Keystone;
 use crate::process::wait_for;
 use crate::release;
@@ -18,39 +16,6 @@ use crate::volumes::PATIENCE;
 const TEXT: &str = "written on the hypervisor through the link";
 /// Where the text is written on the volume, in blocks of 4 KiB.
 const AT: u64 = 256;
-
-/// A cluster with the charts installed, and the hypervisor that its volumes are for.
-pub trait Ground {
-    /// `kubectl ARGS`.
-    fn kubectl(&self, args: &[&str]) -> impl Future<Output = Result<String>>;
-    /// `kubectl apply -f -`.
-    fn apply(&self, manifest: &str) -> impl Future<Output = Result<String>>;
-    /// A script for sh where the device is: on the node itself, or, where nodes are containers, on their machine.
-    fn on_hypervisor(&self, script: &str) -> impl Future<Output = Result<String>>;
-}
-
-/// A cluster of nodes with kernels of their own, one of which is the hypervisor.
-#[derive(Debug, Clone, Copy)]
-pub struct OnNode<'a> {
-    /// The cluster.
-    pub cluster: &'a Cluster,
-    /// Name of the node.
-    pub node: &'a str,
-}
-
-impl Ground for OnNode<'_> {
-    async fn kubectl(&self, args: &[&str]) -> Result<String> {
-        self.cluster.plane.kubectl(args).await
-    }
-
-    async fn apply(&self, manifest: &str) -> Result<String> {
-        self.cluster.plane.apply(manifest).await
-    }
-
-    async fn on_hypervisor(&self, script: &str) -> Result<String> {
-        self.cluster.node(self.node)?.sh(script).await?.ok()
-    }
-}
 
 /// From an empty LUN to a mapping that survives its agent, and back to nothing: no session, no header, no key. `name` is that
 /// of namespace and tenant.
@@ -125,26 +90,6 @@ pub async fn volume_life(
     );
     ground.kubectl(&["delete", "namespace", name]).await?;
     array.remove_target(&iqn)
-}
-
-/// One entry of a Secret of the release.
-pub async fn secret(ground: &impl Ground, name: &str, key: &str) -> Result<Vec<u8>> {
-    let text = ground
-        .kubectl(&[
-            "get",
-            "secret",
-            "-n",
-            release::NAMESPACE,
-            name,
-            "-o",
-            "json",
-        ])
-        .await?;
-    let object: Value = serde_json::from_str(&text)?;
-    let data = object["data"][key]
-        .as_str()
-        .with_context(|| format!("the Secret {name} has no {key}"))?;
-    Ok(base64::engine::general_purpose::STANDARD.decode(data)?)
 }
 
 async fn until_ready(ground: &impl Ground, namespace: &str) -> Result<Value> {

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use cryptvol_e2e::array::Array;
+use cryptvol_e2e::ground::Ground;
 use cryptvol_e2e::keystone::Keystone;
 use cryptvol_e2e::kind::Kind;
 use cryptvol_e2e::process::{Daemon, run, wait_for};
-use cryptvol_e2e::scenario::{Ground, secret, volume_life};
+use cryptvol_e2e::release::secret;
+use cryptvol_e2e::scenario::volume_life;
 
 use crate::SYSTEM;
 

@@ -3,8 +3,9 @@
 use anyhow::Result;
 use cryptvol_e2e::array::Array;
 use cryptvol_e2e::cluster::Cluster;
+use cryptvol_e2e::ground::OnNode;
 use cryptvol_e2e::release;
-use cryptvol_e2e::scenario::{OnNode, volume_life};
+use cryptvol_e2e::scenario::volume_life;
 
 #[tokio::test]
 async fn a_volume_survives_its_agent_and_ends_without_a_trace() -> Result<()> {
