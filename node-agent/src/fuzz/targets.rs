@@ -124,6 +124,35 @@ fn luks2_metadata() {
     );
 }
 
+/// Signatures of others: libblkid looks at a copy of what was read.
+#[test]
+fn foreign_signatures() {
+    let mut dos = vec![0; 4096];
+    dos[510..512].copy_from_slice(&[0x55, 0xaa]);
+    dos[446..462].copy_from_slice(&[0, 0, 2, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 8, 0, 0]);
+    let mut ext4 = vec![0; 8192];
+    ext4[1024 + 56..][..2].copy_from_slice(&[0x53, 0xef]);
+    ext4[1024 + 24..][..4].copy_from_slice(&[2, 0, 0, 0]);
+    let mut swap = vec![0; 4096];
+    swap[1024] = 1;
+    swap[4086..].copy_from_slice(b"SWAPSPACE2");
+    let mut xfs = vec![0; 4096];
+    xfs[..8].copy_from_slice(b"XFSB\0\0\x10\0");
+    let corpus = [dos, ext4, swap, xfs, vec![0xff; 4096]];
+    feed(
+        "signature",
+        &corpus,
+        |len| 4 * len + (64 << 10),
+        |bytes| {
+            let size = 1 << 20;
+            let len = bytes.len().min(512 << 10);
+            if let Some(what) = header::probe::signature(&bytes[..len], &[], size).unwrap() {
+                assert!(!what.is_empty());
+            }
+        },
+    );
+}
+
 #[test]
 fn iscsid_answers() {
     let layout = layout::of_version("2.1.8").unwrap();

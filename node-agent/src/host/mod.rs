@@ -10,6 +10,7 @@
 pub mod model;
 pub mod probe;
 pub mod real;
+pub mod shown;
 #[cfg(test)]
 pub mod sim;
 

@@ -16,7 +16,10 @@ use super::{
     plan::{Done, Stop},
     wanted::Wanted,
 };
-use crate::host::{DeviceId, LinkFound, Mapping, Observed};
+use crate::host::{DeviceId, LinkFound, Mapping, Observed, shown::shown};
+
+/// Longest message of an error without its next step, in characters: tools and arrays have their words in it.
+const MAX_MESSAGE: usize = 1500;
 
 /// The status with a receipt in it.
 pub fn with_receipt(old: &NodeVolumeStatus, receipt: &Receipt, now: Timestamp) -> NodeVolumeStatus {
@@ -115,7 +118,7 @@ fn set_stage(status: &mut NodeVolumeStatus, stage: Stage, now: Timestamp) {
 /// The time of an error is that of its first sight.
 fn set_error(status: &mut NodeVolumeStatus, stop: &Stop, now: Timestamp) {
     set_stage(status, stop.stage, now);
-    let message = conditions::message(stop.reason, &stop.message);
+    let message = conditions::message(stop.reason, &shown(&stop.message, MAX_MESSAGE));
     let same = status
         .error
         .as_ref()

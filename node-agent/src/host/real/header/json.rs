@@ -27,7 +27,7 @@ const MAX_AREAS: u64 = 128 << 20;
 /// Most key slots of the format.
 const MAX_SLOTS: usize = 32;
 /// Most PBKDF2 iterations of all key slots and digests together: a wrong passphrase tries every slot.
-const MAX_PBKDF2_TOTAL: u64 = 4 * MAX_PBKDF2_ITERATIONS as u64;
+const MAX_PBKDF2_TOTAL: u64 = 2 * MAX_PBKDF2_ITERATIONS as u64;
 /// Most passes times KiB of all key slots together, for the same cause.
 const MAX_ARGON2_TOTAL: u64 = 4 * (MAX_ARGON2_MEMORY as u64) * (MAX_ARGON2_TIME as u64);
 /// Bytes of a key slot's own key: AES-128 to AES-256 in XTS.

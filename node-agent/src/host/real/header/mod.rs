@@ -5,13 +5,13 @@
 //! written. The format is that of the "LUKS2 On-Disk Format Specification" version 1.1.3.
 
 mod json;
-mod probe;
+pub(crate) mod probe;
 mod strict;
 
 use sha2::{Digest, Sha256, Sha512};
 
 use super::disk::{Disk, is_zero};
-use crate::host::{Header, HeaderFound, StepError};
+use crate::host::{Header, HeaderFound, StepError, shown::shown};
 pub use json::KeySlot;
 use json::{Area, Read};
 
@@ -140,19 +140,6 @@ pub fn parse(head: &[u8], device_size: u64) -> Parsed {
         }
         other => other,
     }
-}
-
-/// A text for a status or an Event that may hold words of the array.
-fn shown(text: &str, most: usize) -> String {
-    let mut shown: String = text
-        .chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .take(most)
-        .collect();
-    if shown.len() < text.len() && text.chars().nth(most).is_some() {
-        shown.push('…');
-    }
-    shown
 }
 
 fn find(head: &[u8], device_size: u64) -> Parsed {
