@@ -223,15 +223,12 @@ async fn bounded(mut response: reqwest::Response) -> Result<Zeroizing<Vec<u8>>, 
     Ok(body)
 }
 
-/// What an answer says. Its words never reach a message where they could be the secret.
+/// What an answer says.
 pub(crate) fn answer(status: StatusCode, body: &[u8]) -> Result<Released, StepError> {
     if status != StatusCode::OK {
         return Err(refusal(status, body));
     }
-    // Not the parser's own words: they quote what they do not understand.
-    Released::from_json(body).map_err(|_| {
-        unavailable("the operator's answer is not understood; operator and agent may be of different releases")
-    })
+    Released::from_json(body).map_err(|e| unavailable(&e.to_string()))
 }
 
 /// An error answer. A refusal's message ends with its next step, which the report adds again from the reason.

@@ -298,6 +298,27 @@ fn a_permit_issued_by_mistake_for_a_volume_that_was_opened() {
 }
 
 #[test]
+fn the_damaged_header_of_a_volume_in_use_is_no_reason_to_wipe_its_disk() {
+    let lab = Lab::new(1);
+    lab.settle(1);
+    lab.want(1, Desired::Detached);
+    lab.settle(1);
+    lab.want(1, Desired::Attached);
+    let good = lab.disk(1, |d| d.content.clone());
+    lab.disk(1, |d| {
+        d.content = Content::Foreign("crypto_LUKS version 2, damaged: wrong checksum".into());
+    });
+    stops("damaged", &lab, Reason::HeaderMismatch, |lab| {
+        let message = lab.status(1).error.unwrap().message;
+        assert!(
+            message.contains("wrong checksum") && !message.contains("ipe it"),
+            "{message}"
+        );
+        lab.disk(1, |d| d.content = good);
+    });
+}
+
+#[test]
 fn header_changed_by_the_array() {
     let change: [fn(&mut SimHeader); 5] = [
         |h| h.facts.cipher = "cipher_null-ecb".into(),
