@@ -124,12 +124,15 @@ impl Ground {
         Ok(device)
     }
 
-    async fn format(&self, device: &Value, sector_size: i32) -> Result<Value> {
-        self.done(json!({"Format": [device, {
-            "luks_uuid": LUKS_UUID, "passphrase": PASSPHRASE,
+    fn format_call(device: &Value, sector_size: i32) -> Value {
+        json!({"Format": [device, {
+            "luks_uuid": LUKS_UUID, "passphrase": PASSPHRASE, "over_torn": false,
             "encryption": {"provider": "luks2", "sectorSize": sector_size},
-        }]}))
-        .await
+        }]})
+    }
+
+    async fn format(&self, device: &Value, sector_size: i32) -> Result<Value> {
+        self.done(Self::format_call(device, sector_size)).await
     }
 
     fn open_call(&self, device: &Value, header: &Value) -> Value {
@@ -376,7 +379,7 @@ async fn what_changed_below_is_noticed_and_what_is_not_ours_stays() -> Result<()
     for call in [
         json!({"ReadHeader": device}),
         open.clone(),
-        json!({"Format": [device, {"luks_uuid": LUKS_UUID, "passphrase": PASSPHRASE, "encryption": {"provider": "luks2"}}]}),
+        Ground::format_call(&device, 512),
     ] {
         ground.refused(Reason::DeviceUnreadable, call).await?;
     }
