@@ -30,6 +30,8 @@ pub struct Options {
     pub names: Vec<String>,
     /// Cost of password hashes; low, so that tests do not wait for them.
     pub password_rounds: u8,
+    /// Further arguments of `serve`.
+    pub serve_args: Vec<String>,
 }
 
 impl Default for Options {
@@ -38,6 +40,7 @@ impl Default for Options {
             ip: "127.0.0.1".into(),
             names: vec!["localhost".into()],
             password_rounds: 4,
+            serve_args: Vec::new(),
         }
     }
 }
@@ -142,7 +145,8 @@ impl IdentityService {
             .arg(self.secrets_dir().join("tls.crt"))
             .arg("--tls-key")
             .arg(self.secrets_dir().join("tls.key"))
-            .args(self.data_args());
+            .args(self.data_args())
+            .args(&self.options.serve_args);
         clean_env(&mut command);
         let daemon = Daemon::spawn(&self.dir, "identity", command)?;
         let start = Instant::now();
@@ -288,6 +292,25 @@ impl IdentityService {
                 ("project_domain_name", "Default"),
             ]);
         }
+        Cloud::write(&self.dir, name, "v3password", &auth, &self.ca_path())
+    }
+
+    /// A user of a domain, with a token for that domain.
+    pub fn domain_cloud(
+        &self,
+        name: &str,
+        user: &str,
+        password: &str,
+        domain: &str,
+    ) -> Result<Cloud> {
+        let url = self.auth_url();
+        let auth = [
+            ("auth_url", url.as_str()),
+            ("username", user),
+            ("password", password),
+            ("user_domain_name", domain),
+            ("domain_name", domain),
+        ];
         Cloud::write(&self.dir, name, "v3password", &auth, &self.ca_path())
     }
 

@@ -18,7 +18,7 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Format of the log on standard error; the audit trail is in it, under the target `audit`.
+    /// Format of the log on standard error. The audit trail is in it, with the target `audit`, always as JSON lines.
     #[arg(
         long,
         env = "CRYPTVOL_IDENTITY_LOG_FORMAT",

@@ -3,10 +3,17 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use regex::Regex;
 use serde_json::{Value, json};
+use tracing_subscriber::{Layer, layer::SubscriberExt};
 
 use crate::testing::{Answer, Bench, id};
 
@@ -87,6 +94,9 @@ fn routes() -> Vec<String> {
 }
 
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+
+/// Those whose success must be in the audit trail.
+const CHANGES: [&str; 4] = ["POST", "PUT", "PATCH", "DELETE"];
 
 /// What stands for an id in a path, besides ids that exist.
 fn path_pieces() -> Vec<String> {
@@ -311,7 +321,7 @@ async fn victims(bench: &Bench, round: usize) -> Vec<String> {
         .admin(
             "POST",
             "/key-manager/v1/secrets",
-            json!({"payload": "p", "payload_content_type": "text/plain"}),
+            json!({"payload": SECRETS[2], "payload_content_type": "text/plain"}),
             201,
         )
         .await;
@@ -353,8 +363,34 @@ async fn still_well(bench: &Bench) {
         .await;
 }
 
+/// Counts lines of the audit trail, and keeps the text of them all.
+#[derive(Clone, Default)]
+struct Trail(Arc<Mutex<(usize, String)>>);
+
+/// Stand in requests as what must never be in the trail.
+const SECRETS: [&str; 3] = ["admin-password", "victim0-pw", "payload-that-nobody-logs"];
+
+impl<S: tracing::Subscriber> Layer<S> for Trail {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        if event.metadata().target() == crate::log::AUDIT {
+            let mut text = String::new();
+            event.record(
+                &mut |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+                    text.push_str(&format!("{field}={value:?} "));
+                },
+            );
+            let mut trail = self.0.lock().unwrap();
+            trail.0 += 1;
+            trail.1.push_str(&text);
+        }
+    }
+}
+
 #[tokio::test]
 async fn hostile_requests_on_every_route() {
+    let trail = Trail::default();
+    let _listening =
+        tracing::subscriber::set_default(tracing_subscriber::registry().with(trail.clone()));
     let mut bench = Bench::new().await;
     let pieces = path_pieces();
     let routes = routes();
@@ -362,6 +398,7 @@ async fn hostile_requests_on_every_route() {
     let parameter = Regex::new(r"\{[^}]*\}").unwrap();
     let mut numbers = Numbers(20_261_128);
     let mut statuses = BTreeSet::new();
+    let mut unrecorded = BTreeSet::new();
     let types = [
         "application/json",
         "text/plain",
@@ -424,7 +461,13 @@ async fn hostile_requests_on_every_route() {
                 } else {
                     body(route, &mut numbers)
                 };
-                statuses.insert(send(&bench, method, &uri, &headers, body).await.status);
+                let before = trail.0.lock().unwrap().0;
+                let status = send(&bench, method, &uri, &headers, body).await.status;
+                let silent = trail.0.lock().unwrap().0 == before;
+                if silent && (200..300).contains(&status) && CHANGES.contains(&method) {
+                    unrecorded.insert(format!("{method} {route}"));
+                }
+                statuses.insert(status);
             }
         }
         still_well(&bench).await;
@@ -436,6 +479,12 @@ async fn hostile_requests_on_every_route() {
             "{status} never answered: {statuses:?}"
         );
     }
+    let told = trail.0.lock().unwrap().1.clone();
+    assert!(SECRETS.iter().all(|secret| !told.contains(secret)) && !told.contains(&bench.admin));
+    assert!(
+        unrecorded.is_empty(),
+        "not in the audit trail: {unrecorded:?}"
+    );
     bench.admin = bench
         .login("admin", "admin-password", Some("admin"))
         .await

@@ -1,5 +1,6 @@
-//! Logs on standard error. Two things hold whatever the filter says: the audit trail is written, and crates
-//! that are not ours stay at `info`, because at finer levels HTTP and TLS crates print what they carry.
+//! Logs on standard error. Three things hold whatever the options say: the audit trail is written, as a JSON
+//! object a line, and crates that are not ours stay at `info`, because at finer levels HTTP and TLS crates print
+//! what they carry.
 
 use tracing::{Level, Metadata, level_filters::LevelFilter};
 use tracing_subscriber::{
@@ -34,7 +35,14 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), LogError> {
         .with_default_directive(LevelFilter::INFO.into())
         .parse(filter)
         .map_err(|_| LogError::Filter(filter.to_owned()))?;
-    let filter = wanted.and(filter_fn(capped)).or(filter_fn(is_audit));
+    let filter = wanted
+        .and(filter_fn(capped))
+        .and(filter_fn(|meta| !is_audit(meta)));
+    let audit = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .json()
+        .flatten_event(true)
+        .with_filter(filter_fn(is_audit));
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
         LogFormat::Json => layer.json().flatten_event(true).with_filter(filter).boxed(),
@@ -43,7 +51,10 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), LogError> {
             .with_filter(filter)
             .boxed(),
     };
-    Ok(tracing_subscriber::registry().with(layer).try_init()?)
+    Ok(tracing_subscriber::registry()
+        .with(layer)
+        .with(audit)
+        .try_init()?)
 }
 
 fn is_audit(meta: &Metadata<'_>) -> bool {
