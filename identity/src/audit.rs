@@ -1,7 +1,65 @@
 //! The audit trail: one line for every login and every change or read of something that matters, in the
 //! terms of CADF (action, outcome, initiator, target). Never a secret, a password or a token.
 
+use std::{cell::RefCell, sync::Arc};
+
+use axum::http::{Method, StatusCode};
+
 use crate::token::{AuthContext, Scope};
+
+/// What is known of the running request.
+#[derive(Default)]
+struct Running {
+    caller: Option<Arc<AuthContext>>,
+    recorded: bool,
+}
+
+tokio::task_local! {
+    static RUNNING: RefCell<Running>;
+}
+
+/// Runs a request. A change that succeeded and that its handler did not record is recorded here, by its path: no
+/// act is missing from the trail because somebody forgot a line.
+pub async fn watch<T>(
+    method: &Method,
+    path: &str,
+    status: impl Fn(&T) -> StatusCode,
+    request: impl Future<Output = T>,
+) -> T {
+    let watched = async {
+        let answer = request.await;
+        let (caller, recorded) = RUNNING.with(|running| {
+            let mut running = running.borrow_mut();
+            (running.caller.take(), running.recorded)
+        });
+        if let Some(caller) = caller
+            && !recorded
+            && status(&answer).is_success()
+            && let Some(action) = action(method)
+        {
+            let what: String = path.chars().take(255).collect();
+            record(&caller, action, "service", &what, Outcome::Success, "");
+        }
+        answer
+    };
+    RUNNING.scope(RefCell::default(), watched).await
+}
+
+/// The verb for a method that changes something.
+fn action(method: &Method) -> Option<&'static str> {
+    match *method {
+        Method::POST => Some("create"),
+        Method::PUT | Method::PATCH => Some("update"),
+        Method::DELETE => Some("delete"),
+        _ => None,
+    }
+}
+
+/// Remembers who makes the running request.
+pub fn caller(context: &Arc<AuthContext>) {
+    // Outside of a request there is nothing to remember it for.
+    let _ = RUNNING.try_with(|running| running.borrow_mut().caller = Some(Arc::clone(context)));
+}
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +150,7 @@ struct Line<'a> {
 }
 
 fn write(line: &Line<'_>) {
+    let _ = RUNNING.try_with(|running| running.borrow_mut().recorded = true);
     let outcome = match line.outcome {
         Outcome::Success => "success",
         Outcome::Failure => "failure",

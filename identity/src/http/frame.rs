@@ -11,14 +11,14 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    http::{HeaderName, HeaderValue, Request, StatusCode, Uri, header},
+    http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header},
     response::{IntoResponse, Json, Response},
 };
 use serde_json::json;
 use tower::Service;
 
 use super::request::Base;
-use crate::app::App;
+use crate::{app::App, audit};
 
 /// From the head of a request to its answer.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -61,20 +61,27 @@ where
         if let Some(uri) = without_trailing_slash(&parts.uri) {
             parts.uri = uri;
         }
-        let method = parts.method.to_string();
+        let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
         let app = Arc::clone(&self.app);
         let mut router = self.router.clone();
         Box::pin(async move {
             let start = Instant::now();
             let answer = router.call(Request::from_parts(parts, Body::new(body)));
-            let mut response = match tokio::time::timeout(LIMIT, answer).await {
-                Ok(Ok(response)) => response,
-                Err(_) => too_slow(identity),
+            let answer = async {
+                match tokio::time::timeout(LIMIT, answer).await {
+                    Ok(Ok(response)) => response,
+                    Err(_) => too_slow(identity),
+                }
             };
+            let mut response = audit::watch(&method, &path, Response::status, answer).await;
             finish(&mut response, &base, identity);
             let api = if identity { "identity" } else { "key-manager" };
-            app.metrics
-                .request(api, &method, response.status().as_u16(), start.elapsed());
+            app.metrics.request(
+                api,
+                counted(&method),
+                response.status().as_u16(),
+                start.elapsed(),
+            );
             Ok(response)
         })
     }
@@ -92,6 +99,20 @@ fn without_trailing_slash(uri: &Uri) -> Option<Uri> {
         None => trimmed.to_owned(),
     };
     text.parse().ok()
+}
+
+/// A method as a label: clients invent methods, and each label is kept for ever.
+fn counted(method: &Method) -> &str {
+    match *method {
+        Method::GET
+        | Method::HEAD
+        | Method::POST
+        | Method::PUT
+        | Method::PATCH
+        | Method::DELETE
+        | Method::OPTIONS => method.as_str(),
+        _ => "other",
+    }
 }
 
 /// A client that sends its body drop by drop, or work that does not end, holds nothing for longer.

@@ -41,6 +41,7 @@ impl FromRequestParts<Arc<App>> for Caller {
                 TokenError::Scope => IdentityError::TokenNotFound,
                 _ => IdentityError::Unauthorized,
             })?;
+        audit::caller(&context);
         if let Some(credential) = &context.app_credential {
             // Access rules name the path below the service's root, and the router has cut off `/identity/v3`.
             let path = format!("/v3{}", parts.uri.path());

@@ -42,6 +42,7 @@ impl FromRequestParts<Arc<App>> for Caller {
                 TokenError::Store(error) => KeyManagerError::Store(error),
                 _ => KeyManagerError::Unauthorized,
             })?;
+        audit::caller(&context);
         if let Some(credential) = &context.app_credential {
             // Access rules name the path below the service's root.
             let path = match parts.uri.path() {
