@@ -10,7 +10,7 @@ use crate::{
     app::App,
     audit::{self, Outcome},
     policy::Target,
-    store::secrets::{Acl, Secret},
+    store::{acls::Acl, containers::Container, secrets::Secret},
     token::{AuthContext, TokenError, permits},
 };
 
@@ -103,17 +103,24 @@ impl Caller {
         secret: &Secret,
         acl: Option<&Acl>,
     ) -> Result<(), KeyManagerError> {
-        let mut target = target()
-            .text("target.secret.project_id", &secret.project_id)
-            .text("target.secret.creator_id", &secret.creator_id)
-            .with(
-                "target.secret.read_project_access",
-                &json!(acl.is_none_or(|acl| acl.project_access)),
-            );
-        if acl.is_some_and(|acl| acl.users.contains(&self.context.user.id)) {
-            target = target.text("target.secret.read", "read");
-        }
+        let target = guarded("secret", &secret.project_id, &secret.creator_id, acl, self);
         self.ask(app, rule, target, &secret.id)
+    }
+
+    /// Asks the policy about one container.
+    ///
+    /// # Errors
+    /// 403.
+    pub(super) fn may_container(
+        &self,
+        app: &App,
+        rule: &'static str,
+        container: &Container,
+        acl: Option<&Acl>,
+    ) -> Result<(), KeyManagerError> {
+        let (project, creator) = (&container.project_id, &container.creator_id);
+        let target = guarded("container", project, creator, acl, self);
+        self.ask(app, rule, target, &container.id)
     }
 
     /// Asks the policy about one order of the caller's project.
@@ -157,6 +164,11 @@ impl Caller {
         Err(KeyManagerError::Policy(rule))
     }
 
+    /// Whether this version of the API shows who uses a secret.
+    pub(super) fn knows_consumers(&self) -> bool {
+        self.version.0 >= 1
+    }
+
     /// Writes an audit line about a success.
     pub(super) fn audit(&self, action: &str, kind: &str, id: &str) {
         audit::record(&self.context, action, kind, id, Outcome::Success, "");
@@ -165,4 +177,26 @@ impl Caller {
 
 fn target() -> Target {
     Target::new().with("enforce_new_defaults", &json!(true))
+}
+
+/// The target for an object that has an access list. Without one, the project's members have access.
+fn guarded(
+    kind: &str,
+    project_id: &str,
+    creator_id: &str,
+    acl: Option<&Acl>,
+    caller: &Caller,
+) -> Target {
+    let shared = acl.is_none_or(|acl| acl.project_access);
+    let target = target()
+        .text(&format!("target.{kind}.project_id"), project_id)
+        .text(&format!("target.{kind}.creator_id"), creator_id)
+        .with(
+            &format!("target.{kind}.read_project_access"),
+            &json!(shared),
+        );
+    if acl.is_some_and(|acl| acl.users.contains(&caller.context.user.id)) {
+        return target.text(&format!("target.{kind}.read"), "read");
+    }
+    target
 }

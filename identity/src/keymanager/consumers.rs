@@ -6,24 +6,29 @@ use axum::{
     Router,
     body::Bytes,
     extract::{Path, State},
-    http::HeaderMap,
+    http::{HeaderMap, header},
     response::{IntoResponse, Json},
     routing::get,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     caller::Caller,
+    container_consumers::location,
     error::{ApiResult, KeyManagerError},
     fields,
-    secrets::{KIND, Page, describe, load},
+    page::Page,
+    quotas::enforce,
+    secrets::{KIND, describe, load},
 };
 use crate::{
     app::App,
     http::{Base, Query},
-    store::secrets::Consumer,
+    store::{key_quotas::Counted, secrets::Consumer},
     time::{key_manager_time, now_us},
 };
+
+const MAX_CHARS: usize = 255;
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new().route(
@@ -34,18 +39,11 @@ pub(super) fn routes() -> Router<Arc<App>> {
 
 fn sent(headers: &HeaderMap, bytes: &[u8], caller: &Caller) -> Result<Consumer, KeyManagerError> {
     let object = fields::object(headers, bytes)?;
-    let field = |name: &str| {
-        fields::text(&object, name)?
-            .filter(|text| !text.is_empty())
-            .ok_or_else(|| {
-                KeyManagerError::BadRequest(format!("The attribute {name} is required."))
-            })
-    };
     Ok(Consumer {
         project_id: caller.project_id.clone(),
-        service: field("service")?,
-        resource_type: field("resource_type")?,
-        resource_id: field("resource_id")?,
+        service: fields::required(&object, "service", MAX_CHARS)?,
+        resource_type: fields::required(&object, "resource_type", MAX_CHARS)?,
+        resource_id: fields::required(&object, "resource_id", MAX_CHARS)?,
         created: now_us(),
     })
 }
@@ -60,14 +58,9 @@ async fn list(
     let (secret, acl) = load(&app, &id).await?;
     caller.may_secret(&app, "secret_consumers:get", &secret, acl.as_ref())?;
     let page = Page::of(&query);
-    let all = app.store.consumers(&id).await?;
-    let total = i64::try_from(all.len()).unwrap_or(i64::MAX);
-    let skip = usize::try_from(page.offset).unwrap_or(usize::MAX);
-    let take = usize::try_from(page.limit).unwrap_or(0);
-    let items: Vec<Value> = all
+    let (some, total) = page.cut(app.store.consumers(&id).await?);
+    let items = some
         .iter()
-        .skip(skip)
-        .take(take)
         .map(|consumer| {
             json!({
                 "created": key_manager_time(consumer.created), "updated": key_manager_time(consumer.created),
@@ -91,10 +84,21 @@ async fn register(
     caller.may_secret(&app, "secret_consumers:post", &secret, acl.as_ref())?;
     let consumer = sent(&headers, &bytes, &caller)?;
     let mut change = app.store.change_keys().await?;
+    let counted = Counted::SecretConsumers;
+    enforce(
+        &app,
+        &mut change,
+        counted,
+        &caller.project_id,
+        consumer.created,
+    )
+    .await?;
     change.insert_consumer(&id, &consumer).await?;
     app.store.commit(change).await?;
     caller.audit("update", KIND, &id);
-    Ok(Json(describe(&app, &caller, &base, &secret).await?).into_response())
+    // These routes show the consumers whatever version the client speaks.
+    let body = Json(describe(&app, &base, &secret, true).await?);
+    Ok(([(header::LOCATION, location(&base, &id))], body).into_response())
 }
 
 async fn remove(
@@ -132,5 +136,5 @@ async fn remove(
         .await?;
     app.store.commit(change).await?;
     caller.audit("update", KIND, &id);
-    Ok(Json(describe(&app, &caller, &base, &secret).await?).into_response())
+    Ok(Json(describe(&app, &base, &secret, true).await?).into_response())
 }

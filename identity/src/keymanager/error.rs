@@ -40,6 +40,19 @@ pub enum KeyManagerError {
         "The secret has a payload already; a payload is written once. Store a new secret instead."
     )]
     HasPayload,
+    /// Something is there already.
+    #[error("{0}")]
+    Conflict(String),
+    /// The project has as many as it may have.
+    #[error(
+        "Creation not allowed because a quota has been reached: this project may have {limit} {name}. Delete some, or ask an administrator for more."
+    )]
+    QuotaReached {
+        /// What of.
+        name: &'static str,
+        /// The limit.
+        limit: i64,
+    },
     /// The payload is not of the type that was asked for.
     #[error("The payload is {0}; ask for that content type or for none.")]
     NotAcceptable(String),
@@ -71,6 +84,8 @@ impl KeyManagerError {
             Self::NotFound(_) | Self::NoSuchRoute => "NotFound",
             Self::BadRequest(_) => "BadRequest",
             Self::HasPayload => "HasPayload",
+            Self::Conflict(_) => "Conflict",
+            Self::QuotaReached { .. } => "QuotaReached",
             Self::NotAcceptable(_) => "NotAcceptable",
             Self::TooLarge(_) => "TooLarge",
             Self::MediaType(_) => "UnsupportedMediaType",
@@ -83,10 +98,12 @@ impl KeyManagerError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorized | Self::NoProject => StatusCode::UNAUTHORIZED,
-            Self::Policy(_) | Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::Policy(_) | Self::Forbidden(_) | Self::QuotaReached { .. } => {
+                StatusCode::FORBIDDEN
+            }
             Self::NotFound(_) | Self::NoSuchRoute => StatusCode::NOT_FOUND,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
-            Self::HasPayload => StatusCode::CONFLICT,
+            Self::HasPayload | Self::Conflict(_) => StatusCode::CONFLICT,
             Self::NotAcceptable(_) => StatusCode::NOT_ACCEPTABLE,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -56,11 +56,27 @@ fn trimmed(value: Value) -> Value {
     }
 }
 
+/// A string of at most 255 characters; absence is `None`.
+///
+/// # Errors
+/// 400, also for null.
+pub(super) fn text(object: &Object, name: &str) -> Result<Option<String>, KeyManagerError> {
+    match object.get(name) {
+        Some(Value::Null) => Err(KeyManagerError::BadRequest(format!(
+            "The attribute {name} must be a string; leave it out if there is none."
+        ))),
+        _ => nullable_text(object, name),
+    }
+}
+
 /// A string of at most 255 characters; null and absence are `None`.
 ///
 /// # Errors
 /// 400.
-pub(super) fn text(object: &Object, name: &str) -> Result<Option<String>, KeyManagerError> {
+pub(super) fn nullable_text(
+    object: &Object,
+    name: &str,
+) -> Result<Option<String>, KeyManagerError> {
     match object.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if text.chars().count() <= TEXT_MAX => Ok(Some(text.clone())),
@@ -70,13 +86,26 @@ pub(super) fn text(object: &Object, name: &str) -> Result<Option<String>, KeyMan
     }
 }
 
-/// A number of bits; null and absence are `None`.
+/// A string of 1 to `max` characters that must be there.
 ///
 /// # Errors
-/// 400 unless it is from 1 to 32767.
+/// 400.
+pub(super) fn required(object: &Object, name: &str, max: usize) -> Result<String, KeyManagerError> {
+    match object.get(name) {
+        Some(Value::String(text)) if (1..=max).contains(&text.chars().count()) => Ok(text.clone()),
+        _ => Err(KeyManagerError::BadRequest(format!(
+            "The attribute {name} is required and must be a string of 1 to {max} characters."
+        ))),
+    }
+}
+
+/// A number of bits; absence is `None`.
+///
+/// # Errors
+/// 400, also for null, unless it is from 1 to 32767.
 pub(super) fn bits(object: &Object) -> Result<Option<i64>, KeyManagerError> {
     match object.get("bit_length") {
-        None | Some(Value::Null) => Ok(None),
+        None => Ok(None),
         Some(value) => value
             .as_i64()
             .filter(|bits| (1..=32_767).contains(bits))
@@ -89,7 +118,7 @@ pub(super) fn bits(object: &Object) -> Result<Option<i64>, KeyManagerError> {
     }
 }
 
-/// A time in the future, in microseconds; null, absence and an empty string are `None`.
+/// A time in the future, in microseconds; absence and an empty string are `None`.
 ///
 /// # Errors
 /// 400.

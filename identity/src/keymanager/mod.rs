@@ -3,15 +3,22 @@
 mod acls;
 mod caller;
 mod consumers;
+mod container_consumers;
+mod containers;
 mod discovery;
 mod error;
 mod fields;
+mod filter;
+mod keypair;
+mod metadata;
 mod microversion;
 mod orders;
+mod page;
 mod payload;
 mod quotas;
 mod sealing;
 mod secrets;
+mod stores;
 
 use std::sync::Arc;
 
@@ -41,6 +48,10 @@ pub fn router(_: Arc<App>) -> Router<Arc<App>> {
                 .merge(payload::routes())
                 .merge(acls::routes())
                 .merge(consumers::routes())
+                .merge(containers::routes())
+                .merge(container_consumers::routes())
+                .merge(metadata::routes())
+                .merge(stores::routes())
                 .merge(orders::routes())
                 .merge(quotas::routes()),
         )

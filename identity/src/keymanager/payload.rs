@@ -21,13 +21,13 @@ use zeroize::Zeroizing;
 use super::{
     caller::Caller,
     error::{ApiResult, KeyManagerError},
-    fields::{Object, media_type, text},
+    fields::{Object, media_type, nullable_text, text},
     sealing,
     secrets::{KIND, load},
 };
 use crate::{
     app::App,
-    store::secrets::{Acl, Secret},
+    store::{acls::Acl, secrets::Secret},
     time::now_us,
 };
 
@@ -36,6 +36,9 @@ const MAX_PAYLOAD: usize = 20_000;
 const TEXT: &str = "text/plain";
 const OCTETS: &str = "application/octet-stream";
 const PKCS8: &str = "application/pkcs8";
+
+/// What is told to those who name another content type.
+pub(super) const KNOWN_TYPES: &str = "The attribute payload_content_type must be text/plain, application/octet-stream or application/pkcs8.";
 
 /// A payload with the content type under which it is stored.
 pub(super) type Given = (String, Zeroizing<Vec<u8>>);
@@ -69,6 +72,11 @@ fn known_type(sent: &str) -> Option<&'static str> {
     }
 }
 
+/// Whether a content type is one of the API's.
+pub(super) fn is_known_type(sent: &str) -> bool {
+    known_type(sent).is_some()
+}
+
 fn decoded(text: &str) -> Result<Zeroizing<Vec<u8>>, KeyManagerError> {
     let compact = Zeroizing::new(
         text.chars()
@@ -93,11 +101,12 @@ fn checked(plain: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, KeyManagerEr
 
 /// The payload in the body of a new secret with its content type; `None` if it is to come later.
 pub(super) fn from_json(object: &Object) -> Result<Option<Given>, KeyManagerError> {
-    let content_type = text(object, "payload_content_type")?.filter(|text| !text.is_empty());
-    let encoding = text(object, "payload_content_encoding")?.filter(|text| !text.is_empty());
+    let content_type =
+        nullable_text(object, "payload_content_type")?.filter(|text| !text.is_empty());
+    let encoding = text(object, "payload_content_encoding")?;
     let sent = match object.get("payload") {
-        None | Some(Value::Null) => {
-            return if content_type.is_some() {
+        None => {
+            return if object.contains_key("payload_content_type") {
                 Err(bad(
                     "A payload_content_type was given without a payload; leave both out to store the payload later.",
                 ))
@@ -110,9 +119,7 @@ pub(super) fn from_json(object: &Object) -> Result<Option<Given>, KeyManagerErro
     };
     let content_type =
         content_type.ok_or_else(|| bad("A payload needs a payload_content_type."))?;
-    let known = known_type(&content_type).ok_or_else(|| {
-        bad("The attribute payload_content_type must be text/plain, application/octet-stream or application/pkcs8.")
-    })?;
+    let known = known_type(&content_type).ok_or_else(|| bad(KNOWN_TYPES))?;
     let plain = match (known, encoding.as_deref()) {
         (TEXT, None) => Zeroizing::new(sent.clone().into_bytes()),
         (TEXT, Some(_)) => {
@@ -143,7 +150,9 @@ pub(super) async fn write(
             .unwrap_or_default()
     };
     let content_type = text_header(header::CONTENT_TYPE);
+    // Only these two: PKCS #8 comes in one step.
     let known = known_type(content_type)
+        .filter(|known| *known != PKCS8)
         .ok_or_else(|| KeyManagerError::MediaType(content_type.to_owned()))?;
     let (secret, acl) = load(&app, &id).await?;
     caller.may_secret(&app, "secret:put", &secret, acl.as_ref())?;
@@ -151,7 +160,7 @@ pub(super) async fn write(
         return Err(KeyManagerError::HasPayload);
     }
     let plain = match text_header(header::CONTENT_ENCODING) {
-        "" => Zeroizing::new(bytes.to_vec()),
+        "" | "binary" => Zeroizing::new(bytes.to_vec()),
         encoding if encoding.eq_ignore_ascii_case("base64") && known != TEXT => decoded(
             std::str::from_utf8(&bytes).map_err(|_| bad("The payload is not valid base64."))?,
         )?,

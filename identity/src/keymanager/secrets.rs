@@ -16,13 +16,22 @@ use zeroize::Zeroizing;
 use super::{
     caller::Caller,
     error::{ApiResult, KeyManagerError},
-    fields, payload, sealing,
+    fields,
+    filter::filter,
+    page::Page,
+    payload,
+    quotas::enforce,
+    sealing,
 };
 use crate::{
     app::App,
     http::{Base, Query},
     ids::key_manager_id,
-    store::secrets::{Acl, Secret, SecretFilter},
+    store::{
+        acls::{Acl, Guarded},
+        key_quotas::Counted,
+        secrets::Secret,
+    },
     time::{key_manager_time, now_us},
 };
 
@@ -53,7 +62,7 @@ pub(super) async fn load(app: &App, id: &str) -> Result<(Secret, Option<Acl>), K
         .secret(id, now_us())
         .await?
         .ok_or(KeyManagerError::NotFound("secret"))?;
-    let acl = app.store.acl(id).await?;
+    let acl = app.store.acl(Guarded::Secret, id).await?;
     Ok((secret, acl))
 }
 
@@ -61,12 +70,12 @@ pub(super) fn secret_ref(base: &Base, id: &str) -> String {
     format!("{}/secrets/{id}", base.key_manager())
 }
 
-/// What is told of a secret; never its payload.
+/// What is told of a secret; never its payload. Consumers came with version 1.1.
 pub(super) async fn describe(
     app: &App,
-    caller: &Caller,
     base: &Base,
     secret: &Secret,
+    with_consumers: bool,
 ) -> Result<Value, KeyManagerError> {
     let mut object = json!({
         "created": key_manager_time(secret.created), "updated": key_manager_time(secret.updated), "status": "ACTIVE",
@@ -82,7 +91,7 @@ pub(super) async fn describe(
     {
         object["content_types"] = json!({ "default": content_type });
     }
-    if caller.version.0 >= 1 {
+    if with_consumers {
         object["consumers"] = app
             .store
             .consumers(&secret.id)
@@ -116,12 +125,21 @@ async fn create(
             TYPES.join(", ")
         )));
     }
+    if object
+        .get("transport_key_needed")
+        .is_some_and(|value| value != "false")
+        || object.contains_key("transport_key_id")
+    {
+        return Err(KeyManagerError::BadRequest(
+            "No store of this service wraps secrets with a transport key; leave transport_key_needed and transport_key_id out.".into(),
+        ));
+    }
     let given = payload::from_json(&object)?;
     let mut secret = Secret {
         id: key_manager_id(),
         project_id: caller.project_id.clone(),
         creator_id: caller.context.user.id.clone(),
-        name: fields::text(&object, "name")?.filter(|name| !name.is_empty()),
+        name: fields::nullable_text(&object, "name")?.filter(|name| !name.is_empty()),
         secret_type,
         algorithm: fields::text(&object, "algorithm")?,
         bit_length: fields::bits(&object)?,
@@ -137,6 +155,7 @@ async fn create(
         fill(&app, &mut secret, content_type, &plain).await?;
     }
     let mut change = app.store.change_keys().await?;
+    enforce(&app, &mut change, Counted::Secrets, &caller.project_id, now).await?;
     change.insert_secret(&secret).await?;
     app.store.commit(change).await?;
     caller.audit("create", KIND, &secret.id);
@@ -173,21 +192,7 @@ pub(super) fn created(status: StatusCode, name: &str, url: &str) -> Response {
 
 async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Query) -> ApiResult {
     caller.may(&app, "secrets:get")?;
-    let own = |name: &str| query.non_empty(name).map(str::to_owned);
-    let filter = SecretFilter {
-        name: own("name"),
-        algorithm: own("alg"),
-        mode: own("mode"),
-        bit_length: query
-            .get("bits")
-            .and_then(|bits| bits.parse().ok())
-            .filter(|bits| *bits != 0),
-        secret_type: own("secret_type"),
-        acl_user: query
-            .get("acl_only")
-            .is_some_and(|value| value.eq_ignore_ascii_case("true"))
-            .then(|| caller.context.user.id.clone()),
-    };
+    let filter = filter(&query, &caller.context.user.id)?;
     let page = Page::of(&query);
     let (secrets, total) = app
         .store
@@ -201,7 +206,7 @@ async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Qu
         .await?;
     let mut items = Vec::with_capacity(secrets.len());
     for secret in &secrets {
-        items.push(describe(&app, &caller, &base, secret).await?);
+        items.push(describe(&app, &base, secret, caller.knows_consumers()).await?);
     }
     Ok(page.answer(&base, &query, "secrets", items, total))
 }
@@ -223,7 +228,7 @@ async fn show(
         return payload::answer(&app, &caller, &secret, acl.as_ref(), accept).await;
     }
     caller.may_secret(&app, "secret:get", &secret, acl.as_ref())?;
-    Ok(Json(describe(&app, &caller, &base, &secret).await?).into_response())
+    Ok(Json(describe(&app, &base, &secret, caller.knows_consumers()).await?).into_response())
 }
 
 async fn delete(
@@ -234,8 +239,9 @@ async fn delete(
 ) -> ApiResult {
     let (secret, acl) = load(&app, &id).await?;
     caller.may_secret(&app, "secret:delete", &secret, acl.as_ref())?;
-    let forced = query.get("force").is_some_and(crate::http::truthy);
-    if caller.version.0 >= 2 && !forced && !app.store.consumers(&id).await?.is_empty() {
+    // Before version 1.2 nothing keeps a secret from being deleted.
+    let guarded = caller.version.0 >= 2 && !forced(&query)?;
+    if guarded && !app.store.consumers(&id).await?.is_empty() {
         return Err(KeyManagerError::BadRequest(
             "The secret has consumers; remove those first, or delete with force=true.".into(),
         ));
@@ -251,52 +257,16 @@ async fn delete(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// A page of a list.
-pub(super) struct Page {
-    pub(super) limit: i64,
-    pub(super) offset: i64,
-}
-
-impl Page {
-    const DEFAULT: i64 = 10;
-    const MAX: i64 = 100;
-
-    /// From `limit` and `offset`; what makes no sense is the default.
-    pub(super) fn of(query: &Query) -> Self {
-        let number = |name: &str| query.get(name).and_then(|text| text.parse::<i64>().ok());
-        Self {
-            limit: number("limit")
-                .filter(|limit| *limit > 0)
-                .unwrap_or(Self::DEFAULT)
-                .min(Self::MAX),
-            offset: number("offset").filter(|offset| *offset > 0).unwrap_or(0),
-        }
-    }
-
-    /// `{"<key>": […], "total": n}` with links to the pages around this one.
-    pub(super) fn answer(
-        &self,
-        base: &Base,
-        query: &Query,
-        key: &str,
-        items: Vec<Value>,
-        total: i64,
-    ) -> Response {
-        let at = |offset: i64| {
-            format!(
-                "{}{}?limit={}&offset={offset}",
-                base.key_manager(),
-                query.path,
-                self.limit
-            )
-        };
-        let mut body = json!({ key: items, "total": total });
-        if self.offset + self.limit < total {
-            body["next"] = at(self.offset + self.limit).into();
-        }
-        if self.offset > 0 {
-            body["previous"] = at((self.offset - self.limit).max(0)).into();
-        }
-        Json(body).into_response()
+/// Whether a deletion is to go through although the secret is in use.
+fn forced(query: &Query) -> Result<bool, KeyManagerError> {
+    let Some(value) = query.get("force") else {
+        return Ok(false);
+    };
+    match value.trim().to_ascii_lowercase().as_str() {
+        "1" | "t" | "true" | "on" | "y" | "yes" => Ok(true),
+        "0" | "f" | "false" | "off" | "n" | "no" => Ok(false),
+        _ => Err(KeyManagerError::BadRequest(
+            "The parameter force must be true or false.".into(),
+        )),
     }
 }

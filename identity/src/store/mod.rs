@@ -4,16 +4,22 @@
 //! ours. A change of an identity record raises the generation, which empties whatever was worked out from
 //! the records before (see `token::cache`).
 
+pub mod acls;
 pub mod app_credentials;
 pub mod assignments;
 pub mod catalog;
+pub mod containers;
 pub mod domains;
 pub mod groups;
+pub mod key_quotas;
+pub mod key_stores;
 pub mod meta;
 pub mod orders;
 pub mod passwords;
 pub mod projects;
 pub mod roles;
+pub mod secret_list;
+pub mod secret_meta;
 pub mod secrets;
 pub mod token_state;
 pub mod users;

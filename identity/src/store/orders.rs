@@ -4,7 +4,7 @@ use sqlx::FromRow;
 
 use super::{Change, Store, StoreResult};
 
-/// An order for a key.
+/// An order for a key or a pair of keys.
 #[derive(Debug, Clone, FromRow)]
 pub struct Order {
     /// UUID.
@@ -13,7 +13,7 @@ pub struct Order {
     pub project_id: String,
     /// User who made it.
     pub creator_id: String,
-    /// `key`.
+    /// `key` or `asymmetric`.
     #[sqlx(rename = "type")]
     pub kind: String,
     /// JSON object as ordered.
@@ -22,6 +22,8 @@ pub struct Order {
     pub status: String,
     /// The secret that was made.
     pub secret_id: Option<String>,
+    /// The container of the pair that was made.
+    pub container_id: Option<String>,
     /// HTTP status of the failure.
     pub error_status: Option<String>,
     /// Why it failed.
@@ -47,24 +49,39 @@ impl Store {
         )
     }
 
-    /// One page of a project's orders, oldest first, and how many there are in all.
+    /// One page of a project's orders, oldest first, and how many there are in all. `meta` is text that must
+    /// occur in what was ordered.
     ///
     /// # Errors
     /// `Query`.
     pub async fn orders(
         &self,
         project_id: &str,
+        meta: Option<&str>,
         limit: i64,
         offset: i64,
     ) -> StoreResult<(Vec<Order>, i64)> {
-        let total: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM orders WHERE project_id = $1")
-            .bind(project_id)
-            .fetch_one(&self.read)
-            .await?;
-        let page = sqlx::query_as(
-            "SELECT * FROM orders WHERE project_id = $1 ORDER BY created, id LIMIT $2 OFFSET $3",
+        // Contained as it stands: neither % nor _ means anything.
+        let pattern = meta.map(|text| {
+            let text = text
+                .replace('\\', "\\\\")
+                .replace('%', "\\%")
+                .replace('_', "\\_");
+            format!("%{text}%")
+        });
+        let total: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM orders WHERE project_id = $1 AND ($2 IS NULL OR meta LIKE $2 ESCAPE '\\')",
         )
         .bind(project_id)
+        .bind(&pattern)
+        .fetch_one(&self.read)
+        .await?;
+        let page = sqlx::query_as(
+            "SELECT * FROM orders WHERE project_id = $1 AND ($2 IS NULL OR meta LIKE $2 ESCAPE '\\')
+             ORDER BY created, id LIMIT $3 OFFSET $4",
+        )
+        .bind(project_id)
+        .bind(&pattern)
         .bind(limit)
         .bind(offset)
         .fetch_all(&self.read)
@@ -80,9 +97,9 @@ impl Change {
     /// `Query`.
     pub async fn insert_order(&mut self, order: &Order) -> StoreResult<()> {
         sqlx::query(
-            "INSERT INTO orders (id, project_id, creator_id, type, meta, status, secret_id, error_status, error_reason,
-                                 created, updated)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+            "INSERT INTO orders (id, project_id, creator_id, type, meta, status, secret_id, container_id, error_status,
+                                 error_reason, created, updated)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
         .bind(&order.id)
         .bind(&order.project_id)
@@ -91,6 +108,7 @@ impl Change {
         .bind(&order.meta)
         .bind(&order.status)
         .bind(&order.secret_id)
+        .bind(&order.container_id)
         .bind(&order.error_status)
         .bind(&order.error_reason)
         .bind(order.created)

@@ -1,4 +1,4 @@
-//! Secrets of the key manager, their access lists and consumers, and the projects' data keys.
+//! Secrets of the key manager and their consumers, and the projects' data keys.
 
 use sqlx::FromRow;
 
@@ -48,19 +48,6 @@ pub struct Secret {
     pub updated: i64,
 }
 
-/// Who may read a secret beyond the policy.
-#[derive(Debug, Clone, Default)]
-pub struct Acl {
-    /// Whether the project's members may.
-    pub project_access: bool,
-    /// User ids of any project.
-    pub users: Vec<String>,
-    /// Microseconds.
-    pub created: i64,
-    /// Microseconds.
-    pub updated: i64,
-}
-
 /// Something that uses a secret and keeps it from being deleted.
 #[derive(Debug, Clone, FromRow)]
 pub struct Consumer {
@@ -74,23 +61,6 @@ pub struct Consumer {
     pub resource_id: String,
     /// Microseconds.
     pub created: i64,
-}
-
-/// What a list of secrets is narrowed to. Texts are SQL LIKE patterns.
-#[derive(Debug, Clone, Default)]
-pub struct SecretFilter {
-    /// Name.
-    pub name: Option<String>,
-    /// Algorithm.
-    pub algorithm: Option<String>,
-    /// Mode.
-    pub mode: Option<String>,
-    /// Bits.
-    pub bit_length: Option<i64>,
-    /// Type.
-    pub secret_type: Option<String>,
-    /// Only secrets whose access list names this user.
-    pub acl_user: Option<String>,
 }
 
 impl Store {
@@ -132,87 +102,6 @@ impl Store {
         .bind(now)
         .fetch_optional(&self.read)
         .await?)
-    }
-
-    /// One page of a project's secrets, oldest first, and how many there are in all.
-    ///
-    /// # Errors
-    /// `Query`.
-    pub async fn secrets(
-        &self,
-        project_id: &str,
-        filter: &SecretFilter,
-        now: i64,
-        limit: i64,
-        offset: i64,
-    ) -> StoreResult<(Vec<Secret>, i64)> {
-        macro_rules! bound {
-            ($query:expr) => {
-                $query
-                    .bind(project_id)
-                    .bind(now)
-                    .bind(&filter.name)
-                    .bind(&filter.algorithm)
-                    .bind(&filter.mode)
-                    .bind(filter.bit_length)
-                    .bind(&filter.secret_type)
-                    .bind(&filter.acl_user)
-            };
-        }
-        macro_rules! condition {
-            ($head:literal, $tail:literal) => {
-                concat!(
-                    $head,
-                    " FROM secrets s WHERE s.project_id = $1 AND (s.expiration IS NULL OR s.expiration > $2)
-                      AND ($3 IS NULL OR s.name LIKE $3) AND ($4 IS NULL OR s.algorithm LIKE $4)
-                      AND ($5 IS NULL OR s.mode LIKE $5) AND ($6 IS NULL OR s.bit_length = $6)
-                      AND ($7 IS NULL OR s.secret_type = $7)
-                      AND ($8 IS NULL OR EXISTS (SELECT 1 FROM secret_acl_users a
-                                                 WHERE a.secret_id = s.id AND a.user_id = $8))",
-                    $tail
-                )
-            };
-        }
-        let total: i64 = bound!(sqlx::query_scalar(condition!("SELECT COUNT(*)", "")))
-            .fetch_one(&self.read)
-            .await?;
-        let page = bound!(sqlx::query_as(condition!(
-            "SELECT s.*",
-            " ORDER BY s.created, s.id LIMIT $9 OFFSET $10"
-        )))
-        .bind(limit)
-        .bind(offset)
-        .fetch_all(&self.read)
-        .await?;
-        Ok((page, total))
-    }
-
-    /// The access list of a secret, if one was set.
-    ///
-    /// # Errors
-    /// `Query`.
-    pub async fn acl(&self, secret_id: &str) -> StoreResult<Option<Acl>> {
-        let row: Option<(bool, i64, i64)> = sqlx::query_as(
-            "SELECT project_access, created, updated FROM secret_acls WHERE secret_id = $1",
-        )
-        .bind(secret_id)
-        .fetch_optional(&self.read)
-        .await?;
-        let Some((project_access, created, updated)) = row else {
-            return Ok(None);
-        };
-        let users = sqlx::query_scalar(
-            "SELECT user_id FROM secret_acl_users WHERE secret_id = $1 ORDER BY user_id",
-        )
-        .bind(secret_id)
-        .fetch_all(&self.read)
-        .await?;
-        Ok(Some(Acl {
-            project_access,
-            users,
-            created,
-            updated,
-        }))
     }
 
     /// The consumers of a secret, oldest first.
@@ -325,47 +214,6 @@ impl Change {
                 .execute(&mut *self.tx)
                 .await?;
         Ok(done.rows_affected())
-    }
-
-    /// Replaces the access list of a secret.
-    ///
-    /// # Errors
-    /// `Query`.
-    pub async fn put_acl(&mut self, secret_id: &str, acl: &Acl) -> StoreResult<()> {
-        sqlx::query(
-            "INSERT INTO secret_acls (secret_id, project_access, created, updated) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (secret_id) DO UPDATE SET project_access = excluded.project_access, updated = excluded.updated",
-        )
-        .bind(secret_id)
-        .bind(acl.project_access)
-        .bind(acl.created)
-        .bind(acl.updated)
-        .execute(&mut *self.tx)
-        .await?;
-        sqlx::query("DELETE FROM secret_acl_users WHERE secret_id = $1")
-            .bind(secret_id)
-            .execute(&mut *self.tx)
-            .await?;
-        for user in &acl.users {
-            sqlx::query("INSERT INTO secret_acl_users (secret_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
-                .bind(secret_id)
-                .bind(user)
-                .execute(&mut *self.tx)
-                .await?;
-        }
-        Ok(())
-    }
-
-    /// Removes the access list of a secret; the default holds again.
-    ///
-    /// # Errors
-    /// `Query`.
-    pub async fn delete_acl(&mut self, secret_id: &str) -> StoreResult<()> {
-        sqlx::query("DELETE FROM secret_acls WHERE secret_id = $1")
-            .bind(secret_id)
-            .execute(&mut *self.tx)
-            .await?;
-        Ok(())
     }
 
     /// Registers a consumer; again is no error.

@@ -4,10 +4,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use super::{
-    DATABASE_FILE, Store, StoreError,
-    secrets::{Secret, SecretFilter},
-};
+use super::{DATABASE_FILE, Store, StoreError, secret_list::SecretFilter, secrets::Secret};
 use crate::{
     app::{App, AppError},
     crypto::Kek,
