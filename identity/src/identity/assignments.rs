@@ -93,41 +93,42 @@ impl Records {
 }
 
 /// An assignment with where it came from.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Line {
     assignment: Assignment,
     /// The group that gave it to this user.
     membership: Option<String>,
+    /// The target above from which it was inherited: its type and id.
+    inherited_from: Option<(String, String)>,
     /// The role that implied it.
     prior_role: Option<String>,
 }
 
 async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Query) -> ApiResult {
     check_filters(&query)?;
-    let mut target = Target::new();
-    if let Some(domain) = caller.confined_to() {
-        target = target.text("target.domain_id", domain);
-    }
-    caller.may(&app, "identity:list_role_assignments", &target)?;
-    let records = Records::load(&app).await?;
-    let mut lines: Vec<Line> = app
-        .store
-        .assignments()
-        .await?
+    let tree = authorized(&app, &caller, &query).await?;
+    let effective_wanted = query.flag("effective");
+    let stored = match query.non_empty("user.id").filter(|_| effective_wanted) {
+        Some(user) => app.store.assignments_reaching(user).await?,
+        None => app.store.assignments().await?,
+    };
+    let mut lines: Vec<Line> = stored
         .into_iter()
         .map(|assignment| Line {
             assignment,
             membership: None,
+            inherited_from: None,
             prior_role: None,
         })
         .collect();
-    if query.flag("effective") {
+    let records = Records::load(&app).await?;
+    if effective_wanted {
         lines = effective(&app, &records, lines).await?;
     }
     let names = query.flag("include_names");
     let items = lines
         .iter()
-        .filter(|line| wanted(line, &query))
+        .filter(|line| wanted(line, &query, tree.as_deref()))
         .filter(|line| {
             caller
                 .confined_to()
@@ -136,6 +137,40 @@ async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Qu
         .map(|line| show(&base, &records, line, names))
         .collect();
     Ok(collection(&base, &query, "role_assignments", &[], items))
+}
+
+/// Asks the policy. With `include_subtree`, the projects that are wanted: one and all below it.
+async fn authorized(
+    app: &App,
+    caller: &Caller,
+    query: &Query,
+) -> Result<Option<Vec<String>>, IdentityError> {
+    let mut target = Target::new();
+    if !query.flag("include_subtree") {
+        if let Some(domain) = caller.confined_to() {
+            target = target.text("target.domain_id", domain);
+        }
+        caller.may(app, "identity:list_role_assignments", &target)?;
+        return Ok(None);
+    }
+    let wanted = query.non_empty("scope.project.id");
+    let project = match wanted {
+        Some(id) => app.store.project(id).await?,
+        None => None,
+    };
+    if let Some(project) = &project {
+        target = target
+            .with("target.project", &project.to_json())
+            .text("target.domain_id", &project.domain_id);
+    }
+    caller.may(app, "identity:list_role_assignments_for_tree", &target)?;
+    let id = wanted.ok_or_else(|| {
+        IdentityError::BadRequest("include_subtree needs scope.project.id.".into())
+    })?;
+    let project = project.ok_or_else(|| IdentityError::NotFound("project", id.to_owned()))?;
+    let mut ids = super::projects::ids_below(app, &project).await?;
+    ids.push(project.id);
+    Ok(Some(ids))
 }
 
 /// Combinations that have no meaning.
@@ -193,14 +228,8 @@ async fn effective(
             .or_default()
             .push(inference.implied_role_id);
     }
-    let key = |line: &Line| {
-        (
-            line.assignment.actor_id.clone(),
-            line.assignment.target_id.clone(),
-            line.assignment.role_id.clone(),
-        )
-    };
-    let mut seen: HashSet<_> = out.iter().map(key).collect();
+    // Every derivation is a line of its own, so that each can be traced; the same one twice is not.
+    let mut seen: HashSet<Line> = out.iter().cloned().collect();
     let mut at = 0;
     while at < out.len() {
         let line = out[at].clone();
@@ -209,11 +238,18 @@ async fn effective(
             let mut next = line.clone();
             next.prior_role = Some(line.assignment.role_id.clone());
             next.assignment.role_id.clone_from(role);
-            if seen.insert(key(&next)) {
+            if seen.insert(next.clone()) {
                 out.push(next);
             }
         }
     }
+    // A domain's role counts only through what it implies.
+    out.retain(|line| {
+        records
+            .roles
+            .get(&line.assignment.role_id)
+            .is_some_and(|role| role.domain_id.is_none())
+    });
     Ok(out)
 }
 
@@ -262,6 +298,10 @@ fn reached(records: &Records, line: Line) -> Vec<Line> {
         .filter(|project| below(project))
         .map(|project| {
             let mut mine = line.clone();
+            mine.inherited_from = Some((
+                mine.assignment.target_type.clone(),
+                mine.assignment.target_id.clone(),
+            ));
             mine.assignment.target_type = "project".into();
             mine.assignment.target_id.clone_from(&project.id);
             mine
@@ -269,7 +309,7 @@ fn reached(records: &Records, line: Line) -> Vec<Line> {
         .collect()
 }
 
-fn wanted(line: &Line, query: &Query) -> bool {
+fn wanted(line: &Line, query: &Query, tree: Option<&[String]>) -> bool {
     let assignment = &line.assignment;
     let actor =
         |kind: &str, wanted: &str| assignment.actor_type == kind && assignment.actor_id == wanted;
@@ -286,7 +326,12 @@ fn wanted(line: &Line, query: &Query) -> bool {
             .is_none_or(|id| assignment.role_id == id)
         && query
             .non_empty("scope.project.id")
-            .is_none_or(|id| target("project", id))
+            .is_none_or(|id| match tree {
+                Some(ids) => {
+                    assignment.target_type == "project" && ids.contains(&assignment.target_id)
+                }
+                None => target("project", id),
+            })
         && query
             .non_empty("scope.domain.id")
             .is_none_or(|id| target("domain", id))
@@ -295,7 +340,7 @@ fn wanted(line: &Line, query: &Query) -> bool {
             .is_none_or(|_| assignment.target_type == "system")
         && query
             .non_empty("scope.OS-INHERIT:inherited_to")
-            .is_none_or(|_| assignment.inherited)
+            .is_none_or(|to| assignment.inherited == (to == "projects"))
 }
 
 fn show(base: &Base, records: &Records, line: &Line, names: bool) -> Value {
@@ -339,27 +384,42 @@ fn show(base: &Base, records: &Records, line: &Line, names: bool) -> Value {
     if assignment.inherited {
         scope["OS-INHERIT:inherited_to"] = "projects".into();
     }
-    let place = match assignment.target_type.as_str() {
-        "system" => "system".to_owned(),
-        kind => format!("{kind}s/{}", assignment.target_id),
+    json!({"role": role, assignment.actor_type.as_str(): actor, "scope": scope, "links": links(&root, line)})
+}
+
+/// Where the assignment behind a line is kept, and by which membership and inference it counts here.
+fn links(root: &str, line: &Line) -> Value {
+    let assignment = &line.assignment;
+    let (kind, id) = match &line.inherited_from {
+        Some((kind, id)) => (kind.as_str(), id.as_str()),
+        None => (
+            assignment.target_type.as_str(),
+            assignment.target_id.as_str(),
+        ),
     };
-    let actors = format!("{}s", assignment.actor_type);
+    let place = match kind {
+        "system" => "system".to_owned(),
+        kind => format!("{kind}s/{id}"),
+    };
+    let (actors, actor) = match &line.membership {
+        Some(group) => ("groups".to_owned(), group),
+        None => (format!("{}s", assignment.actor_type), &assignment.actor_id),
+    };
+    let role = line.prior_role.as_ref().unwrap_or(&assignment.role_id);
     let (head, tail) = if assignment.inherited {
         ("/OS-INHERIT", "/inherited_to_projects")
     } else {
         ("", "")
     };
-    let own = format!(
-        "{root}{head}/{place}/{actors}/{}/roles/{}{tail}",
-        assignment.actor_id, assignment.role_id
-    );
-    let mut links = json!({ "assignment": own });
+    let mut links =
+        json!({"assignment": format!("{root}{head}/{place}/{actors}/{actor}/roles/{role}{tail}")});
     if let Some(group) = &line.membership {
         links["membership"] = format!("{root}/groups/{group}/users/{}", assignment.actor_id).into();
     }
     if let Some(prior) = &line.prior_role {
+        // Keystone writes the implied role first.
         links["prior_role"] =
-            format!("{root}/prior_role/{prior}/implies/{}", assignment.role_id).into();
+            format!("{root}/prior_role/{}/implies/{prior}", assignment.role_id).into();
     }
-    json!({"role": role, assignment.actor_type.as_str(): actor, "scope": scope, "links": links})
+    links
 }

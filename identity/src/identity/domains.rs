@@ -25,6 +25,7 @@ use crate::{
 
 const NAME_MAX: usize = 64;
 const KIND: &str = "data/security/domain";
+const OPTIONS: &[&str] = &[fields::IMMUTABLE];
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -62,13 +63,27 @@ async fn create(
     bytes: Bytes,
 ) -> ApiResult {
     let mut object = fields::body(&bytes, "domain")?;
-    caller.may(&app, "identity:create_domain", &Target::new())?;
+    let domain = create_from(&app, &caller, &mut object).await?;
+    Ok(member(
+        StatusCode::CREATED,
+        "domain",
+        linked(&base, "domains", domain.to_json()),
+    ))
+}
+
+/// Makes a domain out of what was sent.
+pub(super) async fn create_from(
+    app: &App,
+    caller: &Caller,
+    object: &mut fields::Object,
+) -> Result<Domain, IdentityError> {
+    caller.may(app, "identity:create_domain", &Target::new())?;
     let domain = Domain {
         id: identity_id(),
-        name: fields::name(&mut object, NAME_MAX)?,
-        description: fields::text(&mut object, "description")?.unwrap_or_default(),
-        enabled: fields::boolean(&mut object, "enabled")?.unwrap_or(true),
-        options: fields::options(&mut object)?.unwrap_or_else(|| "{}".into()),
+        name: fields::name(object, NAME_MAX)?,
+        description: fields::text(object, "description")?.unwrap_or_default(),
+        enabled: fields::boolean(object, "enabled")?.unwrap_or(true),
+        options: fields::merged_options(object, "{}", OPTIONS)?,
     };
     let mut change = app.store.change_identity().await?;
     change
@@ -77,11 +92,7 @@ async fn create(
         .map_err(IdentityError::duplicate("domain", &domain.name))?;
     app.store.commit(change).await?;
     caller.audit("create", KIND, &domain.id);
-    Ok(member(
-        StatusCode::CREATED,
-        "domain",
-        linked(&base, "domains", domain.to_json()),
-    ))
+    Ok(domain)
 }
 
 async fn authorized(
@@ -122,26 +133,8 @@ async fn update(
 ) -> ApiResult {
     let mut domain = authorized(&app, &caller, "identity:update_domain", &id).await?;
     let mut object = fields::body(&bytes, "domain")?;
-    immutable::check_update("domain", &domain.name, &domain.options, &object)?;
-    if let Some(name) = fields::new_name(&mut object, NAME_MAX)? {
-        domain.name = name;
-    }
-    if let Some(description) = fields::text(&mut object, "description")? {
-        domain.description = description;
-    }
-    if let Some(enabled) = fields::boolean(&mut object, "enabled")? {
-        domain.enabled = enabled;
-    }
-    if let Some(options) = fields::options(&mut object)? {
-        domain.options = options;
-    }
-    let mut change = app.store.change_identity().await?;
-    change
-        .update_domain(&domain)
-        .await
-        .map_err(IdentityError::duplicate("domain", &domain.name))?;
-    app.store.commit(change).await?;
-    caller.audit("update", KIND, &domain.id);
+    apply(&mut domain, &mut object)?;
+    store(&app, &caller, &domain).await?;
     Ok(member(
         StatusCode::OK,
         "domain",
@@ -149,8 +142,45 @@ async fn update(
     ))
 }
 
+/// Takes what a change of a domain may change.
+pub(super) fn apply(domain: &mut Domain, object: &mut fields::Object) -> Result<(), IdentityError> {
+    immutable::check_update("domain", &domain.name, &domain.options, object)?;
+    domain.options = fields::merged_options(object, &domain.options, OPTIONS)?;
+    if let Some(name) = fields::new_name(object, NAME_MAX)? {
+        domain.name = name;
+    }
+    if let Some(description) = fields::text(object, "description")? {
+        domain.description = description;
+    }
+    if let Some(enabled) = fields::boolean(object, "enabled")? {
+        domain.enabled = enabled;
+    }
+    Ok(())
+}
+
+/// Stores a changed domain.
+pub(super) async fn store(
+    app: &App,
+    caller: &Caller,
+    domain: &Domain,
+) -> Result<(), IdentityError> {
+    let mut change = app.store.change_identity().await?;
+    change
+        .update_domain(domain)
+        .await
+        .map_err(IdentityError::duplicate("domain", &domain.name))?;
+    app.store.commit(change).await?;
+    caller.audit("update", KIND, &domain.id);
+    Ok(())
+}
+
 async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> ApiResult {
     let domain = authorized(&app, &caller, "identity:delete_domain", &id).await?;
+    remove(&app, &caller, &domain).await
+}
+
+/// Deletes a domain, which must be disabled.
+pub(super) async fn remove(app: &App, caller: &Caller, domain: &Domain) -> ApiResult {
     immutable::check_delete("domain", &domain.name, &domain.options)?;
     if domain.enabled {
         return Err(IdentityError::Forbidden(
@@ -158,8 +188,8 @@ async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<Stri
         ));
     }
     let mut change = app.store.change_identity().await?;
-    change.delete_domain(&id).await?;
+    change.delete_domain(&domain.id).await?;
     app.store.commit(change).await?;
-    caller.audit("delete", KIND, &id);
+    caller.audit("delete", KIND, &domain.id);
     Ok(no_content())
 }

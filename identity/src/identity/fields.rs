@@ -53,17 +53,51 @@ pub fn boolean(object: &mut Object, name: &str) -> Result<Option<bool>, Identity
     }
 }
 
-/// Takes an object as text; null and absence are `None`.
+/// Takes the options of a change and merges them into the stored ones; null removes one.
 ///
 /// # Errors
-/// 400 if it is something else.
-pub fn options(object: &mut Object) -> Result<Option<String>, IdentityError> {
-    match object.remove("options") {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Object(options)) => Ok(Some(Value::Object(options).to_string())),
-        Some(_) => Err(wrong_type("options", "an object")),
+/// 400 for an option that is not in `known`, or of another type than Boolean (`multi_factor_auth_rules`: lists of
+/// methods).
+pub fn merged_options(
+    object: &mut Object,
+    stored: &str,
+    known: &[&str],
+) -> Result<String, IdentityError> {
+    let mut options = crate::store::json_object(stored);
+    let sent = match object.remove("options") {
+        None | Some(Value::Null) => return Ok(Value::Object(options).to_string()),
+        Some(Value::Object(sent)) => sent,
+        Some(_) => return Err(wrong_type("options", "an object")),
+    };
+    for (name, value) in sent {
+        if !known.contains(&name.as_str()) {
+            return Err(IdentityError::BadRequest(format!(
+                "There is no option {name}; there are: {}.",
+                known.join(", ")
+            )));
+        }
+        let fits = match (&value, name.as_str()) {
+            (Value::Null, _) => true,
+            (value, MFA_RULES) => serde_json::from_value::<Vec<Vec<String>>>(value.clone()).is_ok(),
+            (value, _) => value.is_boolean(),
+        };
+        if !fits {
+            return Err(wrong_type(&name, "a Boolean"));
+        }
+        if value.is_null() {
+            options.remove(&name);
+        } else {
+            options.insert(name, value);
+        }
     }
+    Ok(Value::Object(options).to_string())
 }
+
+/// The option that names sets of methods, one of which a login must use whole.
+pub const MFA_RULES: &str = "multi_factor_auth_rules";
+
+/// The option of roles, projects and domains that protects them from changes and deletion.
+pub const IMMUTABLE: &str = "immutable";
 
 /// Takes a list of strings.
 ///

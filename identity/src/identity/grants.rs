@@ -270,9 +270,26 @@ async fn authorized(
     caller.may(app, &place.rule(verb), &target)?;
     let missing = |kind, id: &str| IdentityError::NotFound(kind, id.to_owned());
     actor.ok_or_else(|| missing(place.actor.as_str(), &place.actor_id))?;
-    object.ok_or_else(|| missing(place.kind.as_str(), &place.target))?;
-    role.ok_or_else(|| missing("role", role_id.unwrap_or_default()))?;
-    Ok(())
+    let object = object.ok_or_else(|| missing(place.kind.as_str(), &place.target))?;
+    let role = role.ok_or_else(|| missing("role", role_id.unwrap_or_default()))?;
+    fits(place.kind, &object, &role)
+}
+
+/// A domain's role means nothing on the projects of another one, nor on the system.
+fn fits(kind: TargetKind, object: &Value, role: &Value) -> Result<(), IdentityError> {
+    let Some(domain) = role["domain_id"].as_str() else {
+        return Ok(());
+    };
+    match kind {
+        TargetKind::Project if object["domain_id"] != domain => Err(IdentityError::Forbidden(
+            "The role belongs to another domain than the project; use a role of the project's domain or a global one."
+                .into(),
+        )),
+        TargetKind::System => Err(IdentityError::BadRequest(
+            "A role of a domain cannot be assigned on the system; use a global role.".into(),
+        )),
+        _ => Ok(()),
+    }
 }
 
 async fn list(app: &App, caller: &Caller, base: &Base, query: &Query, place: &Place) -> ApiResult {

@@ -21,13 +21,14 @@ use crate::{
     http::{Base, Query},
     ids::identity_id,
     policy::Target,
-    store::projects::Project,
+    store::{domains::Domain, projects::Project},
 };
 
 const NAME_MAX: usize = 64;
 /// Depth of the hierarchy, as Keystone's default.
 const MAX_DEPTH: usize = 5;
 const KIND: &str = "data/security/project";
+const OPTIONS: &[&str] = &[fields::IMMUTABLE];
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -146,19 +147,34 @@ fn tag_filter(query: &Query) -> impl Fn(&[String]) -> bool + use<> {
 
 /// Every domain is also a project that acts as one.
 async fn domains_as_projects(app: &App) -> Result<Vec<Value>, IdentityError> {
-    Ok(app
-        .store
-        .domains()
-        .await?
-        .into_iter()
-        .map(|domain| {
-            let mut object = domain.to_json();
-            object["is_domain"] = true.into();
-            object["domain_id"] = Value::Null;
-            object["parent_id"] = Value::Null;
-            object
-        })
-        .collect())
+    Ok(app.store.domains().await?.iter().map(as_project).collect())
+}
+
+/// A domain as the project that acts as it.
+fn as_project(domain: &Domain) -> Value {
+    let mut object = domain.to_json();
+    object["is_domain"] = true.into();
+    object["domain_id"] = Value::Null;
+    object["parent_id"] = Value::Null;
+    object
+}
+
+/// The domain whose project `id` names, if the rules for the project and for the domain permit what the caller wants
+/// with it: who may not touch a domain may not do so by its other name.
+async fn acting_domain(
+    app: &App,
+    caller: &Caller,
+    verb: &str,
+    id: &str,
+) -> Result<Option<Domain>, IdentityError> {
+    let Some(domain) = app.store.domain(id).await? else {
+        return Ok(None);
+    };
+    let project = target("project", Some(&as_project(&domain)));
+    caller.may(app, &format!("identity:{verb}_project"), &project)?;
+    let own = target("domain", Some(&domain.to_json()));
+    caller.may(app, &format!("identity:{verb}_domain"), &own)?;
+    Ok(Some(domain))
 }
 
 async fn create(
@@ -169,9 +185,7 @@ async fn create(
 ) -> ApiResult {
     let mut object = fields::body(&bytes, "project")?;
     if fields::boolean(&mut object, "is_domain")?.unwrap_or(false) {
-        return Err(IdentityError::BadRequest(
-            "A project that acts as a domain is made with POST /v3/domains.".into(),
-        ));
+        return create_domain(&app, &caller, &base, object).await;
     }
     caller.may(
         &app,
@@ -184,9 +198,7 @@ async fn create(
     let mut project = Project::new(identity_id(), domain_id, parent_id, name);
     project.description = fields::text(&mut object, "description")?.unwrap_or_default();
     project.enabled = fields::boolean(&mut object, "enabled")?.unwrap_or(true);
-    if let Some(options) = fields::options(&mut object)? {
-        project.options = options;
-    }
+    project.options = fields::merged_options(&mut object, "{}", OPTIONS)?;
     if let Some(tags) = fields::texts(&mut object, "tags")? {
         project.set_tags(&super::tags::checked(tags)?);
     }
@@ -203,6 +215,28 @@ async fn create(
         StatusCode::CREATED,
         "project",
         linked(&base, "projects", project.to_json()),
+    ))
+}
+
+/// A project that acts as a domain is a domain.
+async fn create_domain(
+    app: &App,
+    caller: &Caller,
+    base: &Base,
+    mut object: fields::Object,
+) -> ApiResult {
+    for name in ["parent_id", "domain_id"] {
+        if fields::text(&mut object, name)?.is_some() {
+            return Err(IdentityError::BadRequest(format!(
+                "A project that acts as a domain is at the top: leave {name} out."
+            )));
+        }
+    }
+    let domain = super::domains::create_from(app, caller, &mut object).await?;
+    Ok(member(
+        StatusCode::CREATED,
+        "project",
+        linked(base, "projects", as_project(&domain)),
     ))
 }
 
@@ -258,28 +292,95 @@ async fn show(
     query: Query,
     Path(id): Path<String>,
 ) -> ApiResult {
-    let project = authorized(&app, &caller, "identity:get_project", &id).await?;
-    let mut shown = linked(&base, "projects", project.to_json());
-    if query.get("parents_as_ids").is_some() {
-        shown["parents"] = parents(&app, &project).await?;
+    for (list, ids) in [
+        ("parents_as_list", "parents_as_ids"),
+        ("subtree_as_list", "subtree_as_ids"),
+    ] {
+        if query.flag(list) && query.flag(ids) {
+            return Err(IdentityError::BadRequest(format!(
+                "{list} and {ids} cannot be asked for together."
+            )));
+        }
     }
-    if query.get("subtree_as_ids").is_some() {
-        let all = app
-            .store
-            .projects(Some(&project.domain_id), None, None)
-            .await?;
-        shown["subtree"] = subtree(&all, &id, 0);
+    let (own, domain_id) = match acting_domain(&app, &caller, "get", &id).await? {
+        Some(domain) => (as_project(&domain), domain.id),
+        None => {
+            let project = authorized(&app, &caller, "identity:get_project", &id).await?;
+            (project.to_json(), project.domain_id)
+        }
+    };
+    let mut shown = linked(&base, "projects", own);
+    let is_domain = id == domain_id;
+    let above = if is_domain {
+        Vec::new()
+    } else {
+        app.store.ancestors(&id).await?
+    };
+    if query.flag("parents_as_ids") {
+        shown["parents"] = if is_domain {
+            Value::Null
+        } else {
+            parents(&domain_id, &above)
+        };
+    }
+    if query.flag("parents_as_list") {
+        shown["parents"] = visible(&app, &caller, &base, &above).await?;
+    }
+    if query.flag("subtree_as_ids") || query.flag("subtree_as_list") {
+        let all = app.store.projects(Some(&domain_id), None, None).await?;
+        let tree = subtree(&all, &id, 0);
+        shown["subtree"] = if query.flag("subtree_as_ids") {
+            tree
+        } else {
+            let mut ids = Vec::new();
+            flatten(&tree, &mut ids);
+            visible(&app, &caller, &base, &ids).await?
+        };
     }
     Ok(member(StatusCode::OK, "project", shown))
 }
 
-/// `{parent: {grandparent: {domain: null}}}`.
-async fn parents(app: &App, project: &Project) -> Result<Value, IdentityError> {
-    let mut tree = json!({ project.domain_id.as_str(): null });
-    for id in app.store.ancestors(&project.id).await?.iter().rev() {
-        tree = json!({ id.as_str(): tree });
+/// Those of the projects on which the caller has a role, as the API lists them: `[{"project": {…}}]`.
+async fn visible(
+    app: &App,
+    caller: &Caller,
+    base: &Base,
+    ids: &[String],
+) -> Result<Value, IdentityError> {
+    let own = app.store.project_ids_of_user(&caller.0.user.id).await?;
+    let wanted: Vec<String> = ids.iter().filter(|id| own.contains(id)).cloned().collect();
+    let found = app.store.projects_by_ids(&wanted).await?;
+    Ok(found
+        .iter()
+        .map(|project| json!({"project": linked(base, "projects", project.to_json())}))
+        .collect())
+}
+
+/// The ids in a tree of ids.
+fn flatten(tree: &Value, out: &mut Vec<String>) {
+    for (id, below) in tree.as_object().into_iter().flatten() {
+        out.push(id.clone());
+        flatten(below, out);
     }
-    Ok(tree)
+}
+
+/// The ids of all projects below one, however deep.
+pub(super) async fn ids_below(app: &App, project: &Project) -> Result<Vec<String>, IdentityError> {
+    let all = app
+        .store
+        .projects(Some(&project.domain_id), None, None)
+        .await?;
+    let mut ids = Vec::new();
+    flatten(&subtree(&all, &project.id, 0), &mut ids);
+    Ok(ids)
+}
+
+/// `{parent: {grandparent: {domain: null}}}`.
+fn parents(domain_id: &str, above: &[String]) -> Value {
+    above.iter().rev().fold(
+        json!({ domain_id: null }),
+        |tree, id| json!({ id.as_str(): tree }),
+    )
 }
 
 /// `{child: {grandchild: null}}`, null where there are none.
@@ -303,21 +404,36 @@ async fn update(
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> ApiResult {
+    if let Some(mut domain) = acting_domain(&app, &caller, "update", &id).await? {
+        let mut object = fields::body(&bytes, "project")?;
+        super::domains::apply(&mut domain, &mut object)?;
+        super::domains::store(&app, &caller, &domain).await?;
+        let mut shown = linked(&base, "projects", as_project(&domain));
+        shown["extra"] = json!({});
+        return Ok(member(StatusCode::OK, "project", shown));
+    }
     let mut project = authorized(&app, &caller, "identity:update_project", &id).await?;
     let mut object = fields::body(&bytes, "project")?;
     immutable::check_update("project", &project.name, &project.options, &object)?;
-    for (name, current) in [
-        ("domain_id", &project.domain_id),
-        ("parent_id", &project.parent_id),
-        ("id", &project.id),
-    ] {
+    if fields::boolean(&mut object, "is_domain")?.unwrap_or(false) {
+        return Err(IdentityError::BadRequest(
+            "The attribute is_domain of a project cannot be changed.".into(),
+        ));
+    }
+    if let Some(parent) = fields::text(&mut object, "parent_id")?
+        && parent != project.parent_id
+    {
+        return Err(IdentityError::Forbidden(
+            "A project cannot be moved: its parent_id stays.".into(),
+        ));
+    }
+    for (name, current) in [("domain_id", &project.domain_id), ("id", &project.id)] {
         if fields::text(&mut object, name)?.is_some_and(|other| other != *current) {
             return Err(IdentityError::BadRequest(format!(
                 "The attribute {name} of a project cannot be changed."
             )));
         }
     }
-    object.remove("is_domain");
     if let Some(name) = fields::new_name(&mut object, NAME_MAX)? {
         project.name = name;
     }
@@ -338,11 +454,19 @@ async fn update(
                     .into(),
             ));
         }
+        if enabled && !project.enabled {
+            let above = app.store.ancestors(&id).await?;
+            let above = app.store.projects_by_ids(&above).await?;
+            if above.iter().any(|parent| !parent.enabled) {
+                return Err(IdentityError::Forbidden(
+                    "A project below a disabled one cannot be enabled; enable that one first."
+                        .into(),
+                ));
+            }
+        }
         project.enabled = enabled;
     }
-    if let Some(options) = fields::options(&mut object)? {
-        project.options = options;
-    }
+    project.options = fields::merged_options(&mut object, &project.options, OPTIONS)?;
     if let Some(tags) = fields::texts(&mut object, "tags")? {
         project.set_tags(&super::tags::checked(tags)?);
     }
@@ -360,6 +484,9 @@ async fn update(
 }
 
 async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> ApiResult {
+    if let Some(domain) = acting_domain(&app, &caller, "delete", &id).await? {
+        return super::domains::remove(&app, &caller, &domain).await;
+    }
     let project = authorized(&app, &caller, "identity:delete_project", &id).await?;
     immutable::check_delete("project", &project.name, &project.options)?;
     if !app.store.projects(None, None, Some(&id)).await?.is_empty() {

@@ -22,11 +22,12 @@ use crate::{
     http::{Base, Query},
     ids::identity_id,
     policy::Target,
-    store::roles::Role,
+    store::roles::{Inference, Role},
 };
 
 const NAME_MAX: usize = 255;
 const KIND: &str = "data/security/role";
+const OPTIONS: &[&str] = &[fields::IMMUTABLE];
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -35,7 +36,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/roles/{id}/implies", get(implied_by))
         .route(
             "/roles/{id}/implies/{implied}",
-            get(implies).put(imply).delete(unimply),
+            get(implies).head(check_implies).put(imply).delete(unimply),
         )
         .route("/role_inferences", get(inferences))
 }
@@ -102,7 +103,7 @@ async fn create(
         domain_id,
         name: fields::name(&mut object, NAME_MAX)?,
         description: fields::text(&mut object, "description")?,
-        options: fields::options(&mut object)?.unwrap_or_else(|| "{}".into()),
+        options: fields::merged_options(&mut object, "{}", OPTIONS)?,
     };
     let mut change = app.store.change_identity().await?;
     change
@@ -142,9 +143,7 @@ async fn update(
     let mut role = authorized(&app, &caller, "update", &id).await?;
     let mut object = fields::body(&bytes, "role")?;
     immutable::check_update("role", &role.name, &role.options, &object)?;
-    if let Some(options) = fields::options(&mut object)? {
-        role.options = options;
-    }
+    role.options = fields::merged_options(&mut object, &role.options, OPTIONS)?;
     if let Some(name) = fields::new_name(&mut object, NAME_MAX)? {
         role.name = name;
     }
@@ -267,6 +266,43 @@ async fn implies(
     Ok(Json(inference(&base, &prior, &implied)).into_response())
 }
 
+/// `HEAD`: whether there is such an inference.
+async fn check_implies(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path((prior, implied)): Path<(String, String)>,
+) -> ApiResult {
+    caller.may(&app, "identity:check_implied_role", &Target::new())?;
+    let table = app.store.inferences().await?;
+    if table
+        .iter()
+        .any(|line| line.prior_role_id == prior && line.implied_role_id == implied)
+    {
+        Ok(no_content())
+    } else {
+        Err(IdentityError::NotFound("implied role", implied))
+    }
+}
+
+/// Whether `from` implies `to` over any number of steps, or is it.
+fn leads_to(table: &[Inference], from: &str, to: &str) -> bool {
+    let mut reached = vec![from];
+    let mut at = 0;
+    while at < reached.len() {
+        if reached[at] == to {
+            return true;
+        }
+        let prior = reached[at];
+        for line in table.iter().filter(|line| line.prior_role_id == prior) {
+            if !reached.contains(&line.implied_role_id.as_str()) {
+                reached.push(&line.implied_role_id);
+            }
+        }
+        at += 1;
+    }
+    false
+}
+
 async fn imply(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -285,6 +321,12 @@ async fn imply(
         return Err(IdentityError::Forbidden(
             "A global role may not imply a role of one domain.".into(),
         ));
+    }
+    if leads_to(&app.store.inferences().await?, &implied.id, &prior.id) {
+        return Err(IdentityError::Forbidden(format!(
+            "The role {} implies {} already; an inference back would be a circle.",
+            implied.name, prior.name
+        )));
     }
     let mut change = app.store.change_identity().await?;
     change.insert_inference(&prior.id, &implied.id).await?;

@@ -31,6 +31,15 @@ use crate::{
 
 const NAME_MAX: usize = 255;
 const KIND: &str = "data/security/account/user";
+const OPTIONS: &[&str] = &[
+    "ignore_change_password_upon_first_use",
+    "ignore_password_expiry",
+    "ignore_lockout_failure_attempts",
+    "ignore_user_inactivity",
+    "lock_password",
+    "multi_factor_auth_enabled",
+    fields::MFA_RULES,
+];
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -104,7 +113,7 @@ async fn create(
         password_hash: None,
         password_expires_at: None,
         tokens_valid_after: 0,
-        options: fields::options(&mut object)?.unwrap_or_else(|| "{}".into()),
+        options: fields::merged_options(&mut object, "{}", OPTIONS)?,
         extra: "{}".into(),
     };
     object.retain(|_, value| !value.is_null());
@@ -183,9 +192,7 @@ async fn update(
     if object.contains_key("default_project_id") {
         user.default_project_id = fields::text(&mut object, "default_project_id")?;
     }
-    if let Some(options) = fields::options(&mut object)? {
-        user.options = options;
-    }
+    user.options = fields::merged_options(&mut object, &user.options, OPTIONS)?;
     user.extra = fields::merge_extra(&user.extra, object);
     // After the options, which may exempt from the rules.
     if let Some(password) = &password {

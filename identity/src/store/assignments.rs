@@ -5,7 +5,7 @@ use sqlx::FromRow;
 use super::{Change, Store, StoreResult};
 
 /// One stored assignment.
-#[derive(Debug, Clone, PartialEq, FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, FromRow)]
 pub struct Assignment {
     /// `user` or `group`.
     pub actor_type: String,
@@ -136,6 +136,21 @@ impl Store {
         Ok(sqlx::query_as("SELECT * FROM assignments ORDER BY target_type, target_id, actor_type, actor_id, role_id")
             .fetch_all(&self.read)
             .await?)
+    }
+
+    /// The stored assignments of a user and of its groups.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn assignments_reaching(&self, user_id: &str) -> StoreResult<Vec<Assignment>> {
+        Ok(sqlx::query_as(
+            "SELECT * FROM assignments WHERE (actor_type = 'user' AND actor_id = $1)
+             OR (actor_type = 'group' AND actor_id IN (SELECT group_id FROM group_members WHERE user_id = $1))
+             ORDER BY target_type, target_id, actor_type, actor_id, role_id",
+        )
+        .bind(user_id)
+        .fetch_all(&self.read)
+        .await?)
     }
 
     /// The stored assignments of one actor on one target.

@@ -28,14 +28,6 @@ impl Role {
             "options": json_object(&self.options),
         })
     }
-
-    /// Whether the role may not be changed or deleted.
-    pub fn immutable(&self) -> bool {
-        json_object(&self.options)
-            .get("immutable")
-            .and_then(Value::as_bool)
-            .unwrap_or(false)
-    }
 }
 
 /// One line of the inference table.

@@ -2,11 +2,31 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod hierarchy;
+
 use serde_json::{Value, json};
 
 use crate::testing::{Bench, HOST, id};
 
 const V3: &str = "/identity/v3";
+
+/// As the administrator, below `/identity/v3/`, with this status.
+async fn admin(bench: &Bench, method: &str, path: &str, body: Value, status: u16) -> Value {
+    bench
+        .admin(method, &format!("{V3}/{path}"), body, status)
+        .await
+}
+
+/// The values of one attribute in a list, sorted.
+fn column(list: &Value, name: &str) -> Vec<String> {
+    let items = list.as_array().unwrap();
+    let mut column: Vec<String> = items
+        .iter()
+        .map(|item| item[name].as_str().unwrap().to_owned())
+        .collect();
+    column.sort();
+    column
+}
 
 #[tokio::test]
 async fn discovery_and_unknown_paths() {
