@@ -293,7 +293,7 @@ fn node_volume(node: &str) -> Value {
         "metadata": {"name": names::node_volume_name("db-0", node), "namespace": "default"},
         "spec": {
             "nodeName": node, "volumeRef": {"name": "db-0", "uid": "u"}, "desired": "Attached", "encryption": {},
-            "iscsi": {"portals": ["192.0.2.10:3260"], "iqn": "iqn.2026-11.com.example:db-0", "lun": 1},
+            "source": {"iscsi": {"portals": ["192.0.2.10:3260"], "iqn": "iqn.2026-11.com.example:db-0", "lun": 1}},
             "link": names::link_path("default", "db-0"),
         },
     })

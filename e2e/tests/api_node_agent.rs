@@ -28,7 +28,7 @@ fn node_volume(name: &str, node: &str, desired: &str) -> Value {
             "nodeName": node,
             "volumeRef": {"name": name, "uid": UID},
             "desired": desired,
-            "iscsi": {"portals": ["192.0.2.1:3260"], "iqn": "iqn.2026-11.dev.cryptvol:none", "lun": 1},
+            "source": {"iscsi": {"portals": ["192.0.2.1:3260"], "iqn": "iqn.2026-11.dev.cryptvol:none", "lun": 1}},
             "encryption": {},
             "luksUuid": UID,
             "link": format!("/dev/cryptvol/default/{name}"),

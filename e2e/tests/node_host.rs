@@ -110,7 +110,7 @@ impl Ground {
 
     async fn observe(&self) -> Result<Value> {
         self.done(json!({"Observe": {
-            "target": self.target()?, "lun": 1, "mapping_name": names::mapping_name(VOLUME_UID), "link": LINK,
+            "source": {"Iscsi": {"target": self.target()?, "lun": 1}}, "mapping_name": names::mapping_name(VOLUME_UID), "link": LINK,
         }}))
         .await
     }

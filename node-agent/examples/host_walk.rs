@@ -17,7 +17,8 @@ use cryptvol_crds::{
     v1alpha1::{Encryption, HeaderFacts},
 };
 use cryptvol_node_agent::host::{
-    Chap, FormatOrder, HeaderFound, Host, LinkFound, OpenOrder, Passphrase, Query, Target, probe,
+    Chap, FormatOrder, HeaderFound, Host, LinkFound, Lun, OpenOrder, Passphrase, Query, Source,
+    Target, probe,
     real::{
         RealHost, dm,
         iscsi::{self, iscsid::Iscsid, request},
@@ -51,15 +52,19 @@ fn main() -> Result<()> {
     for check in probe::node() {
         println!("{check:?}");
     }
+    let lun = Lun {
+        target: Target {
+            address: address.clone(),
+            port: port.parse()?,
+            iqn: iqn.clone(),
+        },
+        lun: lun.parse()?,
+    };
     let mut walk = Walk {
         host: RealHost::new(),
+        lun: lun.clone(),
         query: Query {
-            target: Target {
-                address: address.clone(),
-                port: port.parse()?,
-                iqn: iqn.clone(),
-            },
-            lun: lun.parse()?,
+            source: Source::Iscsi(lun),
             mapping_name: names::mapping_name(VOLUME_UID),
             link: LINK.into(),
         },
@@ -79,6 +84,7 @@ fn main() -> Result<()> {
 
 struct Walk {
     host: RealHost,
+    lun: Lun,
     query: Query,
     chap: Option<Chap>,
     passphrase: Passphrase,
@@ -97,11 +103,11 @@ impl Walk {
         // As in the agent, where a worker is new for each attachment.
         self.host = RealHost::new();
         let start = Instant::now();
-        let (host, query) = (&mut self.host, &self.query);
+        let (host, query, lun) = (&mut self.host, &self.query, &self.lun);
         let seen = timed("observe", || host.observe(query))?;
         ensure!(seen.mapping.is_none() && seen.link == LinkFound::Absent);
-        timed("login", || host.login(&query.target, self.chap.as_ref()))?;
-        timed("scan", || host.scan(&query.target, query.lun))?;
+        timed("login", || host.login(&lun.target, self.chap.as_ref()))?;
+        timed("scan", || host.scan(&lun.target, lun.lun))?;
         let device = host.observe(query)?.device.context("no device")?;
         let found = timed("read_header", || host.read_header(&device.id))?;
         let header = match found {
@@ -161,7 +167,7 @@ impl Walk {
     }
 
     fn floor(&mut self) -> Result<()> {
-        let query = &self.query;
+        let (query, lun) = (&self.query, &self.lun);
         let sysfs = Sysfs::default();
         let iscsid = timed("floor_find", Iscsid::find)?;
         let layout = iscsid.layout.context("unknown open-iscsi")?;
@@ -176,15 +182,13 @@ impl Walk {
         };
         let start = Instant::now();
         timed("floor_login", || -> Result<()> {
-            let request = request::login(layout, &query.target, self.chap.as_ref())?;
+            let request = request::login(layout, &lun.target, self.chap.as_ref())?;
             let code = iscsid.ask(layout, &request, Duration::from_secs(15))?;
             ensure!(code == request::Code::SUCCESS);
             Ok(())
         })?;
-        timed("floor_scan", || {
-            iscsi::scan(&sysfs, &query.target, query.lun)
-        })?;
-        let session = sysfs.session(&query.target)?.context("no session")?;
+        timed("floor_scan", || iscsi::scan(&sysfs, &lun.target, lun.lun))?;
+        let session = sysfs.session(&lun.target)?.context("no session")?;
         let device = sysfs.disk(&session, query.lun)?.context("no disk")?;
         let plan = dm::Plan {
             name: &query.mapping_name,
@@ -205,14 +209,14 @@ impl Walk {
     fn detach(&mut self, round: u32) -> Result<()> {
         self.host = RealHost::new();
         let start = Instant::now();
-        let (host, query) = (&mut self.host, &self.query);
+        let (host, query, lun) = (&mut self.host, &self.query, &self.lun);
         let seen = host.observe(query)?;
         let mapping = seen.mapping.context("no mapping")?;
         let device = seen.device.context("no device")?;
         timed("unlink", || host.unlink(LINK))?;
         timed("close", || host.close(&mapping.name, &mapping.uuid))?;
         timed("delete", || host.delete_device(&device.id))?;
-        timed("logout", || host.logout(&query.target))?;
+        timed("logout", || host.logout(&lun.target))?;
         println!("STEP detach {:.3}", start.elapsed().as_secs_f64() * 1000.0);
         let left = host.observe(query)?;
         ensure!(
@@ -223,16 +227,16 @@ impl Walk {
     }
 
     fn erase(&mut self) -> Result<()> {
-        let (host, query) = (&mut self.host, &self.query);
-        host.login(&query.target, self.chap.as_ref())?;
-        host.scan(&query.target, query.lun)?;
-        host.scan(&query.target, query.lun)?;
+        let (host, query, lun) = (&mut self.host, &self.query, &self.lun);
+        host.login(&lun.target, self.chap.as_ref())?;
+        host.scan(&lun.target, lun.lun)?;
+        host.scan(&lun.target, lun.lun)?;
         let device = host.observe(query)?.device.context("no device")?;
         let erased = timed("erase", || host.erase(&device.id, LUKS_UUID))?;
         println!("ERASED {erased:?} {:?}", host.read_header(&device.id)?);
         ensure!(erased.verified && erased.key_slots_wiped == 1);
         host.delete_device(&device.id)?;
-        host.logout(&query.target)?;
+        host.logout(&lun.target)?;
         Ok(())
     }
 }

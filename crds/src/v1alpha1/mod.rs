@@ -19,8 +19,9 @@ pub use key_service::{
     Backend, Interface, KeyService, KeyServiceSpec, KeyServiceStatus, QuotaStatus, Tenancy,
 };
 pub use node_volume::{
-    Desired, DeviceStatus, EraseReceipt, FormatPermit, HeaderFacts, MappingStatus, NodeIscsi,
-    NodeVolume, NodeVolumeSpec, NodeVolumeStatus, PermitReceipt, Stage, VolumeRef,
+    Desired, DeviceStatus, EraseReceipt, FormatPermit, HeaderFacts, MappingStatus, NodeDevice,
+    NodeFile, NodeIscsi, NodeSource, NodeVolume, NodeVolumeSpec, NodeVolumeStatus, PermitReceipt,
+    Stage, VolumeRef,
 };
 pub use source::{DeviceSource, EphemeralSource, FileSource, IscsiSource, SecretName, Source};
 pub use status::LastError;

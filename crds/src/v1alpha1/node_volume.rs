@@ -44,7 +44,7 @@ pub struct NodeVolumeSpec {
     /// State to reach.
     pub desired: Desired,
     /// The raw device.
-    pub iscsi: NodeIscsi,
+    pub source: NodeSource,
     /// How sectors are encrypted.
     pub encryption: Encryption,
     /// UUID that the LUKS header must have. Absent only for a first import (`format: Never`): then the header found is
@@ -79,6 +79,40 @@ pub struct VolumeRef {
     pub name: String,
     /// UID, part of the mapping's device-mapper UUID: a new volume of the same name is another volume.
     pub uid: String,
+}
+
+/// The raw device as the agent needs it: exactly one kind.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("[has(self.iscsi), has(self.device), has(self.file)].filter(x, x).size() == 1", "exactly one of source.iscsi, source.device and source.file"))]
+pub struct NodeSource {
+    /// A logical unit of an iSCSI target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iscsi: Option<NodeIscsi>,
+    /// A block device that is on the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<NodeDevice>,
+    /// A file on the node, through a loop device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<NodeFile>,
+}
+
+/// A block device that is on the node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeDevice {
+    /// Path below `/dev`.
+    pub path: String,
+}
+
+/// A file on the node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeFile {
+    /// Path of the file.
+    pub path: String,
+    /// Size in bytes that it is made with.
+    pub size_bytes: i64,
 }
 
 /// A logical unit as the agent needs it.

@@ -39,7 +39,10 @@ async fn from_apply_to_delete() -> Result<()> {
         "one key, under the volume's name"
     );
     assert_eq!(nv.spec.luks_uuid, status.luks_uuid);
-    assert_eq!(nv.spec.iscsi.portals, ["192.0.2.1:3260"]);
+    assert_eq!(
+        nv.spec.source.iscsi.as_ref().unwrap().portals,
+        ["192.0.2.1:3260"]
+    );
 
     // The key, for this node, this attachment, this request, now.
     let passphrase = ground.keystone.passphrase(&ground.tenant, &key.id).await?;
@@ -335,7 +338,9 @@ async fn chap_credentials_go_to_the_node_of_the_volume() -> Result<()> {
     volume["spec"]["source"]["iscsi"]["chapSecretRef"] = json!({"name": "chap"});
     ground.apply(&volume).await?;
     let nv = ground
-        .handed_over("v", "node-1", |nv| nv.spec.iscsi.chap)
+        .handed_over("v", "node-1", |nv| {
+            nv.spec.source.iscsi.as_ref().is_some_and(|i| i.chap)
+        })
         .await?;
     let token = ground
         .agent_token("node-1", Some(names::KEY_RELEASE_AUDIENCE))

@@ -8,7 +8,10 @@ mod task;
 use std::{cell::RefCell, collections::BTreeMap, collections::BTreeSet, rc::Rc, time::Duration};
 
 use cryptvol_common::admin::Readiness;
-use cryptvol_crds::{NodeVolume, names, v1alpha1::Desired};
+use cryptvol_crds::{
+    NodeVolume, names,
+    v1alpha1::{Desired, NodeSource},
+};
 use futures::StreamExt;
 use kube::{
     Api, Client,
@@ -62,9 +65,16 @@ impl Context {
         self.volumes.borrow().values().any(|other| {
             other.metadata.uid != volume.metadata.uid
                 && other.spec.desired == Desired::Attached
-                && other.spec.iscsi.iqn == volume.spec.iscsi.iqn
-                && other.spec.iscsi.lun == volume.spec.iscsi.lun
+                && same_lun(&other.spec.source, &volume.spec.source)
         })
+    }
+}
+
+/// Whether two sources are the same LUN of the same target, whatever the way to it.
+fn same_lun(a: &NodeSource, b: &NodeSource) -> bool {
+    match (&a.iscsi, &b.iscsi) {
+        (Some(a), Some(b)) => a.iqn == b.iqn && a.lun == b.lun,
+        _ => false,
     }
 }
 

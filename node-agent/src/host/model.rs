@@ -10,14 +10,64 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 /// Which volume to look for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Query {
-    /// Target of the volume.
-    pub target: Target,
-    /// Logical unit number.
-    pub lun: u32,
+    /// Where the volume's raw device comes from.
+    pub source: Source,
     /// Device-mapper name of the volume's mapping (`names::mapping_name`).
     pub mapping_name: String,
     /// Link of the volume.
     pub link: String,
+}
+
+/// Where a raw device comes from, and so how it is reached and let go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    /// A logical unit: logged in, scanned, removed, logged out.
+    Iscsi(Lun),
+    /// A block device that is on the node: it was there before us and stays.
+    Device {
+        /// Path below `/dev`, resolved anew at each look.
+        path: String,
+    },
+    /// A file through a loop device.
+    File(BackingFile),
+}
+
+/// A logical unit of a target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lun {
+    /// The target.
+    pub target: Target,
+    /// Logical unit number.
+    pub lun: u32,
+}
+
+/// A file that stands for a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackingFile {
+    /// Path on the node.
+    pub path: String,
+    /// Size in bytes that it is made with.
+    pub size_bytes: u64,
+}
+
+impl Source {
+    /// What must be had alone while it is reached or let go: the target of a logical unit. Other sources share nothing.
+    pub fn shared(&self) -> Option<&str> {
+        match self {
+            Self::Iscsi(lun) => Some(&lun.target.iqn),
+            Self::Device { .. } | Self::File(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Iscsi(Lun { target, lun }) => write!(f, "LUN {lun} of {}", target.iqn),
+            Self::Device { path } => f.write_str(path),
+            Self::File(file) => write!(f, "the file {}", file.path),
+        }
+    }
 }
 
 /// An iSCSI target through one portal.
@@ -62,12 +112,31 @@ pub struct DeviceId {
     pub path: String,
     /// Major and minor number, for example `8:0`.
     pub dev: String,
-    /// SCSI address `host:channel:target:lun`.
-    pub hctl: String,
-    /// WWID from sysfs, where there is one.
+    /// What it is to the kernel.
+    pub kind: RawKind,
+    /// What tells it from all others, where there is such a thing: the WWID of a disk, the UUID of a device-mapper device.
     pub wwid: Option<String>,
     /// Size in bytes.
     pub size_bytes: u64,
+}
+
+/// What a raw device is to the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RawKind {
+    /// A logical unit.
+    Lun {
+        /// SCSI address `host:channel:target:lun`.
+        hctl: String,
+    },
+    /// A disk, partition or logical volume that is on the node.
+    Local,
+    /// A loop device.
+    Loop {
+        /// `st_dev` of the file below it.
+        file_system: u64,
+        /// Inode of the file below it.
+        inode: u64,
+    },
 }
 
 /// A raw device.

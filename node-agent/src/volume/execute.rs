@@ -164,13 +164,17 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 Next::Stop(stop) => return Err(stop),
                 Next::Do(step) => step,
             };
-            match (step.concerns_target(), at.target.is_some()) {
-                (true, false) => {
-                    at.target = Some(self.locks.lock(&wanted.query.target.iqn).await);
+            let shared = wanted.query.source.shared();
+            match (
+                shared.filter(|_| step.concerns_target()),
+                at.target.is_some(),
+            ) {
+                (Some(shared), false) => {
+                    at.target = Some(self.locks.lock(shared).await);
                     stale = true; // others may have had the target meanwhile
                     continue;
                 }
-                (false, true) => at.target = None,
+                (None, true) => at.target = None,
                 _ => {}
             }
             FailPoint::hit(self.fail_point, step.name(), When::Before);
@@ -200,17 +204,17 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
     ) -> Result<(), StepError> {
         let (query, node) = (&wanted.query, self.node);
         match step {
-            Step::Login => {
+            Step::Login(lun) => {
                 // Asked for before each login: they may have been changed on the array.
                 let chap = match wanted.chap {
                     true => Some(self.office.chap().await?),
                     false => None,
                 };
-                node.login(&query.target, chap).await
+                node.login(&lun.target, chap).await
             }
-            Step::Scan => {
+            Step::Scan(lun) => {
                 at.run.scanned = true;
-                node.scan(&query.target, query.lun).await
+                node.scan(&lun.target, lun.lun).await
             }
             Step::ReadHeader(device) => {
                 let found = node.read_header(device).await?;
@@ -297,9 +301,9 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 (at.run.purged, at.run.scanned, at.run.reading) = (true, false, None);
                 node.delete_device(device).await
             }
-            Step::Logout => {
+            Step::Logout(lun) => {
                 at.run.logged_out = true;
-                node.logout(&query.target).await
+                node.logout(&lun.target).await
             }
             Step::Erase { device, luks_uuid } => {
                 at.run.reading = None;

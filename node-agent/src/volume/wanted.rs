@@ -2,10 +2,10 @@
 
 use cryptvol_crds::{
     NodeVolume, names,
-    v1alpha1::{Desired, Encryption, FormatPermit, HeaderFacts, Provider},
+    v1alpha1::{Desired, Encryption, FormatPermit, HeaderFacts, NodeIscsi, NodeSource, Provider},
 };
 
-use crate::host::{Query, Target};
+use crate::host::{Lun, Query, Source, Target};
 
 /// What is wanted for one volume on this node.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,22 +55,7 @@ impl Wanted {
     /// When a field could lead out of the places that the agent works in, or is not implemented.
     pub fn read(volume: &NodeVolume) -> Result<Self, InvalidSpec> {
         let spec = &volume.spec;
-        let bad = |field, why: &str| InvalidSpec {
-            field,
-            why: why.to_owned(),
-        };
-        let [portal] = spec.iscsi.portals.as_slice() else {
-            return Err(bad("iscsi.portals", "exactly one portal is implemented"));
-        };
-        let (address, port) = portal_parts(portal)
-            .ok_or_else(|| bad("iscsi.portals", "not of the form address:port"))?;
-        if !is_iscsi_name(&spec.iscsi.iqn) {
-            return Err(bad("iscsi.iqn", "not an iSCSI name"));
-        }
-        let lun = u32::try_from(spec.iscsi.lun)
-            .ok()
-            .filter(|lun| *lun <= 16383)
-            .ok_or_else(|| bad("iscsi.lun", "not between 0 and 16383"))?;
+        let source = source(&spec.source)?;
         if spec.encryption.provider != Provider::Luks2 {
             return Err(bad("encryption.provider", "only luks2 is implemented"));
         }
@@ -90,16 +75,11 @@ impl Wanted {
         Ok(Self {
             desired,
             query: Query {
-                target: Target {
-                    address,
-                    port,
-                    iqn: spec.iscsi.iqn.clone(),
-                },
-                lun,
+                source,
                 mapping_name: names::mapping_name(&spec.volume_ref.uid),
                 link: spec.link.clone(),
             },
-            chap: spec.iscsi.chap,
+            chap: spec.source.iscsi.as_ref().is_some_and(|i| i.chap),
             encryption: spec.encryption.clone(),
             luks_uuid: spec.luks_uuid.clone(),
             volume_uid: spec.volume_ref.uid.clone(),
@@ -118,6 +98,46 @@ impl Wanted {
         mapping_uuid.starts_with(names::DM_UUID_PREFIX)
             && mapping_uuid.ends_with(&format!("-{}", self.volume_uid))
     }
+}
+
+fn bad(field: &'static str, why: &str) -> InvalidSpec {
+    InvalidSpec {
+        field,
+        why: why.to_owned(),
+    }
+}
+
+fn source(spec: &NodeSource) -> Result<Source, InvalidSpec> {
+    match (&spec.iscsi, &spec.device, &spec.file) {
+        (Some(iscsi), None, None) => lun(iscsi).map(Source::Iscsi),
+        _ => Err(bad("source", "only iscsi is implemented")),
+    }
+}
+
+fn lun(spec: &NodeIscsi) -> Result<Lun, InvalidSpec> {
+    let [portal] = spec.portals.as_slice() else {
+        return Err(bad(
+            "source.iscsi.portals",
+            "exactly one portal is implemented",
+        ));
+    };
+    let (address, port) = portal_parts(portal)
+        .ok_or_else(|| bad("source.iscsi.portals", "not of the form address:port"))?;
+    if !is_iscsi_name(&spec.iqn) {
+        return Err(bad("source.iscsi.iqn", "not an iSCSI name"));
+    }
+    let lun = u32::try_from(spec.lun)
+        .ok()
+        .filter(|lun| *lun <= 16383)
+        .ok_or_else(|| bad("source.iscsi.lun", "not between 0 and 16383"))?;
+    Ok(Lun {
+        target: Target {
+            address,
+            port,
+            iqn: spec.iqn.clone(),
+        },
+        lun,
+    })
 }
 
 /// Address without brackets, and port.

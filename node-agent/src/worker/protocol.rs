@@ -200,7 +200,7 @@ pub fn write(to: &mut impl Write, message: &impl Serialize) -> std::io::Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{Passphrase, sim::World};
+    use crate::host::{Passphrase, RawKind, sim::World};
     use cryptvol_crds::v1alpha1::HeaderFacts;
 
     #[test]
@@ -215,7 +215,9 @@ mod tests {
         let device = DeviceId {
             path: "/dev/sda".into(),
             dev: "8:0".into(),
-            hctl: "0:0:0:1".into(),
+            kind: RawKind::Lun {
+                hctl: "0:0:0:1".into(),
+            },
             wwid: None,
             size_bytes: 1,
         };

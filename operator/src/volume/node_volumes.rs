@@ -3,8 +3,8 @@
 use cryptvol_crds::{
     NodeVolume, names,
     v1alpha1::{
-        Desired, EncryptedVolumeStatus, Encryption, IscsiSource, NodeIscsi, NodeVolumeSpec,
-        VolumeRef,
+        Desired, EncryptedVolumeStatus, Encryption, IscsiSource, NodeIscsi, NodeSource,
+        NodeVolumeSpec, VolumeRef,
     },
 };
 use kube::{Resource, ResourceExt};
@@ -44,7 +44,10 @@ pub fn build(
             .flatten(),
         formatted_before: facts::formatted_before(status),
         link: names::link_path(&namespace, &name),
-        iscsi: iscsi(source),
+        source: NodeSource {
+            iscsi: Some(iscsi(source)),
+            ..NodeSource::default()
+        },
     };
     let mut node_volume = NodeVolume::new(&names::node_volume_name(&name, node), spec);
     let meta = &mut node_volume.metadata;

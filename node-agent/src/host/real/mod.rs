@@ -19,7 +19,7 @@ use cryptvol_crds::{conditions::Reason, v1alpha1::HeaderFacts};
 
 use super::{
     Chap, DeviceId, Erased, FormatOrder, Header, HeaderFound, Host, Mapping, Observed, OpenOrder,
-    Query, StepError, Target,
+    Query, Source, StepError, Target,
 };
 use disk::{Access, Disk};
 use error::{because, failed};
@@ -55,12 +55,15 @@ impl RealHost {
 impl Host for RealHost {
     fn observe(&mut self, query: &Query) -> Result<Observed, StepError> {
         let read = |e| failed("reading sysfs", e);
-        let session = self.sysfs.session(&query.target).map_err(read)?;
+        let Source::Iscsi(lun) = &query.source else {
+            return Err(failed(&query.source, "only iSCSI is implemented"));
+        };
+        let session = self.sysfs.session(&lun.target).map_err(read)?;
         let (session, device) = match session {
             None => (None, None),
             Some(s) => (
                 Some(self.sysfs.describe(&s).map_err(read)?),
-                self.sysfs.disk(&s, query.lun).map_err(read)?,
+                self.sysfs.disk(&s, lun.lun).map_err(read)?,
             ),
         };
         Ok(Observed {

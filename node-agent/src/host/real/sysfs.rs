@@ -9,7 +9,7 @@ use std::{
 use cryptvol_crds::conditions::Reason;
 
 use super::error::{because, failed};
-use crate::host::{Device, DeviceId, Session, StepError, Target};
+use crate::host::{Device, DeviceId, RawKind, Session, StepError, Target};
 
 /// SCSI peripheral types that hold no data of anybody: controller, enclosure, unknown.
 const NO_DATA: [&str; 3] = ["12", "13", "31"];
@@ -175,7 +175,9 @@ impl Sysfs {
             id: DeviceId {
                 path: format!("/dev/{name}"),
                 dev,
-                hctl: hctl.to_owned(),
+                kind: RawKind::Lun {
+                    hctl: hctl.to_owned(),
+                },
                 wwid: wwid(&scsi)?,
                 size_bytes: bytes(&sectors)?,
             },
@@ -204,7 +206,10 @@ impl Sysfs {
             return Ok(None);
         };
         let name = id.path.strip_prefix("/dev/").unwrap_or(&id.path);
-        let same = path.ends_with(Path::new(&id.hctl).join("block").join(name));
+        let same = match &id.kind {
+            RawKind::Lun { hctl } => path.ends_with(Path::new(hctl).join("block").join(name)),
+            RawKind::Local | RawKind::Loop { .. } => path.ends_with(name),
+        };
         Ok(same.then_some(path))
     }
 
@@ -217,7 +222,7 @@ impl Sysfs {
         let Some(block) = self.block_dir(id).map_err(read)? else {
             return Err(because(
                 Reason::DeviceUnreadable,
-                format!("{} at {} is gone", id.path, id.hctl),
+                format!("{} ({}) is gone", id.path, id.dev),
             ));
         };
         let wwid = wwid(&block.join("device")).map_err(read)?;
@@ -428,7 +433,8 @@ mod tests {
         let (_tmp, sysfs) = tree();
         let device = disk(&sysfs);
         assert_eq!(device.id.path, "/dev/sda");
-        assert_eq!(device.id.hctl, "2:0:0:1");
+        let hctl = "2:0:0:1".to_owned();
+        assert_eq!(device.id.kind, RawKind::Lun { hctl });
         assert_eq!(device.id.size_bytes, 409_600 * 512);
         assert_eq!(device.id.wwid.as_deref(), Some("t10.IET     00010001"));
         assert_eq!(device.holders, ["dm-0"]);
@@ -445,7 +451,9 @@ mod tests {
             .join("devices/platform/host2/session1/target2:0:0/2:0:0:1");
 
         let moved = DeviceId {
-            hctl: "2:0:0:9".into(),
+            kind: RawKind::Lun {
+                hctl: "2:0:0:9".into(),
+            },
             ..id.clone()
         };
         assert_eq!(

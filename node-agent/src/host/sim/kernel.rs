@@ -5,7 +5,7 @@ use cryptvol_crds::{conditions::Reason, names};
 use super::{Content, Disk, SimHeader, SimLink, World};
 use crate::host::{
     Chap, CryptTable, Device, DeviceId, Erased, FormatOrder, Header, HeaderFound, Host, LinkFound,
-    Mapping, Observed, OpenOrder, Query, Session, StepError, Target,
+    Mapping, Observed, OpenOrder, Query, RawKind, Session, Source, StepError, Target,
 };
 
 /// What the kernel holds.
@@ -115,7 +115,9 @@ impl World {
         DeviceId {
             path: device.path.clone(),
             dev: device.dev.clone(),
-            hctl: format!("{}:0:0:{}", device.sid, device.lun),
+            kind: RawKind::Lun {
+                hctl: format!("{}:0:0:{}", device.sid, device.lun),
+            },
             wwid: device.wwid.clone(),
             size_bytes: device.size,
         }
@@ -280,7 +282,10 @@ fn write(disk: &mut Disk, content: Content) {
 
 impl Host for World {
     fn observe(&mut self, query: &Query) -> Result<Observed, StepError> {
-        let session = self.session(&query.target.iqn).map(|s| Session {
+        let Source::Iscsi(lun) = &query.source else {
+            return error(Reason::StepFailed, "this source is not simulated");
+        };
+        let session = self.session(&lun.target.iqn).map(|s| Session {
             sid: s.sid,
             state: s.state.clone(),
             disks: u32::try_from(
@@ -297,7 +302,7 @@ impl Host for World {
                 .kernel
                 .devices
                 .iter()
-                .find(|d| d.sid == s.sid && d.lun == query.lun)?;
+                .find(|d| d.sid == s.sid && d.lun == lun.lun)?;
             Some(Device {
                 id: self.id(d),
                 state: d.state.clone(),

@@ -40,10 +40,7 @@ impl<'a> At<'a> {
             return Err(stop(
                 Stage::Identity,
                 Reason::WwidMismatch,
-                format!(
-                    "LUN {} of {} is {found}, expected {wwid}",
-                    self.wanted.query.lun, self.wanted.query.target.iqn
-                ),
+                format!("{} is {found}, expected {wwid}", self.wanted.query.source),
             ));
         }
         let size = self

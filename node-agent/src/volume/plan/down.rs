@@ -3,6 +3,7 @@
 use cryptvol_crds::{conditions::Reason, v1alpha1::Stage};
 
 use super::{At, Done, Next, Step, stop};
+use crate::host::Source;
 
 impl At<'_> {
     pub(super) fn down(&self) -> Next {
@@ -65,10 +66,10 @@ impl At<'_> {
             }
             return Err(Next::Do(Step::DeleteDevice(device.id.clone())));
         }
-        match &self.observed.session {
+        match (&self.wanted.query.source, &self.observed.session) {
             // Other disks in it, or it was found to be somebody else's.
-            Some(session) if session.disks == 0 && !self.run.logged_out => {
-                Err(Next::Do(Step::Logout))
+            (Source::Iscsi(lun), Some(session)) if session.disks == 0 && !self.run.logged_out => {
+                Err(Next::Do(Step::Logout(lun.clone())))
             }
             _ => Ok(()),
         }

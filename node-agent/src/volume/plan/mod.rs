@@ -9,6 +9,7 @@
 mod checks;
 mod down;
 mod erase;
+mod reach;
 mod up;
 
 use cryptvol_crds::{
@@ -20,7 +21,7 @@ use super::{
     memory::{Hand, Memory, Run},
     wanted::Wanted,
 };
-use crate::host::{DeviceId, Erased, Mapping, Observed};
+use crate::host::{DeviceId, Erased, Lun, Mapping, Observed};
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,9 +38,9 @@ pub enum Next {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// Log in to the target.
-    Login,
+    Login(Lun),
     /// Add the LUN, or read its identity anew.
-    Scan,
+    Scan(Lun),
     /// Read what the disk begins with.
     ReadHeader(DeviceId),
     /// Ask the operator for the passphrase.
@@ -83,7 +84,7 @@ pub enum Step {
     /// Remove the raw device from the kernel.
     DeleteDevice(DeviceId),
     /// End the session.
-    Logout,
+    Logout(Lun),
     /// Wipe the key slots.
     Erase {
         /// Where.
@@ -103,8 +104,8 @@ impl Step {
     /// Name in logs, metrics and fail points.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Login => "login",
-            Self::Scan => "scan",
+            Self::Login(_) => "login",
+            Self::Scan(_) => "scan",
             Self::ReadHeader(_) => "read-header",
             Self::ReleaseKey => "release-key",
             Self::SpendPermit { .. } => "spend-permit",
@@ -115,7 +116,7 @@ impl Step {
             Self::Unlink => "unlink",
             Self::Close { .. } => "close",
             Self::DeleteDevice(_) => "delete-device",
-            Self::Logout => "logout",
+            Self::Logout(_) => "logout",
             Self::Erase { .. } => "erase",
             Self::NothingToErase { .. } => "nothing-to-erase",
         }
@@ -143,8 +144,8 @@ impl Step {
     /// Stage that this step belongs to, for the report when it fails.
     pub fn stage(&self) -> Stage {
         match self {
-            Self::Login => Stage::Session,
-            Self::Scan => Stage::Device,
+            Self::Login(_) => Stage::Session,
+            Self::Scan(_) => Stage::Device,
             Self::ReadHeader(_) | Self::SpendPermit { .. } | Self::Format { .. } => Stage::Header,
             Self::ReleaseKey => Stage::KeyRelease,
             Self::Open { .. } | Self::RecordFirstOpened { .. } => Stage::Mapping,
@@ -152,7 +153,7 @@ impl Step {
             Self::Unlink
             | Self::Close { .. }
             | Self::DeleteDevice(_)
-            | Self::Logout
+            | Self::Logout(_)
             | Self::Erase { .. }
             | Self::NothingToErase { .. } => Stage::Detaching,
         }
@@ -162,7 +163,7 @@ impl Step {
     pub fn concerns_target(&self) -> bool {
         matches!(
             self,
-            Self::Login | Self::Scan | Self::DeleteDevice(_) | Self::Logout
+            Self::Login(_) | Self::Scan(_) | Self::DeleteDevice(_) | Self::Logout(_)
         )
     }
 }

@@ -8,7 +8,7 @@ use cryptvol_crds::{
 };
 
 use super::lab::*;
-use crate::host::{Host, sim::*};
+use crate::host::{Host, Lun, Source, sim::*};
 
 /// Stops with the reason, writes nothing; mended, it attaches.
 fn stops(what: &str, lab: &Lab, reason: Reason, mend: impl FnOnce(&Lab)) {
@@ -98,7 +98,7 @@ fn target_of_another_name() {
 #[test]
 fn wrong_chap_secret() {
     let lab = Lab::new(1);
-    lab.change(1, |s| s.iscsi.chap = true);
+    lab.change(1, |s| s.source.iscsi.as_mut().unwrap().chap = true);
     lab.target(|t| t.chap = Some((CHAP.0.into(), "another-secret".into())));
     stops("wrong CHAP", &lab, Reason::ChapRejected, |lab| {
         lab.target(|t| t.chap = Some((CHAP.0.into(), CHAP.1.into())));
@@ -485,8 +485,11 @@ fn a_zombie_mapping_is_made_anew_once_nobody_has_it_open() {
                 let query = crate::volume::wanted::Wanted::read(&lab.volume(1))
                     .unwrap()
                     .query;
-                world.login(&query.target, None).unwrap();
-                world.scan(&query.target, query.lun).unwrap();
+                let Source::Iscsi(Lun { target, lun }) = query.source else {
+                    panic!("another source");
+                };
+                world.login(&target, None).unwrap();
+                world.scan(&target, lun).unwrap();
                 assert_eq!(world.kernel.devices[0].path, "/dev/sdb");
             }
         }

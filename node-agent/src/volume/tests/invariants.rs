@@ -274,7 +274,7 @@ fn invariant_06_a_volume_on_its_way_down_leaves_the_disk_of_its_successor() {
     lab.settle(1);
     lab.want(1, Desired::Detached);
     lab.settle(1);
-    lab.change(2, |s| s.iscsi.lun = 1);
+    lab.change(2, |s| s.source.iscsi.as_mut().unwrap().lun = 1);
     lab.target(|t| t.luns.insert(1, 1));
     lab.settle(2);
     assert_eq!(

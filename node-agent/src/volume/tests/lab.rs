@@ -10,7 +10,9 @@ use cryptvol_crds::{
     NodeVolume,
     conditions::Reason,
     names,
-    v1alpha1::{Desired, FormatPermit, NodeIscsi, NodeVolumeSpec, NodeVolumeStatus, VolumeRef},
+    v1alpha1::{
+        Desired, FormatPermit, NodeIscsi, NodeSource, NodeVolumeSpec, NodeVolumeStatus, VolumeRef,
+    },
 };
 use futures::FutureExt;
 use k8s_openapi::jiff::Timestamp;
@@ -135,11 +137,14 @@ impl Lab {
                         uid: uid(i),
                     },
                     desired: Desired::Attached,
-                    iscsi: NodeIscsi {
-                        portals: vec!["192.0.2.1:3260".to_owned()],
-                        iqn: IQN.to_owned(),
-                        lun: i32::try_from(i).unwrap(),
-                        chap: false,
+                    source: NodeSource {
+                        iscsi: Some(NodeIscsi {
+                            portals: vec!["192.0.2.1:3260".to_owned()],
+                            iqn: IQN.to_owned(),
+                            lun: i32::try_from(i).unwrap(),
+                            chap: false,
+                        }),
+                        ..NodeSource::default()
                     },
                     luks_uuid: Some(luks_uuid(i)),
                     wwid: Some(wwid(i)),
@@ -234,7 +239,7 @@ impl Lab {
         wanted.lun_wanted_by_another = self.volumes.borrow().iter().any(|(other, v)| {
             *other != name(n)
                 && v.spec.desired == Desired::Attached
-                && v.spec.iscsi.lun == volume.spec.iscsi.lun
+                && v.spec.source == volume.spec.source
         });
         let mut memory = Memory::read(&volume.status.clone().unwrap_or_default());
         let mut hand = self

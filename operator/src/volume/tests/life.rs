@@ -14,7 +14,10 @@ fn a_volume_comes_up_with_few_writes_and_then_none() {
     c.is(PROGRESSING, "True", Reason::InProgress);
     let nv = c.nv().clone();
     assert_eq!(nv.metadata.name.as_deref(), Some("v.a"));
-    assert_eq!(nv.spec.iscsi.portals, ["192.0.2.1:3260"]);
+    assert_eq!(
+        nv.spec.source.iscsi.as_ref().unwrap().portals,
+        ["192.0.2.1:3260"]
+    );
     assert_eq!(nv.spec.link, "/dev/cryptvol/t/v");
     assert_eq!(
         nv.metadata.finalizers.as_deref(),

@@ -223,7 +223,7 @@ fn add_lun(sysfs: &Sysfs, session: &SessionEntry, lun: u32) -> io::Result<()> {
 /// # Errors
 /// `DeviceBusy`, `StepFailed`.
 pub fn delete_device(sysfs: &Sysfs, id: &DeviceId) -> Result<(), StepError> {
-    let what = || format!("removing {} ({})", id.path, id.hctl);
+    let what = || format!("removing {} ({})", id.path, id.dev);
     // WWID and size may have changed under a disk: it is to go all the more then.
     let Some(block) = sysfs.block_dir(id).map_err(|e| failed(what(), e))? else {
         return Ok(());

@@ -1,0 +1,89 @@
+//! Reaching the raw device, as its source wants it; the same way down lies in `down`.
+
+use cryptvol_crds::{conditions::Reason, v1alpha1::Stage};
+
+use super::{At, Next, Step, stop};
+use crate::host::{Device, DeviceId, Lun, Source};
+
+impl At<'_> {
+    /// Session, device and identity; the device is free, answers, and its identity was read in this run.
+    pub(super) fn reach_device(&self) -> Result<&DeviceId, Next> {
+        match &self.wanted.query.source {
+            Source::Iscsi(lun) => self.reach_lun(lun),
+            source @ (Source::Device { .. } | Source::File(_)) => Err(stop(
+                Stage::Device,
+                Reason::StepFailed,
+                format!("{source}: only iSCSI is implemented"),
+            )),
+        }
+    }
+
+    fn reach_lun(&self, lun: &Lun) -> Result<&DeviceId, Next> {
+        let target = &lun.target;
+        let Some(session) = &self.observed.session else {
+            return Err(Next::Do(Step::Login(lun.clone())));
+        };
+        if session.state != "LOGGED_IN" {
+            // The kernel and iscsid bring it back by themselves. Logging out would take the disks of others with it.
+            return Err(stop(
+                Stage::Session,
+                Reason::PortalUnreachable,
+                format!(
+                    "the session {} to {} is {}",
+                    session.sid, target.iqn, session.state
+                ),
+            ));
+        }
+        let Some(Device { id, state, holders }) = &self.observed.device else {
+            return Err(match self.run.scanned {
+                true => stop(
+                    Stage::Device,
+                    Reason::LunNotFound,
+                    format!("no disk at {}", self.wanted.query.source),
+                ),
+                false => Next::Do(Step::Scan(lun.clone())),
+            });
+        };
+        if !holders.is_empty() {
+            return Err(stop(
+                Stage::Device,
+                Reason::DeviceBusy,
+                format!("{} is in use by {}", id.path, holders.join(", ")),
+            ));
+        }
+        // Taken off line by the kernel, or left without a size after the array withdrew it: such a device never comes
+        // back by itself. Nothing is stacked on it, so it is removed and found anew, once.
+        if (state == "offline" || (id.size_bytes == 0 && self.run.scanned)) && !self.run.purged {
+            return Err(Next::Do(Step::DeleteDevice(id.clone())));
+        }
+        match state.as_str() {
+            "running" => {}
+            "blocked" | "transport-offline" | "created-blocked" => {
+                return Err(stop(
+                    Stage::Session,
+                    Reason::PortalUnreachable,
+                    format!("the disk {} is {state}", id.path),
+                ));
+            }
+            other => {
+                return Err(stop(
+                    Stage::Device,
+                    Reason::DeviceUnreadable,
+                    format!("the disk {} is {other}", id.path),
+                ));
+            }
+        }
+        if !self.run.scanned {
+            return Err(Next::Do(Step::Scan(lun.clone())));
+        }
+        if id.size_bytes == 0 {
+            return Err(stop(
+                Stage::Device,
+                Reason::DeviceUnreadable,
+                format!("the disk {} has no size", id.path),
+            ));
+        }
+        self.identity(id)?;
+        Ok(id)
+    }
+}
