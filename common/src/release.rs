@@ -47,7 +47,18 @@ pub enum Released {
         username: String,
         /// CHAP secret of the initiator.
         password: SecretString,
+        /// What the target must prove that it knows: mutual CHAP.
+        target: Option<TargetChap>,
     },
+}
+
+/// CHAP credentials of the target. `Debug` shows no secret.
+#[derive(Debug)]
+pub struct TargetChap {
+    /// CHAP name of the target.
+    pub username: String,
+    /// CHAP secret of the target.
+    pub password: SecretString,
 }
 
 /// JSON form of [`Released`]; its strings are wiped when dropped.
@@ -60,6 +71,10 @@ struct Wire {
     username: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     password: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    username_in: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    password_in: Option<String>,
 }
 
 impl Released {
@@ -73,11 +88,21 @@ impl Released {
                 passphrase: Some(p.expose_secret().to_owned()),
                 username: None,
                 password: None,
+                username_in: None,
+                password_in: None,
             },
-            Self::Chap { username, password } => Wire {
+            Self::Chap {
+                username,
+                password,
+                target,
+            } => Wire {
                 passphrase: None,
                 username: Some(username.clone()),
                 password: Some(password.expose_secret().to_owned()),
+                username_in: target.as_ref().map(|t| t.username.clone()),
+                password_in: target
+                    .as_ref()
+                    .map(|t| t.password.expose_secret().to_owned()),
             },
         };
         // Grown in advance: a vector that reallocates leaves unwiped copies behind.
@@ -92,15 +117,24 @@ impl Released {
     /// When the body is not of the protocol; the message holds no part of it.
     pub fn from_json(body: &[u8]) -> Result<Self, MalformedAnswer> {
         let mut wire: Wire = serde_json::from_slice(body).map_err(|_| MalformedAnswer)?;
+        let target = match (wire.username_in.take(), wire.password_in.take()) {
+            (None, None) => None,
+            (Some(username), Some(password)) => Some(TargetChap {
+                username,
+                password: password.into(),
+            }),
+            _ => return Err(MalformedAnswer),
+        };
         match (
             wire.passphrase.take(),
             wire.username.take(),
             wire.password.take(),
         ) {
-            (Some(p), None, None) => Ok(Self::Passphrase(p.into())),
+            (Some(p), None, None) if target.is_none() => Ok(Self::Passphrase(p.into())),
             (None, Some(username), Some(password)) => Ok(Self::Chap {
                 username,
                 password: password.into(),
+                target,
             }),
             _ => Err(MalformedAnswer),
         }
@@ -145,19 +179,40 @@ mod tests {
 
     #[test]
     fn round_trip_and_no_secret_in_debug() {
-        let r = Released::Chap {
-            username: "u".into(),
-            password: "hunter2hunter2".to_owned().into(),
-        };
-        assert!(!format!("{r:?}").contains("hunter2"));
-        match Released::from_json(&r.to_json().unwrap()).unwrap() {
-            Released::Chap { username, password } => {
-                assert_eq!(
-                    (username.as_str(), password.expose_secret()),
-                    ("u", "hunter2hunter2")
-                );
+        for target in [None, Some(("array", "proof-of-array"))] {
+            let r = Released::Chap {
+                username: "u".into(),
+                password: "hunter2hunter2".to_owned().into(),
+                target: target.map(|(username, password)| TargetChap {
+                    username: username.into(),
+                    password: password.to_owned().into(),
+                }),
+            };
+            let shown = format!("{r:?}");
+            assert!(!shown.contains("hunter2") && !shown.contains("proof"));
+            match Released::from_json(&r.to_json().unwrap()).unwrap() {
+                Released::Chap {
+                    username,
+                    password,
+                    target: found,
+                } => {
+                    assert_eq!(
+                        (username.as_str(), password.expose_secret()),
+                        ("u", "hunter2hunter2")
+                    );
+                    let found = found.as_ref();
+                    assert_eq!(
+                        found.map(|t| (t.username.as_str(), t.password.expose_secret())),
+                        target
+                    );
+                }
+                Released::Passphrase(_) => panic!("wrong kind"),
             }
-            Released::Passphrase(_) => panic!("wrong kind"),
+        }
+        // Half of the target's credentials must not pass for one-way CHAP.
+        for half in ["usernameIn", "passwordIn"] {
+            let body = format!(r#"{{"username":"u","password":"p","{half}":"x"}}"#);
+            assert!(Released::from_json(body.as_bytes()).is_err());
         }
         assert!(Released::from_json(b"{}").is_err());
     }

@@ -94,7 +94,7 @@ reasons! {
     /// The key manager's quota is used up.
     KeyQuotaExceeded => "Raise the project's secret quota in the key manager or delete secrets that are not needed.",
     /// The CHAP Secret is not there or incomplete.
-    ChapSecretInvalid => "Create the Secret named in source.iscsi.chapSecretRef with keys username and password.",
+    ChapSecretInvalid => "Create the Secret named in source.iscsi.chapSecretRef with keys username and password, and for mutual CHAP username_in and password_in.",
     /// Erasure needs a node and there is none.
     EraseBlocked => "Bring the node or the array back, or set deletionPolicy to Retain to let the object go and keep key and data.",
 
@@ -105,6 +105,8 @@ reasons! {
     TargetNotFound => "Check source.iscsi.iqn, and that the array lets this node's initiator name in.",
     /// The target refused the login.
     ChapRejected => "Correct the CHAP credentials in the Secret named in source.iscsi.chapSecretRef, or on the array.",
+    /// Mutual CHAP: whoever answers did not prove that it knows the target's secret.
+    TargetNotAuthentic => "Make sure that the portal is the array's; then correct username_in and password_in in the Secret named in source.iscsi.chapSecretRef, or the target's own CHAP account on the array. Nothing was read or written.",
     /// The target has no such LUN.
     LunNotFound => "Check source.iscsi.lun and that the array maps it to this node; cryptvol tries again by itself.",
     /// Another disk answers at this LUN.

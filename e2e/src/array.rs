@@ -77,6 +77,7 @@ struct Target {
     id: u32,
     iqn: String,
     chap: Option<Chap>,
+    own_chap: Option<Chap>,
     luns: Vec<Lun>,
 }
 
@@ -253,6 +254,47 @@ impl Array {
         }
     }
 
+    /// Gives the array an IPv6 address, `[fd77:A::1]:3260`, that a node reaches once it has one beside
+    /// [`Array::ipv6_gateway`]; the machine's kernel must have IPv6.
+    pub fn add_ipv6(&self) -> Result<String> {
+        let index = self.state.place.namespace()?;
+        let (ns, gateway) = (namespace(index), self.ipv6_gateway()?);
+        ip_batch(&format!(
+            "addr add {gateway}/64 dev {} nodad\naddr replace fd77::1/64 dev br0 nodad\n",
+            cable(index)
+        ))?;
+        fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
+        let address = format!("fd77:{index}::1");
+        for args in [
+            &[
+                "addr",
+                "add",
+                &format!("{address}/64"),
+                "dev",
+                "port0",
+                "nodad",
+            ][..],
+            &["route", "add", "default", "via", &gateway],
+        ] {
+            run("ip", &[&["-6", "-n", &ns], args].concat())?;
+        }
+        Ok(format!("[{address}]:{PORT}"))
+    }
+
+    fn ipv6_gateway(&self) -> Result<String> {
+        Ok(format!("fd77:{}::254", self.state.place.namespace()?))
+    }
+
+    /// Drops everything that comes to one portal (`true`), as a broken path does; the others go on.
+    pub fn cut_portal(&self, portal: &str, cut: bool) -> Result<()> {
+        let ns = namespace(self.state.place.namespace()?);
+        let (address, _) = portal.rsplit_once(':').context("portal")?;
+        let how = if cut { "add" } else { "del" };
+        // Answers go nowhere: packets vanish in silence, as with a pulled cable.
+        let from = ["rule", how, "from", address, "blackhole"];
+        run("ip", &[&["-n", &ns][..], &from].concat()).map(|_| ())
+    }
+
     /// The interface, outside the array, that all its traffic passes.
     pub fn interface(&self) -> String {
         match self.state.place {
@@ -277,6 +319,7 @@ impl Array {
             id,
             iqn: iqn.into(),
             chap: None,
+            own_chap: None,
             luns: Vec::new(),
         };
         self.tell_target(&target)?;
@@ -349,6 +392,30 @@ impl Array {
         self.tell_chap(self.target(iqn)?.id, &chap)?;
         self.target_mut(iqn)?.chap = Some(chap);
         self.save()
+    }
+
+    /// From now on the target proves itself with this name and password to whoever asks (mutual CHAP); needs a call of
+    /// [`Array::set_chap`] before.
+    pub fn set_own_chap(&mut self, iqn: &str, user: &str, password: &str) -> Result<()> {
+        self.clear_own_chap(iqn)?;
+        let chap = Chap {
+            user: user.into(),
+            password: password.into(),
+        };
+        self.tell_own_chap(self.target(iqn)?.id, &chap)?;
+        self.target_mut(iqn)?.own_chap = Some(chap);
+        self.save()
+    }
+
+    /// From now on the target cannot prove itself.
+    pub fn clear_own_chap(&mut self, iqn: &str) -> Result<()> {
+        if let Some(chap) = self.target(iqn)?.own_chap.clone() {
+            // With the account its binding goes too.
+            self.admin(&["--mode", "account", "--op", "delete", "--user", &chap.user])?;
+            self.target_mut(iqn)?.own_chap = None;
+            self.save()?;
+        }
+        Ok(())
     }
 
     /// From now on everybody may log in.
@@ -487,6 +554,9 @@ impl Array {
             if let Some(chap) = &target.chap {
                 self.tell_chap(target.id, chap)?;
             }
+            if let Some(chap) = &target.own_chap {
+                self.tell_own_chap(target.id, chap)?;
+            }
             for lun in &target.luns {
                 self.tell_lun(target.id, lun)?;
             }
@@ -601,6 +671,14 @@ impl Array {
     }
 
     fn tell_chap(&self, id: u32, chap: &Chap) -> Result<()> {
+        self.tell_account(id, chap, &[])
+    }
+
+    fn tell_own_chap(&self, id: u32, chap: &Chap) -> Result<()> {
+        self.tell_account(id, chap, &["--outgoing"])
+    }
+
+    fn tell_account(&self, id: u32, chap: &Chap, direction: &[&str]) -> Result<()> {
         let id = id.to_string();
         self.admin(&[
             "--mode",
@@ -612,10 +690,10 @@ impl Array {
             "--password",
             &chap.password,
         ])?;
-        self.admin(&[
+        let bind = [
             "--mode", "account", "--op", "bind", "--tid", &id, "--user", &chap.user,
-        ])
-        .map(|_| ())
+        ];
+        self.admin(&[&bind[..], direction].concat()).map(|_| ())
     }
 
     fn tell_lun(&self, id: u32, lun: &Lun) -> Result<()> {

@@ -143,11 +143,6 @@ async fn what_cannot_work_is_refused_at_apply_with_a_sentence() -> Result<()> {
             says: "a portal is address or address:port",
         },
         Case {
-            what: "two portals",
-            patch: iscsi(json!({"portals": ["192.0.2.1:3260", "192.0.2.2:3260"]})),
-            says: "needs multipath, which is not implemented",
-        },
-        Case {
             what: "multipath",
             patch: iscsi(json!({"multipath": true})),
             says: "multipath is not implemented",

@@ -17,8 +17,8 @@ use cryptvol_crds::{
     v1alpha1::{Encryption, HeaderFacts},
 };
 use cryptvol_node_agent::host::{
-    Chap, FormatOrder, HeaderFound, Host, LinkFound, Lun, OpenOrder, Passphrase, Query, Source,
-    Target, probe,
+    Chap, FormatOrder, HeaderFound, Host, LinkFound, Lun, OpenOrder, Passphrase, Portal, Query,
+    Source, Target, probe,
     real::{
         RealHost, dm,
         iscsi::{self, iscsid::Iscsid, request},
@@ -46,6 +46,7 @@ fn main() -> Result<()> {
         (Some(user), Some(secret)) => Some(Chap {
             username: user.into(),
             password: secret.into(),
+            target: None,
         }),
         _ => None,
     };
@@ -54,8 +55,10 @@ fn main() -> Result<()> {
     }
     let lun = Lun {
         target: Target {
-            address: address.clone(),
-            port: port.parse()?,
+            portals: vec![Portal {
+                address: address.clone(),
+                port: port.parse()?,
+            }],
             iqn: iqn.clone(),
         },
         lun: lun.parse()?,
@@ -182,14 +185,19 @@ impl Walk {
         };
         let start = Instant::now();
         timed("floor_login", || -> Result<()> {
-            let request = request::login(layout, &lun.target, self.chap.as_ref())?;
+            let request = request::login(
+                layout,
+                &lun.target.iqn,
+                &lun.target.portals[0],
+                self.chap.as_ref(),
+            )?;
             let code = iscsid.ask(layout, &request, Duration::from_secs(15))?;
             ensure!(code == request::Code::SUCCESS);
             Ok(())
         })?;
         timed("floor_scan", || iscsi::scan(&sysfs, &lun.target, lun.lun))?;
         let session = sysfs.session(&lun.target)?.context("no session")?;
-        let device = sysfs.disk(&session, query.lun)?.context("no disk")?;
+        let device = sysfs.disk(&session, lun.lun)?.context("no disk")?;
         let plan = dm::Plan {
             name: &query.mapping_name,
             uuid: &names::mapping_uuid(LUKS_UUID, VOLUME_UID),

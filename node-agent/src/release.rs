@@ -12,7 +12,7 @@ use secrecy::ExposeSecret;
 use url::Url;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::host::{Chap, Passphrase, StepError};
+use crate::host::{Chap, Passphrase, StepError, TargetChap};
 
 /// The whole exchange, with its second try.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -87,9 +87,17 @@ impl ReleaseClient {
     /// As of [`Self::passphrase`].
     pub async fn chap(&self, asker: &Asker) -> Result<Chap, StepError> {
         match self.ask(asker, Purpose::ChapCredentials).await? {
-            Released::Chap { username, password } => Ok(Chap {
+            Released::Chap {
+                username,
+                password,
+                target,
+            } => Ok(Chap {
                 username,
                 password: password.expose_secret().to_owned(),
+                target: target.map(|t| TargetChap {
+                    username: t.username,
+                    password: t.password.expose_secret().to_owned(),
+                }),
             }),
             Released::Passphrase(_) => Err(unavailable("the operator answered another question")),
         }

@@ -14,7 +14,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
     routing::post,
 };
-use cryptvol_common::release::{PATH, Purpose, Refusal, Released, Request};
+use cryptvol_common::release::{PATH, Purpose, Refusal, Released, Request, TargetChap};
 use cryptvol_crds::conditions::Reason;
 use cryptvol_node_agent::release::{Asker, ReleaseClient, ReleaseConfig};
 
@@ -46,6 +46,10 @@ async fn answer(
         Purpose::ChapCredentials => Released::Chap {
             username: "u".into(),
             password: "p".to_owned().into(),
+            target: Some(TargetChap {
+                username: "t".into(),
+                password: "q".to_owned().into(),
+            }),
         },
     };
     (StatusCode::OK, released.to_json().unwrap().to_vec())
@@ -115,6 +119,11 @@ async fn the_agent_asks_and_takes_what_it_is_given() {
     write(&dir, "token", "token-2");
     let chap = client.chap(&asker()).await.unwrap();
     assert_eq!((chap.username.as_str(), chap.password.as_str()), ("u", "p"));
+    let target = chap.target.as_ref().unwrap();
+    assert_eq!(
+        (target.username.as_str(), target.password.as_str()),
+        ("t", "q")
+    );
     {
         let seen = first.seen.lock().unwrap();
         assert_eq!(seen.tokens, ["Bearer token-1", "Bearer token-2"]);

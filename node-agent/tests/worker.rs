@@ -167,7 +167,9 @@ fn workers_serve_die_at_deadlines_and_go_home() {
         let device = DeviceId {
             path: "/dev/no-such-device".into(),
             dev: "0:0".into(),
-            hctl: "9999:0:0:0".into(),
+            kind: cryptvol_node_agent::host::RawKind::Lun {
+                hctl: "9999:0:0:0".into(),
+            },
             wwid: None,
             size_bytes: 1,
         };

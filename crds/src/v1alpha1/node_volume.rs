@@ -227,6 +227,9 @@ pub struct NodeVolumeStatus {
     /// Why the agent cannot go on; absent when all is well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<LastError>,
+    /// Portal of the iSCSI session in use, as `address:port`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub portal: Option<String>,
     /// Raw device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceStatus>,

@@ -31,11 +31,11 @@ pub struct Source {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = ("!has(self.discoveryChapSecretRef)", "source.iscsi.discoveryChapSecretRef is not implemented in this version: portals are named, never discovered; remove it"),
-    validation = ("!has(self.multipath) || !self.multipath", "source.iscsi.multipath is not implemented in this version: remove it and name one portal"),
-    validation = ("self.portals.size() == 1", "more than one portal needs multipath, which is not implemented in this version: name one portal"),
+    validation = ("!has(self.multipath) || !self.multipath", "source.iscsi.multipath is not implemented in this version: remove it; of several portals one is used at a time"),
 )]
 pub struct IscsiSource {
-    /// Portals as `address:port`; IPv6 addresses in brackets; the port defaults to 3260.
+    /// Portals as `address:port`; IPv6 addresses in brackets; the port defaults to 3260. Of several the first that answers
+    /// is used; one that is away costs a quarter of a second.
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 270)))]
     #[x_kube(validation = (r"self.all(p, p.matches('^(\\[[0-9a-fA-F:.]+\\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?$'))", "a portal is address or address:port, for example 192.0.2.10:3260 or [2001:db8::10]:3260"))]
     pub portals: Vec<String>,
@@ -51,8 +51,9 @@ pub struct IscsiSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub wwid: Option<String>,
-    /// Secret in the volume's namespace with one-way CHAP credentials: keys `username` and `password`, or those of a
-    /// Secret of type `kubernetes.io/iscsi-chap`.
+    /// Secret in the volume's namespace with CHAP credentials: keys `username` and `password`, and for mutual CHAP
+    /// `username_in` and `password_in`, which the target must prove that it knows; or the keys of a Secret of type
+    /// `kubernetes.io/iscsi-chap` (`node.session.auth.username` and so on). Read anew before each login.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chap_secret_ref: Option<SecretName>,
     /// CHAP credentials for discovery. Not implemented in this version.

@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 use super::{feed, lines};
 use crate::{
     host::{
-        Target,
+        Lun, Portal, Source, Target,
         real::{
             dm,
             header::{self, Parsed},
@@ -170,10 +170,9 @@ fn iscsid_answers() {
         bytes[8..8 + text.len()].copy_from_slice(text.as_bytes());
         corpus.push(bytes);
     }
-    let target = Target {
+    let portal = Portal {
         address: "192.0.2.1".into(),
         port: 3260,
-        iqn: "iqn.2026-11.dev.example:db-0".into(),
     };
     feed(
         "iscsid",
@@ -185,7 +184,11 @@ fn iscsid_answers() {
                 {
                     assert!(
                         !code
-                            .of_login(&target, &request::answer_text(bytes))
+                            .of_login(
+                                "iqn.2026-11.dev.example:db-0",
+                                &portal,
+                                &request::answer_text(bytes)
+                            )
                             .message
                             .is_empty()
                     );
@@ -282,8 +285,10 @@ fn sysfs_values() {
             }
             let name = fs::read_to_string(&files[0]).unwrap_or_default();
             let target = Target {
-                address: "192.0.2.1".into(),
-                port: 3260,
+                portals: vec![Portal {
+                    address: "192.0.2.1".into(),
+                    port: 3260,
+                }],
                 iqn: name.trim().to_owned(),
             };
             let Ok(Some(session)) = sysfs.session(&target) else {
@@ -324,14 +329,17 @@ fn node_volumes() {
                 query.link.starts_with("/dev/cryptvol/")
                     && !query.link.split('/').any(|p| p == ".." || p == ".")
             );
-            assert!(
-                !query.target.iqn.contains(['/', '\0', ' ']) && !query.target.iqn.starts_with('-')
-            );
-            assert!(
-                !query.target.address.contains(['/', '\0', ' '])
-                    && !query.target.address.starts_with('-')
-            );
-            assert!(query.lun <= 16383 && query.target.port > 0);
+            let Source::Iscsi(Lun { target, lun }) = &query.source else {
+                panic!("a source that is not implemented: {query:?}");
+            };
+            assert!(!target.iqn.contains(['/', '\0', ' ']) && !target.iqn.starts_with('-'));
+            assert!(*lun <= 16383 && !target.portals.is_empty());
+            for portal in &target.portals {
+                assert!(
+                    !portal.address.contains(['/', '\0', ' ']) && !portal.address.starts_with('-')
+                );
+                assert!(portal.port > 0);
+            }
             assert!(query.mapping_name.len() < 128 && !query.mapping_name.contains('/'));
         },
     );

@@ -32,10 +32,11 @@ pub trait Host {
     /// `StepFailed` when device-mapper cannot be read.
     fn mappings(&mut self) -> Result<Vec<Mapping>, StepError>;
 
-    /// Makes an iSCSI session to the target without scanning for LUNs. Success when there is one already.
+    /// Makes an iSCSI session to the target, through the first of its portals that answers, without scanning for LUNs.
+    /// Success when there is one already, through whatever portal.
     ///
     /// # Errors
-    /// `PortalUnreachable`, `TargetNotFound`, `ChapRejected`, `DeadlineExceeded`, `StepFailed`.
+    /// `PortalUnreachable`, `TargetNotFound`, `ChapRejected`, `TargetNotAuthentic`, `DeadlineExceeded`, `StepFailed`.
     fn login(&mut self, target: &Target, chap: Option<&Chap>) -> Result<(), StepError>;
 
     /// Asks the kernel to add exactly one LUN of a session. Where the LUN is there already, makes the kernel read its

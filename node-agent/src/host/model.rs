@@ -70,15 +70,32 @@ impl std::fmt::Display for Source {
     }
 }
 
-/// An iSCSI target through one portal.
+/// An iSCSI target and where it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
-    /// Portal address without brackets.
+    /// Portals in the order in which they are tried.
+    pub portals: Vec<Portal>,
+    /// Name of the target.
+    pub iqn: String,
+}
+
+/// A portal of a target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Portal {
+    /// Address without brackets, or a host name.
     pub address: String,
     /// TCP port.
     pub port: u16,
-    /// Name of the target.
-    pub iqn: String,
+}
+
+impl std::fmt::Display for Portal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.address.contains(':') {
+            write!(f, "[{}]:{}", self.address, self.port)
+        } else {
+            write!(f, "{}:{}", self.address, self.port)
+        }
+    }
 }
 
 /// What the kernel holds for one volume.
@@ -101,6 +118,8 @@ pub struct Session {
     pub sid: u32,
     /// State as in sysfs: `LOGGED_IN`, `FAILED`, `FREE`.
     pub state: String,
+    /// Portal that it was made through, as far as the kernel knows it.
+    pub portal: Option<Portal>,
     /// Disks of this session in the kernel, this volume's included.
     pub disks: u32,
 }
@@ -236,6 +255,24 @@ pub struct Chap {
     pub username: String,
     /// CHAP secret.
     pub password: String,
+    /// What the target must prove that it knows: mutual CHAP.
+    #[serde(default)]
+    pub target: Option<TargetChap>,
+}
+
+/// CHAP credentials of a target. Wiped when dropped.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+pub struct TargetChap {
+    /// CHAP name.
+    pub username: String,
+    /// CHAP secret.
+    pub password: String,
+}
+
+impl std::fmt::Debug for TargetChap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TargetChap([REDACTED])")
+    }
 }
 
 impl std::fmt::Debug for Chap {

@@ -136,8 +136,10 @@ fn set_header(status: &mut NodeVolumeStatus, facts: &HeaderFacts) {
     status.header = Some(facts.clone());
 }
 
-/// Device, mapping and link as observed. The link is shown only while it leads to a mapping of this volume.
+/// Portal, device, mapping and link as observed. The link is shown only while it leads to a mapping of this volume.
 fn show(status: &mut NodeVolumeStatus, wanted: &Wanted, observed: &Observed) {
+    let portal = observed.session.as_ref().and_then(|s| s.portal.as_ref());
+    status.portal = portal.map(ToString::to_string);
     status.device = observed.device.as_ref().map(|d| device_status(&d.id));
     let ours = observed
         .mapping

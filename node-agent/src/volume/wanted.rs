@@ -5,7 +5,10 @@ use cryptvol_crds::{
     v1alpha1::{Desired, Encryption, FormatPermit, HeaderFacts, NodeIscsi, NodeSource, Provider},
 };
 
-use crate::host::{Lun, Query, Source, Target};
+use crate::host::{Lun, Portal, Query, Source, Target};
+
+/// All are asked at once, each by a thread.
+const MAX_PORTALS: usize = 16;
 
 /// What is wanted for one volume on this node.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,14 +118,15 @@ fn source(spec: &NodeSource) -> Result<Source, InvalidSpec> {
 }
 
 fn lun(spec: &NodeIscsi) -> Result<Lun, InvalidSpec> {
-    let [portal] = spec.portals.as_slice() else {
-        return Err(bad(
-            "source.iscsi.portals",
-            "exactly one portal is implemented",
-        ));
-    };
-    let (address, port) = portal_parts(portal)
-        .ok_or_else(|| bad("source.iscsi.portals", "not of the form address:port"))?;
+    if spec.portals.is_empty() || spec.portals.len() > MAX_PORTALS {
+        return Err(bad("source.iscsi.portals", "not 1 to 16 portals"));
+    }
+    let portals = spec.portals.iter().map(|portal| {
+        let (address, port) = portal_parts(portal)
+            .ok_or_else(|| bad("source.iscsi.portals", "not of the form address:port"))?;
+        Ok(Portal { address, port })
+    });
+    let portals = portals.collect::<Result<_, _>>()?;
     if !is_iscsi_name(&spec.iqn) {
         return Err(bad("source.iscsi.iqn", "not an iSCSI name"));
     }
@@ -132,8 +136,7 @@ fn lun(spec: &NodeIscsi) -> Result<Lun, InvalidSpec> {
         .ok_or_else(|| bad("source.iscsi.lun", "not between 0 and 16383"))?;
     Ok(Lun {
         target: Target {
-            address,
-            port,
+            portals,
             iqn: spec.iqn.clone(),
         },
         lun,

@@ -101,7 +101,9 @@ impl Call {
         Duration::from_secs(match self {
             Self::Observe(_) | Self::Mappings | Self::Link(..) | Self::Unlink(_) => 10,
             Self::Scan(..) | Self::ReadHeader(_) | Self::Close(..) | Self::Probe => 30,
-            Self::Login(..) | Self::DeleteDevice(_) | Self::Logout(_) | Self::Open(..) => 45,
+            // Several portals, each with its own time.
+            Self::Login(..) => 75,
+            Self::DeleteDevice(_) | Self::Logout(_) | Self::Open(..) => 45,
             Self::Format(..) | Self::Erase(..) => 90,
         })
     }

@@ -1,10 +1,10 @@
 //! Fetches what is released: the passphrase from the key manager, CHAP credentials from their Secret.
 
-use cryptvol_common::release::{Purpose, Released};
+use cryptvol_common::release::{Purpose, Released, TargetChap};
 use cryptvol_crds::{EncryptedVolume, KeyService, conditions::Reason};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, Client, ResourceExt};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
     keymanager::{KeyManager, passphrase},
@@ -90,36 +90,56 @@ async fn chap(client: &Client, volume: &EncryptedVolume) -> Result<Released, Pro
     released
 }
 
-/// Reads one-way CHAP credentials: our keys, or those of a Secret of type `kubernetes.io/iscsi-chap`.
+/// Keys of the four values in a Secret: the short name, and that of a Secret of type `kubernetes.io/iscsi-chap`.
+const USERNAME: [&str; 2] = ["username", "node.session.auth.username"];
+const PASSWORD: [&str; 2] = ["password", "node.session.auth.password"];
+const USERNAME_IN: [&str; 2] = ["username_in", "node.session.auth.username_in"];
+const PASSWORD_IN: [&str; 2] = ["password_in", "node.session.auth.password_in"];
+
+/// Reads CHAP credentials: those of the initiator, and where they are there those that the target must prove (mutual CHAP).
+/// Half of the latter is an error: it must not pass for one-way CHAP.
 fn credentials(secret: &Secret, name: &str) -> Result<Released, Problem> {
+    let invalid = |what: String| Problem::new(Reason::ChapSecretInvalid, what);
+    let data = |keys: [&str; 2]| keys.iter().find_map(|k| secret.data.as_ref()?.get(*k));
     let value = |keys: [&str; 2]| {
-        let found = keys
-            .iter()
-            .find_map(|k| secret.data.as_ref()?.get(*k))
-            .map(|ByteString(b)| b.as_slice());
+        let found = data(keys).map(|ByteString(b)| b.as_slice());
         let text = found.and_then(|b| std::str::from_utf8(b).ok());
         let fit =
             |t: &&str| !t.is_empty() && t.len() <= MAX_CHAP && !t.chars().any(char::is_control);
         text.filter(fit).map(str::to_owned).ok_or_else(|| {
-            Problem::new(
-                Reason::ChapSecretInvalid,
-                format!(
-                    "the Secret {name} has no usable {} (1 to {MAX_CHAP} bytes of text without line breaks)",
-                    keys[0]
-                ),
-            )
+            invalid(format!(
+                "the Secret {name} has no usable {} (1 to {MAX_CHAP} bytes of text without line breaks)",
+                keys[0]
+            ))
         })
     };
+    let password = SecretString::from(value(PASSWORD)?);
+    let target = match data(USERNAME_IN).or_else(|| data(PASSWORD_IN)) {
+        None => None,
+        Some(_) => Some(TargetChap {
+            username: value(USERNAME_IN)?,
+            password: SecretString::from(value(PASSWORD_IN)?),
+        }),
+    };
+    // RFC 7143 section 12.1.3. Whoever answers could otherwise send the initiator's own challenge back to it.
+    if target
+        .as_ref()
+        .is_some_and(|t| t.password.expose_secret() == password.expose_secret())
+    {
+        return Err(invalid(format!(
+            "the Secret {name} has the same secret in password and password_in, which mutual CHAP forbids"
+        )));
+    }
     Ok(Released::Chap {
-        username: value(["username", "node.session.auth.username"])?,
-        password: SecretString::from(value(["password", "node.session.auth.password"])?),
+        username: value(USERNAME)?,
+        password,
+        target,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use secrecy::ExposeSecret;
 
     fn secret(pairs: &[(&str, &str)]) -> Secret {
         Secret {
@@ -140,7 +160,12 @@ mod tests {
             ("node.session.auth.username", "node.session.auth.password"),
         ] {
             match credentials(&secret(&[(user, "u"), (password, "pppppppppppp")]), "s").unwrap() {
-                Released::Chap { username, password } => {
+                Released::Chap {
+                    username,
+                    password,
+                    target,
+                } => {
+                    assert!(target.is_none());
                     assert_eq!(
                         (username.as_str(), password.expose_secret()),
                         ("u", "pppppppppppp")
@@ -162,6 +187,47 @@ mod tests {
             let e = credentials(&secret(bad), "s").unwrap_err();
             assert_eq!(e.reason, Reason::ChapSecretInvalid);
             assert!(!e.what.contains("automatic"));
+        }
+    }
+
+    #[test]
+    fn the_targets_credentials_are_whole_and_others() {
+        let ours = [("username", "u"), ("password", "pppppppppppp")];
+        let with = |more: &[(&str, &str)]| credentials(&secret(&[&ours[..], more].concat()), "s");
+        for (user, password) in [
+            ("username_in", "password_in"),
+            (
+                "node.session.auth.username_in",
+                "node.session.auth.password_in",
+            ),
+        ] {
+            let Released::Chap {
+                target: Some(t), ..
+            } = with(&[(user, "t"), (password, "qqqqqqqqqqqq")]).unwrap()
+            else {
+                panic!("one-way");
+            };
+            assert_eq!(
+                (t.username.as_str(), t.password.expose_secret()),
+                ("t", "qqqqqqqqqqqq")
+            );
+        }
+        for (bad, says) in [
+            (&[("username_in", "t")][..], "password_in"),
+            (&[("password_in", "qqqqqqqqqqqq")], "username_in"),
+            (&[("username_in", "t"), ("password_in", "")], "password_in"),
+            (
+                &[("username_in", "t"), ("password_in", "pppppppppppp")],
+                "same secret",
+            ),
+        ] {
+            let e = with(bad).unwrap_err();
+            assert_eq!(e.reason, Reason::ChapSecretInvalid);
+            assert!(
+                e.what.contains(says) && !e.what.contains("pppp"),
+                "{}",
+                e.what
+            );
         }
     }
 }

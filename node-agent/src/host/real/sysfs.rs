@@ -3,13 +3,14 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
 use cryptvol_crds::conditions::Reason;
 
 use super::error::{because, failed};
-use crate::host::{Device, DeviceId, RawKind, Session, StepError, Target};
+use crate::host::{Device, DeviceId, Portal, RawKind, Session, StepError, Target};
 
 /// SCSI peripheral types that hold no data of anybody: controller, enclosure, unknown.
 const NO_DATA: [&str; 3] = ["12", "13", "31"];
@@ -37,6 +38,8 @@ pub struct SessionEntry {
     pub target: u32,
     /// State, for example `LOGGED_IN`.
     pub state: String,
+    /// Portal that it was made through, as far as the kernel knows it.
+    pub portal: Option<Portal>,
     /// Directory of the session's devices.
     dir: PathBuf,
 }
@@ -47,8 +50,8 @@ impl Sysfs {
         Self { root: root.into() }
     }
 
-    /// The session to the target, whatever its portal: the one through the target's portal where there are several,
-    /// otherwise one that is logged in, otherwise the oldest.
+    /// The session to the target, whatever its portal: of several one through a portal that the target names, then one that
+    /// is logged in, then the oldest.
     ///
     /// # Errors
     /// When sysfs cannot be read. No iSCSI in this kernel means no session.
@@ -64,7 +67,10 @@ impl Sysfs {
                 continue;
             };
             let rank = (
-                !self.through_portal(sid, target)?,
+                !session
+                    .portal
+                    .as_ref()
+                    .is_some_and(|p| target.portals.iter().any(|named| same_portal(named, p))),
                 session.state != "LOGGED_IN",
                 sid,
             );
@@ -99,19 +105,22 @@ impl Sysfs {
             host,
             target,
             state,
+            portal: self.portal(sid)?,
             dir: dir.to_path_buf(),
         }))
     }
 
-    fn through_portal(&self, sid: u32, target: &Target) -> io::Result<bool> {
+    /// The portal that the session was made through. A redirection by the target does not change it.
+    fn portal(&self, sid: u32) -> io::Result<Option<Portal>> {
         let connection = self
             .root
             .join(format!("class/iscsi_connection/connection{sid}:0"));
-        Ok(
-            attribute(&connection.join("persistent_address"))?.as_deref() == Some(&target.address)
-                && attribute(&connection.join("persistent_port"))?.as_deref()
-                    == Some(&target.port.to_string()),
-        )
+        let address = attribute(&connection.join("persistent_address"))?;
+        let port = attribute(&connection.join("persistent_port"))?.and_then(|p| p.parse().ok());
+        Ok(address
+            .filter(|a| !a.is_empty())
+            .zip(port)
+            .map(|(address, port)| Portal { address, port }))
     }
 
     /// What is told of a session.
@@ -122,6 +131,7 @@ impl Sysfs {
         Ok(Session {
             sid: session.sid,
             state: session.state.clone(),
+            portal: session.portal.clone(),
             disks: self.disks(session)?,
         })
     }
@@ -342,6 +352,15 @@ fn numbered(dir: &Path, prefix: &str) -> io::Result<Vec<(String, u32)>> {
         .collect())
 }
 
+/// An IPv6 address has many spellings. Names are compared as text: looking one up could take long.
+fn same_portal(a: &Portal, b: &Portal) -> bool {
+    let same_address = match (a.address.parse::<IpAddr>(), b.address.parse::<IpAddr>()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a.address == b.address,
+    };
+    same_address && a.port == b.port
+}
+
 fn holders(block: &Path) -> io::Result<Vec<String>> {
     let mut all: Vec<_> = names(&block.join("holders"))?.collect();
     let disk = block.file_name().and_then(|n| n.to_str()).unwrap_or("/");
@@ -409,10 +428,16 @@ mod tests {
         (tmp, sysfs)
     }
 
+    fn portal(address: &str) -> Portal {
+        Portal {
+            address: address.into(),
+            port: 3260,
+        }
+    }
+
     fn target(iqn: &str) -> Target {
         Target {
-            address: "10.0.0.1".into(),
-            port: 3260,
+            portals: vec![portal("10.0.0.1"), portal("fd00:0:0::1")],
             iqn: iqn.into(),
         }
     }
@@ -440,6 +465,32 @@ mod tests {
         assert_eq!(device.holders, ["dm-0"]);
         assert!(sysfs.session(&target("iqn.other:x")).unwrap().is_none());
         sysfs.same_device(&device.id).unwrap();
+    }
+
+    #[test]
+    fn of_several_sessions_the_one_through_a_named_portal() {
+        let (tmp, sysfs) = tree();
+        let root = tmp.path();
+        let iqn = "iqn.2026-11.dev.example:db-0";
+        // Session 1 is somebody's, through a portal that the volume does not name.
+        for (sid, address) in [(1, "10.0.0.9"), (2, "fd00::1")] {
+            let connection = root.join(format!("class/iscsi_connection/connection{sid}:0"));
+            fs::create_dir_all(&connection).unwrap();
+            fs::write(connection.join("persistent_address"), address).unwrap();
+            fs::write(connection.join("persistent_port"), "3260\n").unwrap();
+        }
+        let session = || sysfs.session(&target(iqn)).unwrap().unwrap();
+        assert_eq!(session().portal, Some(portal("10.0.0.9")));
+        let second = root.join("devices/platform/host3/session2/iscsi_session/session2");
+        fs::create_dir_all(&second).unwrap();
+        for (file, text) in [("targetname", iqn), ("state", "FAILED"), ("target_id", "0")] {
+            fs::write(second.join(file), text).unwrap();
+        }
+        symlink(&second, root.join("class/iscsi_session/session2")).unwrap();
+        assert_eq!(
+            (session().sid, session().portal),
+            (2, Some(portal("fd00::1")))
+        );
     }
 
     #[test]

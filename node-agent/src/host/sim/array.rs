@@ -11,6 +11,10 @@ pub struct SimTarget {
     pub up: bool,
     /// CHAP credentials that it wants.
     pub chap: Option<(String, String)>,
+    /// CHAP credentials that it proves itself with.
+    pub own_chap: Option<(String, String)>,
+    /// Portals that do not answer, as `address:port`, while the target is up.
+    pub portals_away: Vec<String>,
     /// Disks by LUN, as indexes into `World::disks`.
     pub luns: BTreeMap<u32, usize>,
 }

@@ -5,7 +5,7 @@ use cryptvol_crds::{conditions::Reason, names};
 use super::{Content, Disk, SimHeader, SimLink, World};
 use crate::host::{
     Chap, CryptTable, Device, DeviceId, Erased, FormatOrder, Header, HeaderFound, Host, LinkFound,
-    Mapping, Observed, OpenOrder, Query, RawKind, Session, Source, StepError, Target,
+    Mapping, Observed, OpenOrder, Portal, Query, RawKind, Session, Source, StepError, Target,
 };
 
 /// What the kernel holds.
@@ -28,6 +28,8 @@ pub struct SimSession {
     pub sid: u32,
     /// Target.
     pub iqn: String,
+    /// Portal that it was made through.
+    pub portal: Option<Portal>,
     /// State as in sysfs.
     pub state: String,
     /// Somebody else made it and uses it.
@@ -288,6 +290,7 @@ impl Host for World {
         let session = self.session(&lun.target.iqn).map(|s| Session {
             sid: s.sid,
             state: s.state.clone(),
+            portal: s.portal.clone(),
             disks: u32::try_from(
                 self.kernel
                     .devices
@@ -349,19 +352,27 @@ impl Host for World {
         let Some(t) = self.targets.get(&target.iqn) else {
             return error(Reason::TargetNotFound, "target not found");
         };
-        if !t.up {
+        let answers = |p: &&Portal| !t.portals_away.contains(&p.to_string());
+        let Some(portal) = target.portals.iter().find(answers).filter(|_| t.up) else {
             return error(Reason::PortalUnreachable, "connection timed out");
-        }
+        };
+        let portal = portal.clone();
         if let Some((user, password)) = &t.chap
             && chap.is_none_or(|c| c.username != *user || c.password != *password)
         {
             return error(Reason::ChapRejected, "authorization failure");
+        }
+        if let Some(expected) = chap.and_then(|c| c.target.as_ref())
+            && t.own_chap.as_ref() != Some(&(expected.username.clone(), expected.password.clone()))
+        {
+            return error(Reason::TargetNotAuthentic, "the target proves nothing");
         }
         self.kernel.next_sid += 1;
         let sid = self.kernel.next_sid;
         self.kernel.sessions.push(SimSession {
             sid,
             iqn: target.iqn.clone(),
+            portal: Some(portal),
             state: "LOGGED_IN".to_owned(),
             foreign: false,
         });

@@ -3,7 +3,7 @@
 use cryptvol_crds::{conditions::Reason, v1alpha1::Stage};
 
 use super::{At, Next, Step, stop};
-use crate::host::{Device, DeviceId, Lun, Source};
+use crate::host::{Device, DeviceId, Lun, Session, Source};
 
 impl At<'_> {
     /// Session, device and identity; the device is free, answers, and its identity was read in this run.
@@ -18,20 +18,41 @@ impl At<'_> {
         }
     }
 
+    /// iscsid logs in again by itself, with what it was told at the first login: a secret that the array does not take any
+    /// more keeps the session down, and only a new session gets the new one.
+    fn session_is_down(&self, session: &Session, iqn: &str) -> String {
+        let through = match &session.portal {
+            Some(portal) => format!(" through {portal}"),
+            None => String::new(),
+        };
+        let secret = match self.wanted.chap {
+            true => {
+                "; where its portal answers, the array may have another CHAP secret by now: let it take the former one \
+                 until the volumes on this target were detached"
+            }
+            false => "",
+        };
+        format!(
+            "the session {} to {iqn}{through} is {}{secret}",
+            session.sid, session.state
+        )
+    }
+
     fn reach_lun(&self, lun: &Lun) -> Result<&DeviceId, Next> {
         let target = &lun.target;
         let Some(session) = &self.observed.session else {
             return Err(Next::Do(Step::Login(lun.clone())));
         };
         if session.state != "LOGGED_IN" {
+            // Nobody has a disk there, so nobody loses one: a new login takes any of the portals, and the secret of today.
+            if session.disks == 0 && !self.run.logged_out {
+                return Err(Next::Do(Step::Logout(lun.clone())));
+            }
             // The kernel and iscsid bring it back by themselves. Logging out would take the disks of others with it.
             return Err(stop(
                 Stage::Session,
                 Reason::PortalUnreachable,
-                format!(
-                    "the session {} to {} is {}",
-                    session.sid, target.iqn, session.state
-                ),
+                self.session_is_down(session, &target.iqn),
             ));
         }
         let Some(Device { id, state, holders }) = &self.observed.device else {

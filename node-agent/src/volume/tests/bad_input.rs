@@ -8,7 +8,7 @@ use cryptvol_crds::{
 };
 
 use super::lab::*;
-use crate::host::{Host, Lun, Source, sim::*};
+use crate::host::{Host, Lun, Source, TargetChap, sim::*};
 
 /// Stops with the reason, writes nothing; mended, it attaches.
 fn stops(what: &str, lab: &Lab, reason: Reason, mend: impl FnOnce(&Lab)) {
@@ -103,6 +103,39 @@ fn wrong_chap_secret() {
     stops("wrong CHAP", &lab, Reason::ChapRejected, |lab| {
         lab.target(|t| t.chap = Some((CHAP.0.into(), CHAP.1.into())));
     });
+}
+
+#[test]
+fn target_that_does_not_prove_itself() {
+    let proof = |secret: &str| ("array".to_owned(), secret.to_owned());
+    for wrong in [None, Some(proof("another-proof"))] {
+        let lab = Lab::new(1);
+        lab.change(1, |s| s.source.iscsi.as_mut().unwrap().chap = true);
+        *lab.target_chap.borrow_mut() = Some(TargetChap {
+            username: "array".into(),
+            password: "proof-of-array".into(),
+        });
+        lab.target(|t| t.own_chap = wrong);
+        stops("false target", &lab, Reason::TargetNotAuthentic, |lab| {
+            lab.target(|t| t.own_chap = Some(proof("proof-of-array")));
+        });
+    }
+}
+
+#[test]
+fn of_several_portals_one_must_answer() {
+    let lab = Lab::new(1);
+    let portals = ["192.0.2.1:3260", "[2001:db8::2]:3260", "array.example:3261"];
+    lab.change(1, |s| {
+        s.source.iscsi.as_mut().unwrap().portals = portals.map(str::to_owned).to_vec();
+    });
+    lab.target(|t| t.portals_away = portals.map(str::to_owned).to_vec());
+    stops("no portal", &lab, Reason::PortalUnreachable, |lab| {
+        lab.target(|t| t.portals_away.truncate(1));
+    });
+    let portal = lab.world.borrow().kernel.sessions[0].portal.clone();
+    assert_eq!(portal.unwrap().to_string(), portals[1]);
+    assert_eq!(lab.status(1).portal.as_deref(), Some(portals[1]));
 }
 
 #[test]
@@ -390,6 +423,7 @@ fn the_lun_number_was_given_to_another_disk_while_the_kernel_keeps_the_old_one()
     world.borrow_mut().kernel.sessions.push(SimSession {
         sid: 7,
         iqn: IQN.into(),
+        portal: None,
         state: "LOGGED_IN".into(),
         foreign: false,
     });

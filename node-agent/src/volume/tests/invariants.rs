@@ -137,9 +137,13 @@ fn invariant_04_secrets_do_not_show_in_debug() {
     let chap = crate::host::Chap {
         username: "u".into(),
         password: CHAP.1.into(),
+        target: Some(crate::host::TargetChap {
+            username: "t".into(),
+            password: "proof-of-target".into(),
+        }),
     };
-    let text = format!("{order:?} {chap:?}");
-    assert!(!text.contains(KEY) && !text.contains(CHAP.1));
+    let text = format!("{order:?} {chap:?} {:?}", chap.target);
+    assert!(!text.contains(KEY) && !text.contains(CHAP.1) && !text.contains("proof"));
 }
 
 #[test]
@@ -236,6 +240,7 @@ fn invariant_06_a_session_with_other_users_is_not_logged_out() {
     lab.world.borrow_mut().kernel.sessions.push(SimSession {
         sid: 1,
         iqn: IQN.into(),
+        portal: None,
         state: "LOGGED_IN".into(),
         foreign: true,
     });

@@ -60,6 +60,8 @@ pub struct Lab {
     pub api_up: Cell<bool>,
     pub operator: RefCell<Result<String, (Reason, String)>>,
     pub chap: RefCell<(String, String)>,
+    /// What the Secret says that the target must prove.
+    pub target_chap: RefCell<Option<TargetChap>>,
     pub keys_released: Cell<usize>,
     pub status_writes: Cell<usize>,
     pub clock: Cell<i64>,
@@ -87,6 +89,7 @@ impl Default for Lab {
             api_up: Cell::new(true),
             operator: RefCell::new(Ok(KEY.to_owned())),
             chap: RefCell::new((CHAP.0.to_owned(), CHAP.1.to_owned())),
+            target_chap: RefCell::default(),
             keys_released: Cell::new(0),
             status_writes: Cell::new(0),
             clock: Cell::new(0),
@@ -527,7 +530,12 @@ impl Office for Side<'_> {
     async fn chap(&self) -> Result<Chap, StepError> {
         self.lab.pause("before chap release").await?;
         let (username, password) = self.lab.chap.borrow().clone();
-        Ok(Chap { username, password })
+        let target = self.lab.target_chap.borrow().clone();
+        Ok(Chap {
+            username,
+            password,
+            target,
+        })
     }
 
     async fn record(&self, receipt: Receipt) -> Result<Memory, StepError> {

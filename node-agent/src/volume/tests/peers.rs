@@ -248,7 +248,7 @@ fn peer_failure_08_a_session_goes_with_its_last_disk_and_never_before() {
 fn peer_failure_13_a_step_that_hangs_holds_one_volume() {
     let lab = Lab::new(2);
     let other = "iqn.2026-11.com.example:second";
-    lab.change(2, |s| s.iscsi.iqn = other.into());
+    lab.change(2, |s| s.source.iscsi.as_mut().unwrap().iqn = other.into());
     let disk = lab.target(|t| t.luns.remove(&2)).unwrap();
     let mut target = SimTarget {
         up: true,
@@ -371,7 +371,7 @@ fn peer_failure_19_every_error_shows_its_cause_and_one_next_step() {
 #[test]
 fn peer_failure_20_chap_secrets_are_read_before_each_login() {
     let lab = Lab::new(1);
-    lab.change(1, |s| s.iscsi.chap = true);
+    lab.change(1, |s| s.source.iscsi.as_mut().unwrap().chap = true);
     lab.target(|t| t.chap = Some((CHAP.0.into(), CHAP.1.into())));
     lab.settle(1);
     attached(&lab, 1);

@@ -372,6 +372,7 @@ fn others(lab: &Lab) {
     world.kernel.sessions.push(SimSession {
         sid: 1000,
         iqn: OTHERS.into(),
+        portal: None,
         state: "LOGGED_IN".into(),
         foreign: true,
     });

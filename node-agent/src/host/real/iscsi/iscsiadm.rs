@@ -6,13 +6,21 @@ use std::process::{Command, Stdio};
 use cryptvol_crds::conditions::Reason;
 
 use super::{iscsid::Iscsid, request::Code};
-use crate::host::{Chap, StepError, Target, real::error::because};
+use crate::host::{
+    Chap, Portal, StepError,
+    real::{error::because, sysfs::SessionEntry},
+};
 
 /// Logs in.
 ///
 /// # Errors
 /// As for a login by request; `StepFailed` where CHAP is wanted.
-pub fn login(iscsid: &Iscsid, target: &Target, chap: Option<&Chap>) -> Result<(), StepError> {
+pub fn login(
+    iscsid: &Iscsid,
+    iqn: &str,
+    portal: &Portal,
+    chap: Option<&Chap>,
+) -> Result<(), StepError> {
     if chap.is_some() {
         return Err(because(
             Reason::StepFailed,
@@ -45,46 +53,44 @@ pub fn login(iscsid: &Iscsid, target: &Target, chap: Option<&Chap>) -> Result<()
         ],
         &["--login"],
     ] {
-        match run(iscsid, &node(target, step))? {
+        match run(iscsid, &node(iqn, portal, step))? {
             Code::SUCCESS | Code::SESSION_EXISTS => {}
-            code => return Err(code.of_login(target, "this node")),
+            code => return Err(code.of_login(iqn, portal, "this node")),
         }
     }
     Ok(())
 }
 
-/// Logs out and removes the record.
+/// Logs out and removes the record of the portal that the session was made through.
 ///
 /// # Errors
 /// `StepFailed`.
-pub fn logout(iscsid: &Iscsid, target: &Target, sid: u32) -> Result<(), StepError> {
+pub fn logout(iscsid: &Iscsid, iqn: &str, session: &SessionEntry) -> Result<(), StepError> {
     let code = run(
         iscsid,
         &[
             "-m".into(),
             "session".into(),
             "-r".into(),
-            sid.to_string(),
+            session.sid.to_string(),
             "--logout".into(),
         ],
     )?;
     if code != Code::SUCCESS && code != Code::SESSION_NOT_FOUND {
         return Err(because(
             Reason::StepFailed,
-            format!("iscsiadm could not log out of {}: {code}", target.iqn),
+            format!("iscsiadm could not log out of {iqn}: {code}"),
         ));
     }
     // A record that is not there is as good as one that was removed.
-    run(iscsid, &node(target, &["-o", "delete"])).map(drop)
+    match &session.portal {
+        Some(portal) => run(iscsid, &node(iqn, portal, &["-o", "delete"])).map(drop),
+        None => Ok(()),
+    }
 }
 
-fn node(target: &Target, step: &[&str]) -> Vec<String> {
-    let portal = if target.address.contains(':') {
-        format!("[{}]:{}", target.address, target.port)
-    } else {
-        format!("{}:{}", target.address, target.port)
-    };
-    ["-m", "node", "-T", &target.iqn, "-p", &portal]
+fn node(iqn: &str, portal: &Portal, step: &[&str]) -> Vec<String> {
+    ["-m", "node", "-T", iqn, "-p", &portal.to_string()]
         .into_iter()
         .chain(step.iter().copied())
         .map(str::to_owned)

@@ -48,7 +48,7 @@ impl Iscsid {
     /// Finds iscsid, and shows that it takes requests of the size that its version should.
     ///
     /// # Errors
-    /// `StepFailed` when there is none.
+    /// `StepFailed` when there is none, `DeadlineExceeded` when it does not answer.
     pub fn find() -> Result<Self, StepError> {
         let socket = connect().map_err(not_running)?;
         let pid = peer(&socket).or_else(by_pid_file).or_else(by_name);
@@ -64,6 +64,8 @@ impl Iscsid {
         if let Some(layout) = layout {
             match found.send(layout, &request::initiator_name(layout), SHORT) {
                 Ok((Code::SUCCESS, answer)) => found.initiator = request::answer_text(&answer),
+                // It hangs, and would hang for iscsiadm too.
+                Err(e) if timed_out(&e) => return Err(silent(SHORT)),
                 // Patched, it seems: another way is found then.
                 Ok(_) | Err(_) => found.layout = None,
             }
@@ -84,10 +86,7 @@ impl Iscsid {
         self.send(layout, request, timeout)
             .map(|(code, _)| code)
             .map_err(|e| match e.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => because(
-                    Reason::DeadlineExceeded,
-                    format!("iscsid did not answer within {} s", timeout.as_secs()),
-                ),
+                _ if timed_out(&e) => silent(timeout),
                 io::ErrorKind::ConnectionRefused => not_running(e),
                 _ => because(Reason::StepFailed, format!("talking to iscsid: {e}")),
             })
@@ -117,6 +116,18 @@ impl Iscsid {
 /// That of connecting.
 pub fn connect() -> io::Result<UnixStream> {
     UnixStream::connect_addr(&SocketAddr::from_abstract_name(SOCKET)?)
+}
+
+fn timed_out(error: &io::Error) -> bool {
+    use io::ErrorKind::{TimedOut, WouldBlock};
+    matches!(error.kind(), WouldBlock | TimedOut)
+}
+
+fn silent(timeout: Duration) -> StepError {
+    because(
+        Reason::DeadlineExceeded,
+        format!("iscsid did not answer within {} s", timeout.as_secs()),
+    )
 }
 
 fn not_running(error: io::Error) -> StepError {

@@ -43,6 +43,12 @@ pub struct Layout {
     pub password: usize,
     /// Length of the secret.
     pub password_length: usize,
+    /// CHAP name of the target, 256 bytes.
+    pub username_in: usize,
+    /// CHAP secret of the target, 256 bytes.
+    pub password_in: usize,
+    /// Length of the target's secret.
+    pub password_in_length: usize,
     /// Five CHAP algorithms.
     pub chap_algs: usize,
     /// Seconds until I/O fails after a lost connection.
@@ -111,6 +117,9 @@ static LAYOUTS: [Layout; 1] = [Layout {
     username: 340,
     password: 596,
     password_length: 852,
+    username_in: 856,
+    password_in: 1112,
+    password_in_length: 1368,
     chap_algs: 1372,
     replacement_timeout: 1392,
     abort_timeout: 1396,

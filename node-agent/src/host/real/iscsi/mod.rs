@@ -3,12 +3,12 @@
 mod iscsiadm;
 pub mod iscsid;
 pub mod layout;
+mod portals;
 pub mod request;
 
 use std::{
     fs::OpenOptions,
     io,
-    net::{TcpStream, ToSocketAddrs},
     os::unix::fs::OpenOptionsExt,
     thread,
     time::{Duration, Instant},
@@ -22,14 +22,16 @@ use super::{
     sys,
     sysfs::{SessionEntry, Sysfs, attribute, set_attribute},
 };
-use crate::host::{Chap, DeviceId, StepError, Target};
+use crate::host::{Chap, DeviceId, Portal, StepError, Target};
 use iscsid::Iscsid;
+use layout::Layout;
+use portals::Race;
 use request::{Code, LOGIN_TIMEOUT, LOGIN_TRIES};
 
-/// How long a portal may take to take a TCP connection.
-const CONNECT: Duration = Duration::from_secs(5);
 /// How long iscsid may take for a login, above its own timer.
 const LOGIN: Duration = Duration::from_secs((LOGIN_TIMEOUT * LOGIN_TRIES) as u64 + 5);
+/// After this no further portal is tried: with the last login it stays within the deadline of the call.
+const ALL_LOGINS: Duration = Duration::from_secs(30);
 /// How long iscsid may take for a logout, above its own timer of 15 s.
 const LOGOUT: Duration = Duration::from_secs(20);
 /// How long a disk may take to appear after the scan has found its LUN.
@@ -51,10 +53,11 @@ impl Initiator {
         }
     }
 
-    /// Makes a session without scanning for LUNs.
+    /// Makes a session without scanning for LUNs, through the first portal that answers. One that refuses this target, or
+    /// does not answer the login, leaves it to the next.
     ///
     /// # Errors
-    /// `PortalUnreachable`, `TargetNotFound`, `ChapRejected`, `DeadlineExceeded`, `StepFailed`.
+    /// `PortalUnreachable`, `TargetNotFound`, `ChapRejected`, `TargetNotAuthentic`, `DeadlineExceeded`, `StepFailed`.
     pub fn login(
         &mut self,
         sysfs: &Sysfs,
@@ -67,16 +70,69 @@ impl Initiator {
         if session.is_some() {
             return Ok(());
         }
+        let begun = Instant::now();
+        let mut refused: Vec<StepError> = Vec::new();
         // A portal that is not there keeps iscsid busy for its whole timer and is told in general words then.
-        reachable(target)?;
-        let iscsid = self.iscsid()?;
+        let mut race = Race::begin(&target.portals);
+        while let Some(portal) = race.next() {
+            match self.login_through(sysfs, target, &portal, chap) {
+                Ok(()) => return Ok(()),
+                Err(e) if leaves_it_to_the_next(&e) => refused.push(e),
+                Err(e) => return Err(e),
+            }
+            if begun.elapsed() > ALL_LOGINS {
+                break;
+            }
+        }
+        // That one portal knows the target's name says more than that another is away.
+        let reason = refused
+            .iter()
+            .map(StepError::reason)
+            .find(|r| *r != Reason::PortalUnreachable)
+            .unwrap_or(Reason::PortalUnreachable);
+        let said: Vec<_> = refused
+            .into_iter()
+            .map(|e| e.message)
+            .chain(race.away())
+            .collect();
+        Err(because(reason, said.join("; ")))
+    }
+
+    fn login_through(
+        &mut self,
+        sysfs: &Sysfs,
+        target: &Target,
+        portal: &Portal,
+        chap: Option<&Chap>,
+    ) -> Result<(), StepError> {
+        let iqn = &target.iqn;
+        let iscsid = self.iscsid()?.clone();
         let Some(layout) = iscsid.layout else {
-            return iscsiadm::login(iscsid, target, chap);
+            return iscsiadm::login(&iscsid, iqn, portal, chap);
         };
-        let request = request::login(layout, target, chap)?;
+        let mutual = chap.is_some_and(|c| c.target.is_some());
+        let request = request::login(layout, iqn, portal, chap)?;
         let result = match iscsid.ask(layout, &request, LOGIN) {
             Ok(Code::SUCCESS | Code::SESSION_EXISTS) => Ok(()),
-            Ok(code) => Err(code.of_login(target, &iscsid.initiator)),
+            // iscsid says the same of a target that is not there.
+            Ok(Code::FATAL_LOGIN)
+                if mutual
+                    && self.lets_strangers_know(sysfs, &iscsid, layout, target, portal)? =>
+            {
+                Err(because(
+                    Reason::TargetNotAuthentic,
+                    format!("{iqn} at {portal} does not prove that it knows its CHAP secret"),
+                ))
+            }
+            Ok(code) => {
+                let mut error = code.of_login(iqn, portal, &iscsid.initiator);
+                if mutual && code == Code::AUTHENTICATION_FAILED {
+                    error
+                        .message
+                        .push_str(", or the target has no CHAP account to prove itself with");
+                }
+                Err(error)
+            }
             Err(e) => Err(e),
         };
         if result.is_err() {
@@ -84,6 +140,30 @@ impl Initiator {
             self.iscsid = None;
         }
         result
+    }
+
+    /// Whether the target is there at all: it refuses a stranger by name, with credentials that are random. Where it lets one
+    /// in, it asks nobody for a secret and has none to prove; that session ends at once.
+    fn lets_strangers_know(
+        &mut self,
+        sysfs: &Sysfs,
+        iscsid: &Iscsid,
+        layout: &Layout,
+        target: &Target,
+        portal: &Portal,
+    ) -> Result<bool, StepError> {
+        let random = || uuid::Uuid::new_v4().simple().to_string()[..16].to_owned();
+        let stranger = Chap {
+            username: random(),
+            password: random(),
+            target: None,
+        };
+        let request = request::login(layout, &target.iqn, portal, Some(&stranger))?;
+        match iscsid.ask(layout, &request, LOGIN)? {
+            Code::AUTHENTICATION_FAILED => Ok(true),
+            Code::SUCCESS => self.logout(sysfs, target).map(|()| true),
+            _ => Ok(false),
+        }
     }
 
     /// Ends the session when no disk of it is left.
@@ -101,7 +181,7 @@ impl Initiator {
         }
         let iscsid = self.iscsid()?;
         let result = match iscsid.layout {
-            None => iscsiadm::logout(iscsid, target, session.sid),
+            None => iscsiadm::logout(iscsid, &target.iqn, &session),
             Some(layout) => {
                 let request = request::logout(layout, session.sid);
                 match iscsid.ask(layout, &request, LOGOUT) {
@@ -128,23 +208,12 @@ impl Initiator {
     }
 }
 
-/// Whether the portal takes TCP connections.
-fn reachable(target: &Target) -> Result<(), StepError> {
-    let Target { address, port, .. } = target;
-    let no = |e: io::Error| {
-        because(
-            Reason::PortalUnreachable,
-            format!("no TCP connection to portal {address}:{port}: {e}"),
-        )
-    };
-    let mut last = io::Error::other("the name has no address");
-    for address in (address.as_str(), *port).to_socket_addrs().map_err(no)? {
-        match TcpStream::connect_timeout(&address, CONNECT) {
-            Ok(_) => return Ok(()),
-            Err(e) => last = e,
-        }
-    }
-    Err(no(last))
+/// What another portal of the same target may do better. A refused secret is not tried elsewhere: arrays lock accounts.
+fn leaves_it_to_the_next(error: &StepError) -> bool {
+    matches!(
+        error.reason(),
+        Reason::PortalUnreachable | Reason::TargetNotFound
+    )
 }
 
 /// Adds one LUN of a session to the kernel and waits for its disk; makes the kernel look anew where it has it already.

@@ -4,7 +4,7 @@ use cryptvol_crds::conditions::Reason;
 use zeroize::Zeroizing;
 
 use super::layout::Layout;
-use crate::host::{Chap, StepError, Target, real::error::because};
+use crate::host::{Chap, Portal, StepError, real::error::because};
 
 /// Seconds for one login. A dead portal must not hold a worker for the two minutes that are open-iscsi's default.
 pub const LOGIN_TIMEOUT: i32 = 10;
@@ -81,11 +81,16 @@ pub fn logout(layout: &Layout, sid: u32) -> Request {
 ///
 /// # Errors
 /// `StepFailed` when a name is too long, `ChapRejected` when the CHAP credentials are.
-pub fn login(layout: &Layout, target: &Target, chap: Option<&Chap>) -> Result<Request, StepError> {
+pub fn login(
+    layout: &Layout,
+    iqn: &str,
+    portal: &Portal,
+    chap: Option<&Chap>,
+) -> Result<Request, StepError> {
     let l = layout;
     let mut r = Request::new(l, Command::Login);
-    r.text(l.name, 255, &target.iqn)?;
-    r.text(l.address, 1025, &target.address)?;
+    r.text(l.name, 255, iqn)?;
+    r.text(l.address, 1025, &portal.address)?;
     r.text(l.iface_name, 65, "default")?;
     r.text(l.transport_name, 16, "tcp")?;
     for (at, value) in [
@@ -109,7 +114,7 @@ pub fn login(layout: &Layout, target: &Target, chap: Option<&Chap>) -> Result<Re
         (l.max_connections, 1),
         (l.max_outstanding_r2t, 1),
         (l.fast_abort, 1),
-        (l.port, i32::from(target.port)),
+        (l.port, i32::from(portal.port)),
         (l.window_size, 524_288),
         (l.login_timeout, LOGIN_TIMEOUT),
         (l.logout_timeout, 15),
@@ -131,6 +136,13 @@ pub fn login(layout: &Layout, target: &Target, chap: Option<&Chap>) -> Result<Re
         r.text(l.username, 256, &chap.username).map_err(too_long)?;
         r.text(l.password, 256, &chap.password).map_err(too_long)?;
         r.number(l.password_length, chap.password.len() as i32);
+        if let Some(target) = &chap.target {
+            r.text(l.username_in, 256, &target.username)
+                .map_err(too_long)?;
+            r.text(l.password_in, 256, &target.password)
+                .map_err(too_long)?;
+            r.number(l.password_in_length, target.password.len() as i32);
+        }
     }
     Ok(r)
 }
@@ -146,14 +158,17 @@ impl Code {
     pub const SESSION_NOT_FOUND: Self = Self(2);
     /// There is such a session.
     pub const SESSION_EXISTS: Self = Self(15);
+    /// Refused, and trying again would not help: no such target there, or a target that does not prove itself.
+    pub const FATAL_LOGIN: Self = Self(19);
+    /// The target refuses the credentials.
+    pub const AUTHENTICATION_FAILED: Self = Self(24);
 
     /// What it means for a login.
-    pub fn of_login(self, target: &Target, initiator: &str) -> StepError {
-        let Target { address, port, iqn } = target;
+    pub fn of_login(self, iqn: &str, portal: &Portal, initiator: &str) -> StepError {
         let (reason, what) = match self.0 {
             4 | 8 | 11 | 33 => (
                 Reason::PortalUnreachable,
-                format!("{address}:{port} does not answer the iSCSI login"),
+                format!("{portal} does not answer the iSCSI login"),
             ),
             24 => (
                 Reason::ChapRejected,
@@ -163,7 +178,7 @@ impl Code {
             // other one that occurs.
             19 => (
                 Reason::TargetNotFound,
-                format!("{address}:{port} refuses the login of {initiator} to {iqn}"),
+                format!("{portal} refuses the login of {initiator} to {iqn}"),
             ),
             5 => (
                 Reason::StepFailed,
@@ -219,12 +234,14 @@ pub fn answer_text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::{super::layout, *};
+    use crate::host::TargetChap;
 
-    fn target() -> Target {
-        Target {
+    const IQN: &str = "iqn.2026-11.dev.example:db-0";
+
+    fn portal() -> Portal {
+        Portal {
             address: "fd00::1".into(),
             port: 3261,
-            iqn: "iqn.2026-11.dev.example:db-0".into(),
         }
     }
 
@@ -242,8 +259,12 @@ mod tests {
         let chap = Chap {
             username: "node-1".into(),
             password: "a secret of chap".into(),
+            target: Some(TargetChap {
+                username: "array".into(),
+                password: "its proof of chap".into(),
+            }),
         };
-        let request = login(layout, &target(), Some(&chap)).unwrap();
+        let request = login(layout, IQN, &portal(), Some(&chap)).unwrap();
         let bytes = request.bytes();
         assert_eq!(bytes.len(), 16104);
         assert_eq!(bytes[..8], [1, 0, 0, 0, 0, 0, 0, 0]);
@@ -252,20 +273,22 @@ mod tests {
         assert_eq!(bytes[3280..3284], 3261_i32.to_ne_bytes());
         assert_eq!(&bytes[596..613], b"a secret of chap\0");
         assert_eq!(bytes[852..856], 16_i32.to_ne_bytes());
+        assert_eq!(&bytes[856..862], b"array\0");
+        assert_eq!(&bytes[1112..1130], b"its proof of chap\0");
+        assert_eq!(bytes[1368..1372], 17_i32.to_ne_bytes());
         assert_eq!(bytes[332..336], [0; 4]);
     }
 
     #[test]
     fn what_does_not_fit_is_refused() {
         let layout = layout::of_version("2.1.8").unwrap();
-        let mut long = target();
-        long.iqn = "i".repeat(255);
-        assert!(login(layout, &long, None).is_err());
+        assert!(login(layout, &"i".repeat(255), &portal(), None).is_err());
         let chap = Chap {
             username: "n".into(),
             password: "p".repeat(256),
+            target: None,
         };
-        let error = login(layout, &target(), Some(&chap)).err().unwrap();
+        let error = login(layout, IQN, &portal(), Some(&chap)).err().unwrap();
         assert_eq!(error.reason(), Reason::ChapRejected);
         assert!(!error.message.contains("ppp"));
     }
@@ -280,7 +303,10 @@ mod tests {
             (5, Reason::StepFailed),
             (1, Reason::StepFailed),
         ] {
-            assert_eq!(Code(code).of_login(&target(), "iqn.x:y").reason(), reason);
+            assert_eq!(
+                Code(code).of_login(IQN, &portal(), "iqn.x:y").reason(),
+                reason
+            );
         }
     }
 

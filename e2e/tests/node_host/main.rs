@@ -11,6 +11,8 @@ use cryptvol_e2e::node::{Node, NodeSpec};
 use cryptvol_e2e::workdir::WorkDir;
 use serde_json::{Value, json};
 
+mod iscsi;
+
 const IQN: &str = "iqn.2026-11.dev.cryptvol:db-0";
 const MIB: u64 = 1 << 20;
 const LUKS_UUID: &str = "6c0f3c5e-8f0e-4d6b-9f0a-3a5f6d1c2b10";
@@ -105,7 +107,8 @@ impl Ground {
     fn target_at(&self, portal: &str, iqn: &str) -> Result<Value> {
         let (address, port) = portal.rsplit_once(':').context("portal")?;
         let port: u16 = port.parse()?;
-        Ok(json!({"address": address, "port": port, "iqn": iqn}))
+        let address = address.trim_matches(['[', ']']);
+        Ok(json!({"portals": [{"address": address, "port": port}], "iqn": iqn}))
     }
 
     async fn observe(&self) -> Result<Value> {
