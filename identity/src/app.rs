@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Sealed by the key-encryption key at first start, to tell a wrong key from damaged records.
-const KEK_CHECK: &str = "kek-check";
+pub(crate) const KEK_CHECK: &str = "kek-check";
 const MICROSECONDS: i64 = 1_000_000;
 
 /// How long an expired token may still be shown to a service that asks for it (seconds, as in Keystone).
@@ -122,6 +122,7 @@ impl App {
         let key_policy = SitePolicy::open(Api::KeyManager, config.policy.clone())?;
         let store = Store::open(&config.data_dir).await?;
         check_kek(&store, &kek, &config.data_dir).await?;
+        crate::keymanager::upgrade(&store, &kek).await?;
         let token_keys = load_token_keys(&store, &kek).await?;
         let (rounds, parallel) = (config.password_rounds, config.password_parallel);
         let hasher = tokio::task::spawn_blocking(move || PasswordHasher::new(rounds, parallel))
@@ -209,9 +210,9 @@ impl App {
     }
 }
 
-async fn check_kek(store: &Store, kek: &Kek, data_dir: &Path) -> Result<(), AppError> {
+pub(crate) async fn check_kek(store: &Store, kek: &Kek, data_dir: &Path) -> Result<(), AppError> {
     if store.meta(KEK_CHECK).await?.is_none() {
-        let sealed = kek.key().seal(&[KEK_CHECK], KEK_CHECK.as_bytes())?;
+        let sealed = kek.seal_newest(&[KEK_CHECK], KEK_CHECK.as_bytes())?;
         let mut change = store.change_keys().await?;
         match change.insert_meta(KEK_CHECK, &sealed).await {
             Ok(()) => store.commit(change).await?,
@@ -221,8 +222,7 @@ async fn check_kek(store: &Store, kek: &Kek, data_dir: &Path) -> Result<(), AppE
         }
     }
     let sealed = store.meta(KEK_CHECK).await?.unwrap_or_default();
-    kek.key()
-        .open(&[KEK_CHECK], &sealed)
+    kek.open(&[KEK_CHECK], &sealed)
         .map(|_| ())
         .map_err(|_| AppError::WrongKek(data_dir.into()))
 }
@@ -230,7 +230,8 @@ async fn check_kek(store: &Store, kek: &Kek, data_dir: &Path) -> Result<(), AppE
 async fn load_token_keys(store: &Store, kek: &Kek) -> Result<TokenKeys, AppError> {
     if store.token_keys().await?.is_empty() {
         let key = zeroize::Zeroizing::new(random_bytes::<KEY_LEN>());
-        let sealed = kek.key().seal(&["token-key", "1"], key.as_slice())?;
+        let check = store.meta(KEK_CHECK).await?.unwrap_or_default();
+        let sealed = kek.seal_like((&[KEK_CHECK], &check), &["token-key", "1"], key.as_slice())?;
         let mut change = store.change_keys().await?;
         match change
             .insert_token_key(&TokenKey { id: 1, sealed }, now_us())
@@ -244,9 +245,7 @@ async fn load_token_keys(store: &Store, kek: &Kek) -> Result<TokenKeys, AppError
     let mut keys = Vec::new();
     for key in store.token_keys().await? {
         let number = u32::try_from(key.id).map_err(|_| SealError::Format)?;
-        let opened = kek
-            .key()
-            .open(&["token-key", &number.to_string()], &key.sealed)?;
+        let opened = kek.open(&["token-key", &number.to_string()], &key.sealed)?;
         keys.push((number, SealingKey::from_slice(&opened)?));
     }
     Ok(TokenKeys::new(keys))

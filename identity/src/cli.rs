@@ -55,6 +55,9 @@ pub enum Command {
     /// The key-encryption key, which seals all other keys and is kept apart from the data directory.
     #[command(subcommand)]
     Kek(KekCommand),
+    /// Rotate the key-encryption key: put a new one before the others in its file and seal everything by it. The
+    /// service goes on meanwhile. Stopped at any point, run it again and it goes on there.
+    Rekey(RekeyArgs),
     /// Who may do what: print the default rules, try policy files before they are used.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -339,6 +342,20 @@ pub struct BootstrapArgs {
         value_name = "NAME"
     )]
     pub region: String,
+}
+
+/// Options of `rekey`.
+#[derive(Debug, Args)]
+pub struct RekeyArgs {
+    /// Directory of the database.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_DATA_DIR", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// File with the key-encryption keys, newest first, as the running service reads it.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_KEK_FILE", value_name = "FILE")]
+    pub kek_file: PathBuf,
+    /// Take the older keys out of the file afterwards. Copies of the database from before cannot be opened then.
+    #[arg(long)]
+    pub forget_old: bool,
 }
 
 /// Commands about the key-encryption key.

@@ -20,6 +20,7 @@ pub mod log;
 pub mod metrics;
 pub mod policy;
 pub mod policy_command;
+pub mod rekey;
 pub mod server;
 pub mod store;
 #[cfg(test)]

@@ -8,9 +8,9 @@ use cryptvol_identity::{
     accounts::PasswordRules,
     app::{App, AppConfig},
     bootstrap::{BootstrapRequest, bootstrap},
-    cli::{BootstrapArgs, Cli, Command, DataArgs, KekCommand, ServeArgs},
+    cli::{BootstrapArgs, Cli, Command, DataArgs, KekCommand, RekeyArgs, ServeArgs},
     crypto::Kek,
-    log, policy_command,
+    log, policy_command, rekey,
     server::{Listeners, serve},
 };
 use secrecy::SecretString;
@@ -39,6 +39,7 @@ async fn run(command: Command) -> Result<()> {
     match command {
         Command::Policy(command) => Ok(policy_command::run(&command)?),
         Command::Kek(KekCommand::Generate { out }) => Ok(Kek::generate(&out)?),
+        Command::Rekey(args) => run_rekey(&args).await,
         Command::Bootstrap(args) => run_bootstrap(&args).await,
         Command::Serve(args) => run_serve(*args).await,
     }
@@ -81,6 +82,18 @@ async fn run_bootstrap(args: &BootstrapArgs) -> Result<()> {
     };
     bootstrap(&app, &request).await?;
     app.store.close().await;
+    Ok(())
+}
+
+async fn run_rekey(args: &RekeyArgs) -> Result<()> {
+    let kek = Kek::read(&args.kek_file, &args.data_dir)?;
+    let done = rekey::run(&args.data_dir, &kek, args.forget_old).await?;
+    println!(
+        "{} keys sealed anew; {} key-encryption keys in {}",
+        done,
+        kek.count(),
+        args.kek_file.display()
+    );
     Ok(())
 }
 

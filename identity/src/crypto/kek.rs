@@ -1,17 +1,19 @@
-//! The key-encryption key: 32 bytes in a file that is not in the data directory.
+//! The key-encryption key: 32 bytes in a file that is not in the data directory. During a rotation there are
+//! several, one a line, the newest first: all open, and the one that sealed the check record seals (see `rekey`).
 
 use std::{
     fs,
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::seal::{KEY_LEN, SealingKey};
+use super::seal::{KEY_LEN, SealError, SealingKey};
 use crate::ids::random_bytes;
 
 /// Why the key-encryption key could not be read or made.
@@ -43,6 +45,16 @@ pub enum KekError {
         /// The file.
         path: PathBuf,
     },
+    /// The file could not be replaced by one with another key in it.
+    #[error(
+        "cannot write {path}: {source}; if it is mounted from elsewhere (a Kubernetes Secret), put a new line with a new key above the old one there, wait until it shows here, and run this again"
+    )]
+    Replace {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The new file could not be written.
     #[error("cannot write {path}: {source}; an existing file is never overwritten")]
     Write {
@@ -60,43 +72,241 @@ impl KekError {
             Self::Read { .. } => "KekUnreadable",
             Self::Malformed { .. } => "KekMalformed",
             Self::InDataDir { .. } => "KekInDataDir",
+            Self::Replace { .. } => "KekNotReplaced",
             Self::Write { .. } => "KekNotWritten",
         }
     }
 }
 
-/// The key-encryption key in memory; wiped on drop.
-pub struct Kek(SealingKey);
+/// One key, as it is read.
+pub type KeyBytes = Zeroizing<[u8; KEY_LEN]>;
 
-impl Kek {
-    /// Reads the key from `path`; refuses a file inside of `data_dir`.
+/// Where key-encryption keys come from: a file, which may be mounted from a Kubernetes Secret, or what else can
+/// hand out keys.
+pub trait KekSource: Send + Sync {
+    /// The keys, newest first; at least one.
     ///
     /// # Errors
-    /// Any [`KekError`] but `Write`.
+    /// Any [`KekError`].
+    fn keys(&self) -> Result<Vec<KeyBytes>, KekError>;
+
+    /// Keeps these keys from now on, newest first.
+    ///
+    /// # Errors
+    /// [`KekError::Replace`].
+    fn replace(&self, keys: &[KeyBytes]) -> Result<(), KekError>;
+}
+
+/// Keys in a file, one a line as hex or base64. Empty lines and lines that begin with # do not count.
+struct KeyFile(PathBuf);
+
+impl KekSource for KeyFile {
+    fn keys(&self) -> Result<Vec<KeyBytes>, KekError> {
+        let path = &self.0;
+        let text = fs::read_to_string(path)
+            .map(Zeroizing::new)
+            .map_err(|source| KekError::Read {
+                path: path.clone(),
+                source,
+            })?;
+        let lines = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let keys: Option<Vec<KeyBytes>> = lines.map(decode).collect();
+        keys.filter(|keys| !keys.is_empty())
+            .ok_or_else(|| KekError::Malformed { path: path.clone() })
+    }
+
+    /// The file is there whole at every moment, with the old keys or with the new.
+    fn replace(&self, keys: &[KeyBytes]) -> Result<(), KekError> {
+        let path = &self.0;
+        let error = |source| KekError::Replace {
+            path: path.clone(),
+            source,
+        };
+        let folder = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let mut file = tempfile::Builder::new()
+            .permissions(fs::Permissions::from_mode(0o400))
+            .tempfile_in(folder.unwrap_or_else(|| Path::new(".")))
+            .map_err(error)?;
+        for key in keys {
+            let line = Zeroizing::new(hex::encode(key.as_slice()) + "\n");
+            file.write_all(line.as_bytes()).map_err(error)?;
+        }
+        file.as_file().sync_all().map_err(error)?;
+        file.persist(path).map_err(|failed| error(failed.error))?;
+        fs::File::open(folder.unwrap_or_else(|| Path::new(".")))
+            .and_then(|dir| dir.sync_all())
+            .map_err(error)
+    }
+}
+
+/// Keys in memory, for tests and for callers that have them already.
+struct InMemory(Mutex<Vec<KeyBytes>>);
+
+impl KekSource for InMemory {
+    fn keys(&self) -> Result<Vec<KeyBytes>, KekError> {
+        Ok(self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone())
+    }
+
+    fn replace(&self, keys: &[KeyBytes]) -> Result<(), KekError> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = keys.to_vec();
+        Ok(())
+    }
+}
+
+/// The key-encryption keys in memory; wiped on drop.
+pub struct Kek {
+    source: Box<dyn KekSource>,
+    ring: RwLock<Arc<Vec<SealingKey>>>,
+}
+
+impl Kek {
+    /// Reads the keys from `path`; refuses a file inside of `data_dir`.
+    ///
+    /// # Errors
+    /// Any [`KekError`] but `Write` and `Replace`.
     pub fn read(path: &Path, data_dir: &Path) -> Result<Self, KekError> {
         if let (Ok(file), Ok(dir)) = (path.canonicalize(), data_dir.canonicalize())
             && file.starts_with(&dir)
         {
             return Err(KekError::InDataDir { path: path.into() });
         }
-        let text = fs::read_to_string(path)
-            .map(Zeroizing::new)
-            .map_err(|source| KekError::Read {
-                path: path.into(),
-                source,
-            })?;
+        let kek = Self::from_source(Box::new(KeyFile(path.into())))?;
         if let Ok(metadata) = fs::metadata(path)
             && metadata.permissions().mode() & 0o007 != 0
         {
             tracing::warn!(path = %path.display(), "everybody on this machine can read the key-encryption key; chmod 0400 it");
         }
-        let key = decode(text.trim()).ok_or_else(|| KekError::Malformed { path: path.into() })?;
-        Ok(Self(SealingKey::new(&key)))
+        Ok(kek)
+    }
+
+    /// Keys from any source.
+    ///
+    /// # Errors
+    /// Those of the source.
+    pub fn from_source(source: Box<dyn KekSource>) -> Result<Self, KekError> {
+        let ring = ring(&source.keys()?);
+        Ok(Self {
+            source,
+            ring: RwLock::new(ring),
+        })
     }
 
     /// A key from bytes, for tests and for callers that hold it in memory already.
     pub fn from_bytes(bytes: &[u8; KEY_LEN]) -> Self {
-        Self(SealingKey::new(bytes))
+        let keys = vec![Zeroizing::new(*bytes)];
+        Self {
+            ring: RwLock::new(ring(&keys)),
+            source: Box::new(InMemory(Mutex::new(keys))),
+        }
+    }
+
+    fn ring(&self) -> Arc<Vec<SealingKey>> {
+        Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the keys again. If that fails, those that are there stay.
+    ///
+    /// # Errors
+    /// Those of the source.
+    pub fn reload(&self) -> Result<(), KekError> {
+        let new = ring(&self.source.keys()?);
+        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
+    }
+
+    /// Reads the keys again because something did not open.
+    fn look_again(&self) {
+        if let Err(error) = self.reload() {
+            tracing::error!(%error, reason = error.reason(), "key-encryption keys not read again");
+        }
+    }
+
+    /// Opens a record with whichever key sealed it. If none did, the keys may have been rotated: they are read
+    /// again.
+    ///
+    /// # Errors
+    /// [`SealError::Open`], [`SealError::Format`].
+    pub fn open(&self, place: &[&str], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        match open_with(&self.ring(), place, sealed) {
+            Err(SealError::Open) => {
+                self.look_again();
+                open_with(&self.ring(), place, sealed)
+            }
+            done => done,
+        }
+    }
+
+    /// Seals a record with the key that sealed `check`, the record that says which key seals now.
+    ///
+    /// # Errors
+    /// [`SealError::Open`] if that key is not among ours, [`SealError::Seal`].
+    pub fn seal_like(
+        &self,
+        (check_place, check): (&[&str], &[u8]),
+        place: &[&str],
+        plain: &[u8],
+    ) -> Result<Vec<u8>, SealError> {
+        let find = |ring: &[SealingKey]| {
+            ring.iter()
+                .position(|key| key.open(check_place, check).is_ok())
+        };
+        let mut ring = self.ring();
+        if find(&ring).is_none() {
+            self.look_again();
+            ring = self.ring();
+        }
+        let key = find(&ring).and_then(|at| ring.get(at));
+        key.ok_or(SealError::Open)?.seal(place, plain)
+    }
+
+    /// Seals a record with the newest key.
+    ///
+    /// # Errors
+    /// [`SealError::Seal`].
+    pub fn seal_newest(&self, place: &[&str], plain: &[u8]) -> Result<Vec<u8>, SealError> {
+        let ring = self.ring();
+        ring.first().ok_or(SealError::Seal)?.seal(place, plain)
+    }
+
+    /// Whether the newest key sealed this record.
+    pub fn is_newest(&self, place: &[&str], sealed: &[u8]) -> bool {
+        let ring = self.ring();
+        ring.first()
+            .is_some_and(|key| key.open(place, sealed).is_ok())
+    }
+
+    /// How many keys there are.
+    pub fn count(&self) -> usize {
+        self.ring().len()
+    }
+
+    /// Puts a new random key before the others.
+    ///
+    /// # Errors
+    /// Those of the source.
+    pub fn add_newest(&self) -> Result<(), KekError> {
+        let mut keys = self.source.keys()?;
+        keys.insert(0, Zeroizing::new(random_bytes::<KEY_LEN>()));
+        self.source.replace(&keys)?;
+        self.reload()
+    }
+
+    /// Forgets all keys but the newest.
+    ///
+    /// # Errors
+    /// Those of the source.
+    pub fn forget_old(&self) -> Result<(), KekError> {
+        let mut keys = self.source.keys()?;
+        keys.truncate(1);
+        self.source.replace(&keys)?;
+        self.reload()
     }
 
     /// Writes a new random key as hex into `path` (mode 0400), which must not exist.
@@ -119,11 +329,24 @@ impl Kek {
         file.write_all(text.as_bytes()).map_err(error)?;
         file.sync_all().map_err(error)
     }
+}
 
-    /// The sealing key.
-    pub fn key(&self) -> &SealingKey {
-        &self.0
+fn ring(keys: &[KeyBytes]) -> Arc<Vec<SealingKey>> {
+    Arc::new(keys.iter().map(|key| SealingKey::new(key)).collect())
+}
+
+fn open_with(
+    ring: &[SealingKey],
+    place: &[&str],
+    sealed: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    for key in ring {
+        match key.open(place, sealed) {
+            Err(SealError::Open) => {}
+            done => return done,
+        }
     }
+    Err(SealError::Open)
 }
 
 fn decode(text: &str) -> Option<Zeroizing<[u8; KEY_LEN]>> {

@@ -5,6 +5,6 @@ pub mod kek;
 pub mod password;
 pub mod seal;
 
-pub use kek::{Kek, KekError};
+pub use kek::{Kek, KekError, KekSource};
 pub use password::PasswordHasher;
 pub use seal::{SealError, SealingKey};

@@ -220,6 +220,8 @@ fn new_secret(caller: &Caller, wanted: &Wanted, kind: &str, now: i64) -> Secret 
         content_type: None,
         key_id: None,
         sealed: None,
+        key_slot: None,
+        new_key: None,
         created: now,
         updated: now,
     }

@@ -23,7 +23,7 @@ use super::{
     error::{ApiResult, KeyManagerError},
     fields::{Object, media_type, nullable_text, text},
     sealing,
-    secrets::{KIND, load},
+    secrets::{KIND, fill, load},
 };
 use crate::{
     app::App,
@@ -174,12 +174,10 @@ pub(super) async fn write(
     if known == TEXT && std::str::from_utf8(&plain).is_err() {
         return Err(bad("A text/plain payload must be UTF-8."));
     }
-    let sealed = sealing::seal(&app, &secret.project_id, &id, &plain).await?;
+    let mut secret = secret;
+    fill(&app, &mut secret, known.to_owned(), &plain).await?;
     let mut change = app.store.change_keys().await?;
-    if !change
-        .set_payload(&id, known, &sealed.key_id, &sealed.bytes, now_us())
-        .await?
-    {
+    if !change.set_payload(&secret, now_us()).await? {
         return Err(KeyManagerError::HasPayload);
     }
     app.store.commit(change).await?;

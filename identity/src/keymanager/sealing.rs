@@ -1,23 +1,31 @@
-//! Payloads to and from their sealed form: a data key a project, made when first needed.
+//! Payloads to and from their sealed form. Each has a key of its own, sealed by the key of its project, sealed by
+//! the key-encryption key; each step is bound to the place of the record, so that none opens anywhere else.
 
 use zeroize::Zeroizing;
 
 use super::error::KeyManagerError;
 use crate::{
-    app::App,
-    crypto::{SealError, SealingKey, seal::KEY_LEN},
+    app::{App, AppError, KEK_CHECK},
+    crypto::{Kek, SealError, SealingKey, seal::KEY_LEN},
     ids::{key_manager_id, random_bytes},
     store::{
-        StoreError,
+        Store, StoreError,
         secrets::{ProjectKey, Secret},
     },
     time::now_us,
 };
 
+/// Secrets upgraded in one change.
+const UPGRADE_BATCH: i64 = 100;
+/// Says that the database still has to be written anew after an upgrade.
+const REWRITE: &str = "rewrite-after-upgrade";
+
 /// A payload as it is stored.
 pub(super) struct Sealed {
     pub(super) key_id: String,
     pub(super) bytes: Vec<u8>,
+    /// The payload's own key, sealed by the project's.
+    pub(super) wrapped_key: Vec<u8>,
 }
 
 /// Seals a payload for one secret of one project.
@@ -31,12 +39,30 @@ pub(super) async fn seal(
     payload: &[u8],
 ) -> Result<Sealed, KeyManagerError> {
     let record = project_key(app, project_id).await?;
-    let key = open_key(app, &record)?;
-    let bytes = key.seal(&["secret", secret_id, project_id], payload)?;
+    let (bytes, wrapped_key) = seal_with(
+        &open_key(&app.kek, &record)?,
+        project_id,
+        secret_id,
+        payload,
+    )?;
     Ok(Sealed {
         key_id: record.id,
         bytes,
+        wrapped_key,
     })
+}
+
+/// The sealed payload and its new key, sealed by the project's.
+fn seal_with(
+    project_key: &SealingKey,
+    project_id: &str,
+    secret_id: &str,
+    payload: &[u8],
+) -> Result<(Vec<u8>, Vec<u8>), SealError> {
+    let own = Zeroizing::new(random_bytes::<KEY_LEN>());
+    let bytes = SealingKey::new(&own).seal(&["secret", secret_id, project_id], payload)?;
+    let wrapped = project_key.seal(&["secret-key", secret_id, project_id], own.as_slice())?;
+    Ok((bytes, wrapped))
 }
 
 /// Opens the payload of a secret; `None` if it has none yet.
@@ -50,20 +76,62 @@ pub(super) async fn open(
     let (Some(key_id), Some(sealed)) = (&secret.key_id, &secret.sealed) else {
         return Ok(None);
     };
+    let slot = secret.key_slot.ok_or(SealError::Open)?;
+    // Deleted since the secret was read: there is no payload any more.
+    let Some(wrapped) = app.store.secret_key(slot).await? else {
+        return Ok(None);
+    };
     let record = app
         .store
         .project_key_by_id(key_id)
         .await?
         .ok_or(SealError::Open)?;
-    let key = open_key(app, &record)?;
-    Ok(Some(key.open(
-        &["secret", &secret.id, &secret.project_id],
-        sealed,
-    )?))
+    let place = [&secret.id, &secret.project_id];
+    let own = open_key(&app.kek, &record)?.open(&["secret-key", place[0], place[1]], &wrapped)?;
+    let own = SealingKey::from_slice(&own)?;
+    Ok(Some(own.open(&["secret", place[0], place[1]], sealed)?))
 }
 
-fn open_key(app: &App, record: &ProjectKey) -> Result<SealingKey, SealError> {
-    let bytes = app.kek.key().open(
+/// Gives every payload that an earlier release sealed by its project's key a key of its own, then writes the
+/// database anew, so that nothing of the old form is left. May be stopped at any point and goes on there.
+///
+/// # Errors
+/// From the store, or if a record does not open.
+pub(crate) async fn upgrade(store: &Store, kek: &Kek) -> Result<(), AppError> {
+    loop {
+        let some = store.secrets_without_key(UPGRADE_BATCH).await?;
+        if some.is_empty() {
+            break;
+        }
+        let mut change = store.change_keys().await?;
+        change.set_meta(REWRITE, b"1").await?;
+        for secret in &some {
+            let (Some(key_id), Some(sealed)) = (&secret.key_id, &secret.sealed) else {
+                return Err(SealError::Open.into());
+            };
+            let record = store.project_key_by_id(key_id).await?;
+            let key = open_key(kek, &record.ok_or(SealError::Open)?)?;
+            let plain = key.open(&["secret", &secret.id, &secret.project_id], sealed)?;
+            let (bytes, wrapped) = seal_with(&key, &secret.project_id, &secret.id, &plain)?;
+            if !change.reseal_secret(&secret.id, &bytes, &wrapped).await? {
+                // Another process was faster; what it wrote stays, and this batch is not.
+                return Err(SealError::Open.into());
+            }
+        }
+        store.commit(change).await?;
+        tracing::info!(secrets = some.len(), "sealed by keys of their own");
+    }
+    if store.meta(REWRITE).await?.is_some() {
+        store.rewrite().await?;
+        let mut change = store.change_keys().await?;
+        change.delete_meta(REWRITE).await?;
+        store.commit(change).await?;
+    }
+    Ok(())
+}
+
+fn open_key(kek: &Kek, record: &ProjectKey) -> Result<SealingKey, SealError> {
+    let bytes = kek.open(
         &["project-key", &record.id, &record.project_id],
         &record.sealed,
     )?;
@@ -76,16 +144,19 @@ async fn project_key(app: &App, project_id: &str) -> Result<ProjectKey, KeyManag
     }
     let id = key_manager_id();
     let bytes = Zeroizing::new(random_bytes::<KEY_LEN>());
-    let sealed = app
-        .kek
-        .key()
-        .seal(&["project-key", &id, project_id], bytes.as_slice())?;
+    let mut change = app.store.change_keys().await?;
+    // Looked at inside of the change: a rotation of the key-encryption key cannot begin in between.
+    let check = change.meta(KEK_CHECK).await?.unwrap_or_default();
+    let sealed = app.kek.seal_like(
+        (&[KEK_CHECK], &check),
+        &["project-key", &id, project_id],
+        bytes.as_slice(),
+    )?;
     let record = ProjectKey {
         id,
         project_id: project_id.to_owned(),
         sealed,
     };
-    let mut change = app.store.change_keys().await?;
     match change.insert_project_key(&record, now_us()).await {
         Ok(()) => {
             app.store.commit(change).await?;

@@ -148,6 +148,8 @@ async fn create(
         content_type: None,
         key_id: None,
         sealed: None,
+        key_slot: None,
+        new_key: None,
         created: now,
         updated: now,
     };
@@ -177,6 +179,7 @@ pub(super) async fn fill(
     secret.content_type = Some(content_type);
     secret.key_id = Some(sealed.key_id);
     secret.sealed = Some(sealed.bytes);
+    secret.new_key = Some(sealed.wrapped_key);
     Ok(())
 }
 

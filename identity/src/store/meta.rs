@@ -16,6 +16,17 @@ impl Store {
 }
 
 impl Change {
+    /// A value by name, as this change sees it.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn meta(&mut self, name: &str) -> StoreResult<Option<Vec<u8>>> {
+        Ok(sqlx::query_scalar("SELECT value FROM meta WHERE name = $1")
+            .bind(name)
+            .fetch_optional(&mut *self.tx)
+            .await?)
+    }
+
     /// Sets a value that was not set before; a second writer is told so.
     ///
     /// # Errors
@@ -24,6 +35,33 @@ impl Change {
         sqlx::query("INSERT INTO meta (name, value) VALUES ($1, $2)")
             .bind(name)
             .bind(value)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    /// Sets a value, whether it was set before or not.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn set_meta(&mut self, name: &str, value: &[u8]) -> StoreResult<()> {
+        sqlx::query(
+            "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        )
+        .bind(name)
+        .bind(value)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
+
+    /// Forgets a value.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn delete_meta(&mut self, name: &str) -> StoreResult<()> {
+        sqlx::query("DELETE FROM meta WHERE name = $1")
+            .bind(name)
             .execute(&mut *self.tx)
             .await?;
         Ok(())

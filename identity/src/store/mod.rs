@@ -18,6 +18,7 @@ pub mod orders;
 pub mod passwords;
 pub mod projects;
 pub mod roles;
+pub mod secret_keys;
 pub mod secret_list;
 pub mod secret_meta;
 pub mod secrets;

@@ -42,6 +42,11 @@ pub struct Secret {
     pub key_id: Option<String>,
     /// The payload, sealed.
     pub sealed: Option<Vec<u8>>,
+    /// Where the key of the payload is; `None` while there is no payload.
+    pub key_slot: Option<i64>,
+    /// The sealed key of a payload that is not stored yet; it gets its slot when it is.
+    #[sqlx(skip)]
+    pub new_key: Option<Vec<u8>>,
     /// Microseconds.
     pub created: i64,
     /// Microseconds.
@@ -137,15 +142,19 @@ impl Change {
         Ok(())
     }
 
-    /// Adds a secret.
+    /// Adds a secret with its new key, if it has a payload.
     ///
     /// # Errors
     /// `Duplicate`, `Query`.
     pub async fn insert_secret(&mut self, secret: &Secret) -> StoreResult<()> {
+        let slot = match &secret.new_key {
+            Some(wrapped) => Some(self.put_secret_key(wrapped).await?),
+            None => secret.key_slot,
+        };
         sqlx::query(
             "INSERT INTO secrets (id, project_id, creator_id, name, secret_type, algorithm, bit_length, mode, expiration,
-                                  content_type, key_id, sealed, created, updated)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+                                  content_type, key_id, sealed, key_slot, created, updated)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         )
         .bind(&secret.id)
         .bind(&secret.project_id)
@@ -159,6 +168,7 @@ impl Change {
         .bind(&secret.content_type)
         .bind(&secret.key_id)
         .bind(&secret.sealed)
+        .bind(slot)
         .bind(secret.created)
         .bind(secret.updated)
         .execute(&mut *self.tx)
@@ -166,25 +176,25 @@ impl Change {
         Ok(())
     }
 
-    /// Gives a secret its payload, once. Says whether it had none before.
+    /// Gives a secret the payload and the new key that are in `filled`, once. Says whether it had none before;
+    /// if it had, the change is to be dropped.
     ///
     /// # Errors
     /// `Query`.
-    pub async fn set_payload(
-        &mut self,
-        id: &str,
-        content_type: &str,
-        key_id: &str,
-        sealed: &[u8],
-        now: i64,
-    ) -> StoreResult<bool> {
+    pub async fn set_payload(&mut self, filled: &Secret, now: i64) -> StoreResult<bool> {
+        let slot = match &filled.new_key {
+            Some(wrapped) => Some(self.put_secret_key(wrapped).await?),
+            None => None,
+        };
         let done = sqlx::query(
-            "UPDATE secrets SET content_type = $2, key_id = $3, sealed = $4, updated = $5 WHERE id = $1 AND sealed IS NULL",
+            "UPDATE secrets SET content_type = $2, key_id = $3, sealed = $4, key_slot = $5, updated = $6
+             WHERE id = $1 AND sealed IS NULL",
         )
-        .bind(id)
-        .bind(content_type)
-        .bind(key_id)
-        .bind(sealed)
+        .bind(&filled.id)
+        .bind(&filled.content_type)
+        .bind(&filled.key_id)
+        .bind(&filled.sealed)
+        .bind(slot)
         .bind(now)
         .execute(&mut *self.tx)
         .await?;

@@ -7,6 +7,7 @@ mod lists;
 mod metadata;
 mod orders;
 mod quotas;
+mod sealing;
 mod stores;
 
 use std::sync::Arc;
@@ -482,35 +483,6 @@ async fn consumers_keep_a_secret() {
         .await
         .status,
         204
-    );
-}
-
-#[tokio::test]
-async fn a_payload_moved_to_another_record_does_not_open() {
-    let bench = Bench::new().await;
-    let mine = store(&bench, &bench.admin, "mine", "own payload").await;
-    let other = store(&bench, &bench.admin, "other", "secret of somebody else").await;
-    let id = |path: &str| path.rsplit('/').next().unwrap().to_owned();
-    let pool = sqlx::SqlitePool::connect(&format!(
-        "sqlite:{}/identity.sqlite",
-        bench.dir.path().display()
-    ))
-    .await
-    .unwrap();
-    sqlx::query(
-        "UPDATE secrets SET sealed = (SELECT sealed FROM secrets WHERE id = $1) WHERE id = $2",
-    )
-    .bind(id(&other))
-    .bind(id(&mine))
-    .execute(&pool)
-    .await
-    .unwrap();
-    let answer = payload(&bench, &bench.admin, &mine, "*/*").await;
-    assert_eq!(answer.status, 500);
-    assert!(!answer.bytes.windows(6).any(|window| window == b"secret"));
-    assert_eq!(
-        payload(&bench, &bench.admin, &other, "*/*").await.status,
-        200
     );
 }
 

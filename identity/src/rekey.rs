@@ -1,0 +1,320 @@
+//! Rotation of the key-encryption key, while the service runs. The file of keys comes first: with the new key in
+//! it everything opens at every moment, whatever was sealed anew already. Then the check record, which says to
+//! all that seal which key seals from now on; then every record. What has been done shows in the records, so a
+//! rotation that was stopped goes on where it was.
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::{
+    app::{AppError, KEK_CHECK, check_kek},
+    crypto::{Kek, KekError, SealError},
+    store::{Change, DATABASE_FILE, Store, StoreError},
+};
+
+/// Projects' keys sealed anew in one change.
+const BATCH: i64 = 100;
+
+/// Why a rotation stopped.
+#[derive(Debug, Error)]
+pub enum RekeyError {
+    /// There is nothing to rotate.
+    #[error("there is no database in {0}; give the data directory of the service")]
+    NoDatabase(PathBuf),
+    /// The file of keys.
+    #[error(transparent)]
+    Kek(#[from] KekError),
+    /// The records.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A record that none of the keys opens.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The keys are not those of this data directory.
+    #[error(transparent)]
+    Open(#[from] AppError),
+    /// Somebody wanted it to stop here.
+    #[error("stopped after a step; run it again")]
+    Stopped,
+}
+
+/// Rotates. How many keys were sealed anew.
+///
+/// # Errors
+/// Any [`RekeyError`]; everything opens as before, and running it again goes on.
+pub async fn run(data_dir: &Path, kek: &Kek, forget_old: bool) -> Result<u64, RekeyError> {
+    if !data_dir.join(DATABASE_FILE).exists() {
+        return Err(RekeyError::NoDatabase(data_dir.into()));
+    }
+    let store = Store::open(data_dir).await?;
+    check_kek(&store, kek, data_dir).await?;
+    let done = rotate(&store, kek, forget_old, &mut || true).await;
+    store.close().await;
+    done
+}
+
+/// Rotates; `go_on` is asked after every step that is there to stay.
+async fn rotate(
+    store: &Store,
+    kek: &Kek,
+    forget_old: bool,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<u64, RekeyError> {
+    let mut pause = || go_on().then_some(()).ok_or(RekeyError::Stopped);
+    // Something under an older key: a rotation began and did not end. Else a new one begins.
+    if !anything_old(store, kek).await? {
+        kek.add_newest()?;
+        pause()?;
+    }
+    let mut done = check_record(store, kek).await?;
+    pause()?;
+    for key in store.token_keys().await? {
+        let id = key.id.to_string();
+        let place = ["token-key", id.as_str()];
+        if kek.is_newest(&place, &key.sealed) {
+            continue;
+        }
+        let sealed = kek.seal_newest(&place, &kek.open(&place, &key.sealed)?)?;
+        let mut change = store.change_keys().await?;
+        change.reseal_token_key(key.id, &sealed).await?;
+        store.commit(change).await?;
+        done += 1;
+        pause()?;
+    }
+    let mut after = String::new();
+    loop {
+        let some = store.project_keys_after(&after, BATCH).await?;
+        let Some(last) = some.last() else {
+            break;
+        };
+        after = last.id.clone();
+        let mut change: Option<Change> = None;
+        for key in &some {
+            let place = ["project-key", key.id.as_str(), key.project_id.as_str()];
+            if kek.is_newest(&place, &key.sealed) {
+                continue;
+            }
+            let sealed = kek.seal_newest(&place, &kek.open(&place, &key.sealed)?)?;
+            let running = match change.take() {
+                Some(running) => running,
+                None => store.change_keys().await?,
+            };
+            change
+                .insert(running)
+                .reseal_project_key(&key.id, &sealed)
+                .await?;
+            done += 1;
+        }
+        if let Some(change) = change {
+            store.commit(change).await?;
+            pause()?;
+        }
+    }
+    // Nothing that the old key opens is to be left in the files.
+    store.rewrite().await?;
+    pause()?;
+    if forget_old && !anything_old(store, kek).await? {
+        kek.forget_old()?;
+    }
+    Ok(done)
+}
+
+/// Seals the check record by the newest key, if it is not.
+async fn check_record(store: &Store, kek: &Kek) -> Result<u64, RekeyError> {
+    let mut change = store.change_keys().await?;
+    let sealed = change.meta(KEK_CHECK).await?.unwrap_or_default();
+    if kek.is_newest(&[KEK_CHECK], &sealed) {
+        return Ok(0);
+    }
+    let plain = kek.open(&[KEK_CHECK], &sealed)?;
+    let sealed = kek.seal_newest(&[KEK_CHECK], &plain)?;
+    change.set_meta(KEK_CHECK, &sealed).await?;
+    store.commit(change).await?;
+    Ok(1)
+}
+
+/// Whether any record is sealed by another key than the newest.
+async fn anything_old(store: &Store, kek: &Kek) -> Result<bool, StoreError> {
+    let check = store.meta(KEK_CHECK).await?.unwrap_or_default();
+    if !kek.is_newest(&[KEK_CHECK], &check) {
+        return Ok(true);
+    }
+    for key in store.token_keys().await? {
+        if !kek.is_newest(&["token-key", &key.id.to_string()], &key.sealed) {
+            return Ok(true);
+        }
+    }
+    let mut after = String::new();
+    loop {
+        let some = store.project_keys_after(&after, BATCH).await?;
+        let Some(last) = some.last() else {
+            return Ok(false);
+        };
+        after = last.id.clone();
+        for key in &some {
+            if !kek.is_newest(&["project-key", &key.id, &key.project_id], &key.sealed) {
+                return Ok(true);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::{Value, json};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        app::App,
+        testing::{Bench, config},
+    };
+
+    const SECRETS: &str = "/key-manager/v1/secrets";
+
+    /// A service whose key is in a file that nobody else has, with a secret in each of three projects.
+    async fn ground(keys: &TempDir) -> (Bench, Vec<(String, String)>) {
+        let bench = Bench::new().await;
+        bench.app.store.close().await;
+        let file = keys.path().join("kek");
+        fs::write(&file, hex::encode([9; 32])).unwrap();
+        let bench = reopened(bench, keys).await;
+        let mut secrets = Vec::new();
+        for name in ["p", "q", "r"] {
+            let project = bench.project(name).await;
+            let token = bench
+                .member(&format!("m{name}"), (name, &project), "member")
+                .await;
+            let path = stored(&bench, &token, name).await;
+            secrets.push((token, path));
+        }
+        (bench, secrets)
+    }
+
+    async fn reopened(bench: Bench, keys: &TempDir) -> Bench {
+        let kek = Kek::read(&keys.path().join("kek"), bench.dir.path()).unwrap();
+        let app = App::open(config(&bench.dir), kek).await.unwrap();
+        Bench { app, ..bench }
+    }
+
+    async fn stored(bench: &Bench, token: &str, text: &str) -> String {
+        let body = json!({"payload": text, "payload_content_type": "text/plain"});
+        let answer = bench.call("POST", SECRETS, token, body).await;
+        assert_eq!(answer.status, 201);
+        let url = answer.json()["secret_ref"].as_str().unwrap().to_owned();
+        format!("/key-manager{}", url.split("/key-manager").nth(1).unwrap())
+    }
+
+    async fn all_open(bench: &Bench, secrets: &[(String, String)]) {
+        for ((token, path), text) in secrets.iter().zip(["p", "q", "r"]) {
+            let answer = bench
+                .call("GET", &format!("{path}/payload"), token, Value::Null)
+                .await;
+            assert_eq!(
+                (answer.status, answer.bytes.as_slice()),
+                (200, text.as_bytes())
+            );
+        }
+    }
+
+    fn other(keys: &TempDir, bench: &Bench) -> Kek {
+        Kek::read(&keys.path().join("kek"), bench.dir.path()).unwrap()
+    }
+
+    /// The running service reads and stores throughout, in old projects and in new ones, whichever step was the
+    /// last of a rotation that was killed; the next run ends it.
+    #[tokio::test]
+    async fn stopped_after_each_step_the_service_goes_on_and_so_does_the_rotation() {
+        let keys = tempfile::tempdir().unwrap();
+        let (bench, secrets) = ground(&keys).await;
+        let mut stops = 0;
+        for stop in 1.. {
+            let kek = other(&keys, &bench);
+            let store = Store::open(bench.dir.path()).await.unwrap();
+            let mut steps = 0;
+            let done = rotate(&store, &kek, true, &mut || {
+                steps += 1;
+                steps < stop
+            })
+            .await;
+            all_open(&bench, &secrets).await;
+            let name = format!("new-{stop}");
+            let project = bench.project(&name).await;
+            let token = bench
+                .member(&format!("u{stop}"), (&name, &project), "member")
+                .await;
+            let path = stored(&bench, &token, "new").await;
+            let read = bench
+                .call("GET", &format!("{path}/payload"), &token, Value::Null)
+                .await;
+            assert_eq!(read.bytes, b"new");
+            if done.is_ok() {
+                break;
+            }
+            assert!(matches!(done, Err(RekeyError::Stopped)));
+            stops += 1;
+            // The second run ends what the first began.
+            let kek = other(&keys, &bench);
+            rotate(&store, &kek, true, &mut || true).await.unwrap();
+            assert!(!anything_old(&store, &kek).await.unwrap());
+            assert_eq!(kek.count(), 1);
+            store.close().await;
+            all_open(&bench, &secrets).await;
+        }
+        assert!(
+            stops >= 4,
+            "file, check record, token key, projects' keys: {stops}"
+        );
+        // The first key opens nothing any more, the file that is there now opens everything.
+        bench.app.store.close().await;
+        let first = Kek::from_bytes(&[9; 32]);
+        assert!(matches!(
+            App::open(config(&bench.dir), first).await,
+            Err(AppError::WrongKek(_))
+        ));
+        let bench = reopened(bench, &keys).await;
+        all_open(&bench, &secrets).await;
+    }
+
+    #[tokio::test]
+    async fn old_keys_stay_in_the_file_unless_they_are_to_go() {
+        let keys = tempfile::tempdir().unwrap();
+        let (bench, secrets) = ground(&keys).await;
+        let kek = other(&keys, &bench);
+        // The check record, the token key, the keys of three projects.
+        assert_eq!(run(bench.dir.path(), &kek, false).await.unwrap(), 5);
+        assert_eq!(kek.count(), 2);
+        all_open(&bench, &secrets).await;
+        let text = fs::read_to_string(keys.path().join("kek")).unwrap();
+        assert!(text.trim_end().ends_with(&hex::encode([9; 32])));
+        assert_eq!(run(bench.dir.path(), &kek, true).await.unwrap(), 5);
+        assert_eq!(kek.count(), 1);
+        all_open(&bench, &secrets).await;
+    }
+
+    #[tokio::test]
+    async fn a_folder_without_a_database_stays_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let kek = Kek::from_bytes(&[1; 32]);
+        assert!(matches!(
+            run(dir.path(), &kek, false).await,
+            Err(RekeyError::NoDatabase(_))
+        ));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_foreign_key_rotates_nothing() {
+        let keys = tempfile::tempdir().unwrap();
+        let (bench, secrets) = ground(&keys).await;
+        let foreign = Kek::from_bytes(&[1; 32]);
+        assert!(matches!(
+            run(bench.dir.path(), &foreign, true).await,
+            Err(RekeyError::Open(AppError::WrongKek(_)))
+        ));
+        all_open(&bench, &secrets).await;
+    }
+}
