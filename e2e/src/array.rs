@@ -147,6 +147,11 @@ impl Lun {
     }
 }
 
+/// The target of that name.
+pub fn iqn(name: &str) -> String {
+    format!("iqn.2026-11.dev.cryptvol:{name}")
+}
+
 impl Array {
     /// Starts an array without targets, its files in `dir`. Several can run beside each other.
     pub async fn start(dir: &Path) -> Result<Self> {

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 
 use crate::openstack_client::Cloud;
 use crate::pki::Authority;
-use crate::process::{Daemon, free_port};
+use crate::process::{Daemon, free_port, resident_kib};
 use crate::workdir::workspace_root;
 
 /// Region of the endpoints.
@@ -230,17 +230,7 @@ impl IdentityService {
     /// Resident memory in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
         let pid = self.daemon.as_ref().context("not running")?.pid();
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        status
-            .lines()
-            .find_map(|line| {
-                line.strip_prefix("VmRSS:")?
-                    .split_whitespace()
-                    .next()?
-                    .parse()
-                    .ok()
-            })
-            .context("no VmRSS in /proc/PID/status")
+        resident_kib(pid)
     }
 
     /// Status and body of a page of the administrator's listener.

@@ -25,5 +25,6 @@ pub mod release;
 pub mod sandbox;
 pub mod scenario;
 pub mod site;
+pub mod system;
 pub mod volumes;
 pub mod workdir;

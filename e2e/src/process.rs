@@ -264,6 +264,14 @@ where
     }
 }
 
+/// Resident memory of a process in KiB, see proc_pid_status(5).
+pub fn resident_kib(pid: i32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    line.and_then(|l| l.split_whitespace().next()?.parse().ok())
+        .ok_or_else(|| anyhow!("no VmRSS of process {pid}"))
+}
+
 /// A TCP port that is free now; for servers that cannot choose one by themselves.
 pub fn free_port() -> Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?

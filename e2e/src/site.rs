@@ -5,26 +5,24 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use cryptvol_crds::{EncryptedVolume, EncryptionClass, KeyService, NodeVolume, names, rbac};
-use kube::CustomResourceExt;
-use serde_json::json;
+use cryptvol_crds::names;
 
-use crate::array::Array;
+use crate::array::{self, Array, Lun};
 use crate::control_plane::{ControlPlane, Options};
 use crate::identity_service::{self, IdentityService, product_binary};
 use crate::keystone::{Keystone, Tenant};
 use crate::node::{Node, NodeSpec, Spawned};
 use crate::parts::{Parts, Set};
-use crate::process::{Daemon, free_port, wait_for};
+use crate::process::wait_for;
 use crate::sandbox::BRIDGE_IP;
+pub use crate::system::SYSTEM;
+use crate::system::{self, Operator, OperatorSpec};
+use crate::volumes::Volume;
 use crate::workdir::WorkDir;
 
-/// Namespace of operator and agents.
-pub const SYSTEM: &str = "cryptvol-system";
 /// Log of the agent on each node.
 pub const AGENT_LOG: &str = "node-agent";
 /// Port of probes and metrics of the agent on each node.
@@ -64,7 +62,7 @@ pub struct Site {
     pub array: Array,
     /// The nodes.
     pub nodes: Vec<SiteNode>,
-    operators: Vec<Operator>,
+    operators: Vec<(OperatorSpec, Option<Operator>)>,
     dir: PathBuf,
 }
 
@@ -104,37 +102,17 @@ impl Container {
     }
 }
 
-#[derive(Debug)]
-struct Operator {
-    index: usize,
-    release_port: u16,
-    admin_port: u16,
-    daemon: Option<Daemon>,
-}
-
 impl Site {
     /// Starts everything and waits until operator and agents are ready.
     pub async fn start(work: &WorkDir, spec: SiteSpec) -> Result<Self> {
         let parts = Parts::locate(Set::ControlPlane)?;
+        // Nodes boot while the control plane starts.
+        let mut booting = Vec::new();
+        for node in spec.nodes {
+            booting.push(Node::begin(&work.dir(&node.name)?, node)?);
+        }
         let plane =
             ControlPlane::start(&work.dir("control-plane")?, &parts, Options::default()).await?;
-        for crd in [
-            EncryptedVolume::crd(),
-            EncryptionClass::crd(),
-            KeyService::crd(),
-            NodeVolume::crd(),
-        ] {
-            plane.apply(&serde_json::to_string(&crd)?).await?;
-        }
-        plane
-            .kubectl(&[
-                "wait",
-                "--for=condition=Established",
-                "--timeout=60s",
-                "crd",
-                "--all",
-            ])
-            .await?;
         let options = identity_service::Options {
             ip: BRIDGE_IP.into(),
             ..Default::default()
@@ -146,6 +124,7 @@ impl Site {
             &identity.ca_path(),
         )?;
         let array = Array::start(&work.dir("array")?).await?;
+        system::install(&plane, &identity).await?;
         let mut site = Self {
             plane,
             identity,
@@ -155,23 +134,15 @@ impl Site {
             operators: Vec::new(),
             dir: work.path().to_path_buf(),
         };
-        site.apply_system(&spec).await?;
         for index in 0..spec.operators {
-            site.operators.push(Operator {
-                index,
-                release_port: free_port()?,
-                admin_port: free_port()?,
-                daemon: None,
-            });
+            let spec = OperatorSpec::new(&format!("operator-{index}"), BRIDGE_IP)?;
+            site.operators.push((spec, None));
             site.start_operator(index).await?;
         }
         let release_url = site.release_url(0);
-        let mut booting = Vec::new();
-        for node in spec.nodes {
-            booting.push(Node::begin(&work.dir(&node.name)?, node)?);
-        }
         for mut node in booting {
             node.wait_until_up().await?;
+            system::add_node(&site.plane, node.name()).await?;
             site.nodes.push(SiteNode {
                 node,
                 agent: None,
@@ -207,170 +178,50 @@ impl Site {
         self.plane.apply(&secret.to_string()).await.map(|_| ())
     }
 
-    /// Namespaces, service accounts, roles, the nodes' objects, and a pod for each agent to bind its token to.
-    async fn apply_system(&self, spec: &SiteSpec) -> Result<()> {
-        let mut items =
-            vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}})];
-        for account in [
-            names::OPERATOR_SERVICE_ACCOUNT,
-            names::AGENT_SERVICE_ACCOUNT,
-        ] {
-            items.push(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account, "namespace": SYSTEM}}));
-        }
-        for role in rbac::roles().iter().filter(|r| r.aggregate_to.is_empty()) {
-            let prefix = if role.namespaced { "" } else { "Cluster" };
-            let namespace = role.namespaced.then_some(SYSTEM);
-            items.push(json!({
-                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": format!("{prefix}Role"),
-                "metadata": {"name": role.name, "namespace": namespace}, "rules": role.rules,
-            }));
-            items.push(json!({
-                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": format!("{prefix}RoleBinding"),
-                "metadata": {"name": role.name, "namespace": namespace},
-                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": format!("{prefix}Role"), "name": role.name},
-                "subjects": [{"kind": "ServiceAccount", "name": role.name, "namespace": SYSTEM}],
-            }));
-        }
-        items.push(json!({
-            "apiVersion": "cryptvol.dev/v1alpha1", "kind": "KeyService", "metadata": {"name": "default"},
-            "spec": {"authUrl": self.identity.auth_url(), "caBundle": std::fs::read_to_string(self.identity.ca_path())?},
-        }));
-        items.push(json!({
-            "apiVersion": "cryptvol.dev/v1alpha1", "kind": "EncryptionClass",
-            "metadata": {"name": "luks2", "annotations": {(names::DEFAULT_CLASS_ANNOTATION): "true"}}, "spec": {},
-        }));
-        for node in &spec.nodes {
-            items
-                .push(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name}}));
-            items.push(json!({
-                "apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("node-agent-{}", node.name), "namespace": SYSTEM},
-                "spec": {
-                    "nodeName": node.name, "serviceAccountName": names::AGENT_SERVICE_ACCOUNT,
-                    "tolerations": [{"operator": "Exists"}],
-                    "containers": [{"name": "node-agent", "image": "cryptvol.dev/node-agent:none"}],
-                },
-            }));
-        }
-        let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
-        self.plane.apply(&list.to_string()).await?;
-        // No kubelet says it.
-        let ready = json!({"status": {"conditions": [{
-            "type": "Ready", "status": "True", "reason": "Test", "message": "no kubelet runs here",
-            "lastHeartbeatTime": null, "lastTransitionTime": null,
-        }]}})
-        .to_string();
-        for node in &spec.nodes {
-            self.plane
-                .kubectl(&[
-                    "patch",
-                    "node",
-                    &node.name,
-                    "--subresource=status",
-                    "-p",
-                    &ready,
-                ])
-                .await?;
-        }
-        Ok(())
+    /// A tenant in a namespace of its own, a target with one blank disk of 64 MiB at LUN 1, and a volume on it, attached to the
+    /// first node in its manifest, not applied yet; all of that name.
+    pub async fn volume(&mut self, name: &str) -> Result<(Tenant, Lun, Volume)> {
+        let tenant = self.tenant(name).await?;
+        let iqn = array::iqn(name);
+        self.array.create_target(&iqn)?;
+        let lun = self.array.create_lun(&iqn, 1, 64 << 20)?;
+        let volume = Volume::iscsi(name, "vol", &self.array.portal(), &iqn, 1, name)
+            .on(self.nodes[0].node.name());
+        Ok((tenant, lun, volume))
     }
 
     /// Where an operator replica releases keys.
     pub fn release_url(&self, index: usize) -> String {
-        format!("https://{BRIDGE_IP}:{}", self.operators[index].release_port)
+        self.operators[index].0.release_url()
     }
 
     /// Starts an operator replica and waits until it is ready.
     pub async fn start_operator(&mut self, index: usize) -> Result<()> {
-        let token = self
-            .plane
-            .kubectl(&[
-                "create",
-                "token",
-                names::OPERATOR_SERVICE_ACCOUNT,
-                "-n",
-                SYSTEM,
-                "--duration",
-                "12h",
-            ])
-            .await?;
-        let dir = self.dir.join(format!("operator-{index}"));
-        std::fs::create_dir_all(&dir)?;
-        let kubeconfig = self
-            .plane
-            .write_token_kubeconfig(&format!("operator-{index}"), token.trim())?;
-        self.plane
-            .authority()
-            .server(&[BRIDGE_IP])?
-            .write(&dir, "tls")?;
-        let operator = &mut self.operators[index];
-        let mut command = Command::new(product_binary("cryptvol-operator")?);
-        command
-            .args(["run", "--namespace", SYSTEM, "--log-format", "text"])
-            .args([
-                "--release-listen",
-                &format!("{BRIDGE_IP}:{}", operator.release_port),
-            ])
-            .args([
-                "--admin-listen",
-                &format!("127.0.0.1:{}", operator.admin_port),
-            ])
-            .arg("--tls-cert")
-            .arg(dir.join("tls.crt"))
-            .arg("--tls-key")
-            .arg(dir.join("tls.key"))
-            .arg("--audit-file")
-            .arg(dir.join("audit.jsonl"))
-            .env("KUBECONFIG", kubeconfig)
-            .env("POD_NAME", format!("operator-{}", operator.index));
-        let daemon = Daemon::spawn(&dir, "operator", command)?;
-        let url = format!("http://127.0.0.1:{}/readyz", operator.admin_port);
-        let log = daemon.log_path();
-        wait_for(
-            "the operator to be ready",
-            Duration::from_secs(60),
-            || async {
-                daemon.check()?;
-                let answer = reqwest::get(&url).await;
-                Ok(answer.is_ok_and(|a| a.status().is_success()).then_some(()))
-            },
-            || crate::process::tail(&log, 25),
-        )
-        .await?;
-        operator.daemon = Some(daemon);
+        let (spec, operator) = &mut self.operators[index];
+        *operator = None;
+        let dir = self.dir.join(&spec.name);
+        *operator = Some(Operator::start(&self.plane, &dir, spec).await?);
         Ok(())
     }
 
     /// SIGKILL to an operator replica.
     pub fn kill_operator(&mut self, index: usize) -> Result<()> {
-        match self.operators[index].daemon.take() {
-            Some(mut daemon) => daemon.kill(),
+        match self.operators[index].1.take() {
+            Some(mut operator) => operator.daemon.kill(),
             None => Ok(()),
         }
     }
 
-    /// Pid of an operator replica.
-    pub fn operator_pid(&self, index: usize) -> Option<i32> {
-        self.operators[index].daemon.as_ref().map(Daemon::pid)
+    /// A running operator replica.
+    pub fn operator(&self, index: usize) -> Result<&Operator> {
+        let operator = self.operators.get(index).and_then(|(_, o)| o.as_ref());
+        operator.with_context(|| format!("operator {index} does not run"))
     }
 
     /// Everything that an operator replica logged.
     pub fn operator_log(&self, index: usize) -> String {
-        std::fs::read_to_string(self.dir.join(format!("operator-{index}/operator.log")))
-            .unwrap_or_default()
-    }
-
-    /// The audit file of an operator replica.
-    pub fn audit_file(&self, index: usize) -> PathBuf {
-        self.dir.join(format!("operator-{index}/audit.jsonl"))
-    }
-
-    /// The operator's metrics.
-    pub async fn operator_metrics(&self, index: usize) -> Result<String> {
-        let url = format!(
-            "http://127.0.0.1:{}/metrics",
-            self.operators[index].admin_port
-        );
-        Ok(reqwest::get(url).await?.text().await?)
+        let dir = self.dir.join(&self.operators[index].0.name);
+        std::fs::read_to_string(dir.join("operator.log")).unwrap_or_default()
     }
 
     /// Starts the agent on a node, with tokens bound to its pod and node as kubelet would give them, and waits until it is
@@ -395,34 +246,12 @@ impl Site {
     /// Starts the agent with further arguments, without waiting.
     pub async fn launch_agent(&mut self, index: usize, arguments: &[&str]) -> Result<()> {
         let name = self.nodes[index].node.name().to_owned();
-        let pod = format!("node-agent-{name}");
-        let bound = [
-            "--bound-object-kind",
-            "Pod",
-            "--bound-object-name",
-            &pod,
-            "--duration",
-            "12h",
-        ];
-        let base = [
-            "create",
-            "token",
-            names::AGENT_SERVICE_ACCOUNT,
-            "-n",
-            SYSTEM,
-        ];
-        let token = self
-            .plane
-            .kubectl(&[&base[..], &bound[..]].concat())
-            .await?;
-        let audience = ["--audience", names::KEY_RELEASE_AUDIENCE];
-        let release = self
-            .plane
-            .kubectl(&[&base[..], &bound[..], &audience[..]].concat())
-            .await?;
+        let token = system::agent_token(&self.plane, &name, None).await?;
+        let release =
+            system::agent_token(&self.plane, &name, Some(names::KEY_RELEASE_AUDIENCE)).await?;
         let kubeconfig = std::fs::read(
             self.plane
-                .write_token_kubeconfig(&format!("agent-{name}"), token.trim())?,
+                .write_token_kubeconfig(&format!("agent-{name}"), &token)?,
         )?;
         let binary = product_binary("cryptvol-node-agent")?;
         let site = &mut self.nodes[index];
@@ -430,7 +259,7 @@ impl Site {
             .put("/run/cryptvol/kubeconfig", 0o600, &kubeconfig)
             .await?;
         site.node
-            .put("/run/cryptvol/token", 0o600, release.trim().as_bytes())
+            .put("/run/cryptvol/token", 0o600, release.as_bytes())
             .await?;
         site.node
             .put(

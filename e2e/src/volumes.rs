@@ -9,6 +9,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::control_plane::ControlPlane;
+use crate::node::Node;
 use crate::process::wait_for;
 
 /// The longest that anything asked of cryptvol takes in a test on a loaded machine; most of it takes a second.
@@ -80,6 +81,23 @@ impl Volume {
     /// Where the hypervisor finds the device.
     pub fn link(&self) -> String {
         cryptvol_crds::names::link_path(&self.namespace, &self.name)
+    }
+
+    /// Writes at the start of the device, through the link on a node, and waits until it is stored.
+    pub async fn write(&self, node: &Node, text: &str) -> Result<()> {
+        let output = format!("of={}", self.link());
+        let argv = ["dd", &output, "conv=fsync", "status=none"];
+        node.exec_with(&argv, &[], text.as_bytes(), Duration::from_secs(60))
+            .await?
+            .ok()
+            .map(drop)
+    }
+
+    /// The first bytes of the device, through the link on a node.
+    pub async fn read(&self, node: &Node, length: usize) -> Result<String> {
+        node.sh(&format!("head -c {length} {}", self.link()))
+            .await?
+            .ok()
     }
 
     /// `kubectl apply`.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::conditions::Reason;
-use cryptvol_e2e::array::Lun;
+use cryptvol_e2e::array::{Lun, iqn};
 use cryptvol_e2e::keystone::Tenant;
 use cryptvol_e2e::site::{Site, SiteSpec};
 use cryptvol_e2e::volumes::Volume;
@@ -44,19 +44,6 @@ impl std::ops::DerefMut for SiteGuard {
     }
 }
 
-fn iqn(name: &str) -> String {
-    format!("iqn.2026-11.dev.cryptvol:{name}")
-}
-
-/// A tenant, a target with one blank disk of 64 MiB at LUN 1, and a volume on it, not applied yet.
-async fn prepare(site: &mut Site, name: &str) -> Result<(Tenant, Lun, Volume)> {
-    let tenant = site.tenant(name).await?;
-    site.array.create_target(&iqn(name))?;
-    let lun = site.array.create_lun(&iqn(name), 1, 64 * MIB)?;
-    let volume = Volume::iscsi(name, "vol", &site.array.portal(), &iqn(name), 1, name).on("node-1");
-    Ok((tenant, lun, volume))
-}
-
 /// The volume stops for this reason with the next step, and what is on the disk stays as it was.
 async fn stops(site: &Site, volume: &Volume, reason: Reason, lun: &Lun) -> Result<String> {
     let before = lun.sha256()?;
@@ -84,7 +71,7 @@ async fn stops(site: &Site, volume: &Volume, reason: Reason, lun: &Lun) -> Resul
 async fn works_and_goes(site: &Site, volume: &Volume, lun: &Lun) -> Result<()> {
     volume.wait_ready(&site.plane).await?;
     let text = format!("plaintext of {}", volume.namespace);
-    write(site, volume, &text).await?;
+    volume.write(site.node(0), &text).await?;
     ensure!(!lun.contains(text.as_bytes())?, "plaintext on the array");
     volume.clone().detached().apply(&site.plane).await?;
     volume.wait_detached(&site.plane).await?;
@@ -92,37 +79,12 @@ async fn works_and_goes(site: &Site, volume: &Volume, lun: &Lun) -> Result<()> {
     volume.wait_gone(&site.plane).await
 }
 
-async fn write(site: &Site, volume: &Volume, text: &str) -> Result<()> {
-    site.node(0)
-        .exec_with(
-            &[
-                "dd",
-                &format!("of={}", volume.link()),
-                "conv=fsync",
-                "status=none",
-            ],
-            &[],
-            text.as_bytes(),
-            Duration::from_secs(60),
-        )
-        .await?
-        .ok()
-        .map(|_| ())
-}
-
-async fn read(site: &Site, volume: &Volume, length: usize) -> Result<String> {
-    site.node(0)
-        .sh(&format!("head -c {length} {}", volume.link()))
-        .await?
-        .ok()
-}
-
 /// A volume that was formatted, opened and used, and is detached now.
 async fn used(site: &mut Site, name: &str) -> Result<(Tenant, Lun, Volume)> {
-    let (tenant, lun, volume) = prepare(site, name).await?;
+    let (tenant, lun, volume) = site.volume(name).await?;
     volume.apply(&site.plane).await?;
     volume.wait_ready(&site.plane).await?;
-    write(site, &volume, "kept").await?;
+    volume.write(site.node(0), "kept").await?;
     volume.clone().detached().apply(&site.plane).await?;
     volume.wait_detached(&site.plane).await?;
     Ok((tenant, lun, volume))
@@ -131,7 +93,7 @@ async fn used(site: &mut Site, name: &str) -> Result<(Tenant, Lun, Volume)> {
 #[tokio::test]
 async fn array_unreachable() -> Result<()> {
     let mut site = site().await?;
-    let (_, lun, volume) = prepare(&mut site, "unreachable").await?;
+    let (_, lun, volume) = site.volume("unreachable").await?;
     site.array.power_off()?;
     volume.apply(&site.plane).await?;
     stops(&site, &volume, Reason::PortalUnreachable, &lun).await?;
@@ -142,7 +104,7 @@ async fn array_unreachable() -> Result<()> {
 #[tokio::test]
 async fn no_such_target() -> Result<()> {
     let mut site = site().await?;
-    let (_, lun, volume) = prepare(&mut site, "no-target").await?;
+    let (_, lun, volume) = site.volume("no-target").await?;
     site.array.remove_target(&iqn("no-target"))?;
     volume.apply(&site.plane).await?;
     stops(&site, &volume, Reason::TargetNotFound, &lun).await?;
@@ -154,7 +116,7 @@ async fn no_such_target() -> Result<()> {
 #[tokio::test]
 async fn wrong_chap_secret() -> Result<()> {
     let mut site = site().await?;
-    let (_, lun, volume) = prepare(&mut site, "chap").await?;
+    let (_, lun, volume) = site.volume("chap").await?;
     site.array
         .set_chap(&iqn("chap"), "initiator", "right-secret-1")?;
     let volume = volume.with_iscsi("chapSecretRef", json!({"name": "chap"}));
@@ -189,7 +151,7 @@ async fn wrong_chap_secret() -> Result<()> {
 #[tokio::test]
 async fn lun_absent() -> Result<()> {
     let mut site = site().await?;
-    let (_, lun, volume) = prepare(&mut site, "no-lun").await?;
+    let (_, lun, volume) = site.volume("no-lun").await?;
     site.array.remove_lun(&iqn("no-lun"), 1)?;
     volume.apply(&site.plane).await?;
     stops(&site, &volume, Reason::LunNotFound, &lun).await?;
@@ -207,7 +169,10 @@ async fn wwid_of_another_disk() -> Result<()> {
     stops(&site, &volume, Reason::WwidMismatch, &other).await?;
     site.array.swap_lun(&iqn("wwid"), 1, &lun)?;
     volume.wait_ready(&site.plane).await?;
-    ensure!(read(&site, &volume, 4).await? == "kept", "the data is gone");
+    ensure!(
+        volume.read(site.node(0), 4).await? == "kept",
+        "the data is gone"
+    );
     works_and_goes(&site, &volume, &lun).await
 }
 
@@ -239,7 +204,7 @@ async fn a_disk_with_somebody_elses_data() -> Result<()> {
             "printf passphrase-of-others | cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file=-",
         ),
     ] {
-        let (_, lun, volume) = prepare(&mut site, name).await?;
+        let (_, lun, volume) = site.volume(name).await?;
         if name == "lvm" {
             lun.write_at(512, &lvm_label())?;
         } else {
@@ -269,7 +234,7 @@ async fn a_disk_with_somebody_elses_data() -> Result<()> {
 #[tokio::test]
 async fn a_disk_that_is_not_blank() -> Result<()> {
     let mut site = site().await?;
-    let (_, lun, volume) = prepare(&mut site, "garbage").await?;
+    let (_, lun, volume) = site.volume("garbage").await?;
     lun.write_at(3 * MIB, b"somebody wrote here once")?;
     volume.apply(&site.plane).await?;
     stops(&site, &volume, Reason::DeviceNotBlank, &lun).await?;
@@ -287,7 +252,10 @@ async fn zeros_where_a_header_was() -> Result<()> {
     stops(&site, &volume, Reason::HeaderMissing, &zeros).await?;
     site.array.swap_lun(&iqn("zeros"), 1, &before)?;
     volume.wait_ready(&site.plane).await?;
-    ensure!(read(&site, &volume, 4).await? == "kept", "the data is gone");
+    ensure!(
+        volume.read(site.node(0), 4).await? == "kept",
+        "the data is gone"
+    );
     works_and_goes(&site, &volume, &lun).await
 }
 
@@ -300,20 +268,23 @@ async fn read_errors_where_a_header_was() -> Result<()> {
     stops(&site, &volume, Reason::DeviceUnreadable, &lun).await?;
     site.array.swap_lun(&iqn("errors"), 1, &before)?;
     volume.wait_ready(&site.plane).await?;
-    ensure!(read(&site, &volume, 4).await? == "kept", "the data is gone");
+    ensure!(
+        volume.read(site.node(0), 4).await? == "kept",
+        "the data is gone"
+    );
     works_and_goes(&site, &volume, &lun).await
 }
 
 #[tokio::test]
 async fn the_wrong_key() -> Result<()> {
     let mut site = site().await?;
-    let (tenant, lun, volume) = prepare(&mut site, "wrong-key").await?;
+    let (tenant, lun, volume) = site.volume("wrong-key").await?;
     let right = site.keystone.store(&tenant, "right", &[7; 32]).await?;
     let wrong = site.keystone.store(&tenant, "wrong", &[8; 32]).await?;
     let with = |key: &str| volume.clone().with("key", json!({"secretRef": key}));
     with(&right).apply(&site.plane).await?;
     volume.wait_ready(&site.plane).await?;
-    write(&site, &volume, "kept").await?;
+    volume.write(site.node(0), "kept").await?;
     with(&right).detached().apply(&site.plane).await?;
     volume.wait_detached(&site.plane).await?;
     volume.delete(&site.plane).await?;
@@ -326,7 +297,10 @@ async fn the_wrong_key() -> Result<()> {
     volume.wait_gone(&site.plane).await?;
     import(&right).apply(&site.plane).await?;
     volume.wait_ready(&site.plane).await?;
-    ensure!(read(&site, &volume, 4).await? == "kept", "the data is gone");
+    ensure!(
+        volume.read(site.node(0), 4).await? == "kept",
+        "the data is gone"
+    );
     import(&right).detached().apply(&site.plane).await?;
     volume.wait_detached(&site.plane).await?;
     volume.delete(&site.plane).await?;
@@ -341,7 +315,7 @@ async fn the_wrong_key() -> Result<()> {
 #[tokio::test]
 async fn a_blank_disk_that_may_not_be_formatted() -> Result<()> {
     let mut site = site().await?;
-    let (tenant, lun, volume) = prepare(&mut site, "never").await?;
+    let (tenant, lun, volume) = site.volume("never").await?;
     let key = site.keystone.store(&tenant, "theirs", &[9; 32]).await?;
     let volume = volume.with("key", json!({"secretRef": key}));
     volume
@@ -361,7 +335,7 @@ async fn a_blank_disk_that_may_not_be_formatted() -> Result<()> {
 #[tokio::test]
 async fn a_disk_that_two_volumes_want() -> Result<()> {
     let mut site = site().await?;
-    let (_, lun, volume) = prepare(&mut site, "twice").await?;
+    let (_, lun, volume) = site.volume("twice").await?;
     volume.apply(&site.plane).await?;
     volume.wait_ready(&site.plane).await?;
     let second = Volume::iscsi(

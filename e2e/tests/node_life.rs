@@ -13,35 +13,10 @@ use serde_json::json;
 
 const MIB: u64 = 1 << 20;
 
-fn iqn(name: &str) -> String {
-    format!("iqn.2026-11.dev.cryptvol:{name}")
-}
-
+/// As [`Site::volume`], erased when it is deleted.
 async fn prepare(site: &mut Site, name: &str) -> Result<(Tenant, Lun, Volume)> {
-    let tenant = site.tenant(name).await?;
-    site.array.create_target(&iqn(name))?;
-    let lun = site.array.create_lun(&iqn(name), 1, 64 * MIB)?;
-    let volume = Volume::iscsi(name, "vol", &site.array.portal(), &iqn(name), 1, name)
-        .on("node-1")
-        .with("deletionPolicy", json!("Erase"));
-    Ok((tenant, lun, volume))
-}
-
-async fn write(site: &Site, node: usize, volume: &Volume, text: &str) -> Result<()> {
-    let output = format!("of={}", volume.link());
-    let argv = ["dd", &output, "conv=fsync", "status=none"];
-    site.node(node)
-        .exec_with(&argv, &[], text.as_bytes(), Duration::from_secs(60))
-        .await?
-        .ok()
-        .map(|_| ())
-}
-
-async fn read(site: &Site, node: usize, volume: &Volume, length: usize) -> Result<String> {
-    site.node(node)
-        .sh(&format!("head -c {length} {}", volume.link()))
-        .await?
-        .ok()
+    let (tenant, lun, volume) = site.volume(name).await?;
+    Ok((tenant, lun, volume.with("deletionPolicy", json!("Erase"))))
 }
 
 /// What of ours is left on a node: mappings, links, disks, sessions. Empty on a clean node.
@@ -76,7 +51,7 @@ async fn a_volume_lives_through_power_cuts_moves_and_ends_erased() -> Result<()>
         status.usable_bytes
     );
 
-    write(&site, 0, &volume, "written before the cut").await?;
+    volume.write(site.node(0), "written before the cut").await?;
     ensure!(
         !lun.contains(b"written before the cut")?,
         "plaintext on the array"
@@ -134,7 +109,7 @@ async fn a_volume_lives_through_power_cuts_moves_and_ends_erased() -> Result<()>
         left_behind(&site, 0).await?
     );
     ensure!(
-        read(&site, 1, &volume, 22).await? == "written before the cut",
+        volume.read(site.node(1), 22).await? == "written before the cut",
         "the data did not move"
     );
 
@@ -246,7 +221,7 @@ async fn the_agent_killed_before_and_after_every_step_goes_on() -> Result<()> {
             if going_down {
                 volume.apply(&site.plane).await?;
                 volume.wait_ready(&site.plane).await?;
-                write(&site, 0, &volume, "acknowledged").await?;
+                volume.write(site.node(0), "acknowledged").await?;
             }
             site.kill_agent(0).await?;
             if going_down {
@@ -299,7 +274,7 @@ async fn the_agent_killed_before_and_after_every_step_goes_on() -> Result<()> {
                     .await
                     .with_context(|| what.clone())?;
                 ensure!(
-                    read(&site, 0, &volume, 12).await? == "acknowledged",
+                    volume.read(site.node(0), 12).await? == "acknowledged",
                     "{what}: the data is gone"
                 );
             } else {
@@ -307,7 +282,7 @@ async fn the_agent_killed_before_and_after_every_step_goes_on() -> Result<()> {
                     .wait_ready(&site.plane)
                     .await
                     .with_context(|| what.clone())?;
-                write(&site, 0, &volume, "acknowledged").await?;
+                volume.write(site.node(0), "acknowledged").await?;
             }
             ensure!(
                 !lun.contains(b"acknowledged")?,

@@ -1,29 +1,24 @@
 //! A real API server, the real identity service and the operator as it ships, with the rights that the chart gives it. The
 //! test itself is the node agent: it reports on NodeVolumes and asks for keys with tokens bound to a pod on a node.
 
-use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use cryptvol_crds::conditions::{READY, get};
 use cryptvol_crds::v1alpha1::{EncryptedVolumeStatus, NodeVolumeStatus, Stage};
-use cryptvol_crds::{EncryptedVolume, EncryptionClass, KeyService, NodeVolume, names, rbac};
+use cryptvol_crds::{EncryptedVolume, NodeVolume, names};
 use cryptvol_e2e::control_plane::{ControlPlane, Options};
-use cryptvol_e2e::identity_service::{self, IdentityService, product_binary};
+use cryptvol_e2e::identity_service::{self, IdentityService};
 use cryptvol_e2e::keystone::{Keystone, Tenant};
 use cryptvol_e2e::parts::{Parts, Set};
-use cryptvol_e2e::process::{Daemon, free_port, wait_for};
+use cryptvol_e2e::system::{self, Operator, OperatorSpec};
 use cryptvol_e2e::workdir::WorkDir;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
-use kube::{Api, Client, CustomResourceExt, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
-/// Where operator and agent live.
-pub const SYSTEM: &str = "cryptvol-system";
 /// The tenant's namespace.
 pub const TEAM: &str = "team-a";
 /// What only the cluster knows must show within this.
@@ -37,14 +32,6 @@ pub struct Ground {
     pub tenant: Tenant,
     pub client: Client,
     pub http: reqwest::Client,
-}
-
-/// One replica.
-pub struct Operator {
-    pub daemon: Daemon,
-    pub release_url: String,
-    pub admin_url: String,
-    pub audit_file: PathBuf,
 }
 
 impl Ground {
@@ -81,77 +68,13 @@ impl Ground {
     }
 
     async fn install(&self) -> Result<()> {
-        for crd in [
-            EncryptedVolume::crd(),
-            EncryptionClass::crd(),
-            KeyService::crd(),
-            NodeVolume::crd(),
-        ] {
-            self.plane.apply(&serde_json::to_string(&crd)?).await?;
-        }
-        self.plane
-            .kubectl(&["wait", "--for=condition=Established", "crd", "--all"])
+        system::install(&self.plane, &self.identity).await?;
+        self.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TEAM}}))
             .await?;
-        for namespace in [SYSTEM, TEAM] {
-            self.apply(
-                &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
-            )
-            .await?;
-        }
-        for account in [
-            names::OPERATOR_SERVICE_ACCOUNT,
-            names::AGENT_SERVICE_ACCOUNT,
-        ] {
-            self.apply(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account, "namespace": SYSTEM}}))
-                .await?;
-        }
-        self.rights().await?;
         for node in ["node-1", "node-2"] {
             self.node(node, true).await?;
-            self.apply(&json!({
-                "apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("agent-{node}"), "namespace": SYSTEM},
-                "spec": {"nodeName": node, "serviceAccountName": names::AGENT_SERVICE_ACCOUNT,
-                    "automountServiceAccountToken": false, "containers": [{"name": "agent", "image": "none.test/none:1"}]},
-            }))
-            .await?;
         }
-        self.apply(&json!({
-            "apiVersion": "cryptvol.dev/v1alpha1", "kind": "KeyService", "metadata": {"name": "embedded"},
-            "spec": {"authUrl": self.identity.auth_url(), "caBundle": fs::read_to_string(self.identity.ca_path())?},
-        }))
-        .await?;
-        self.apply(&json!({
-            "apiVersion": "cryptvol.dev/v1alpha1", "kind": "EncryptionClass",
-            "metadata": {"name": "standard", "annotations": {names::DEFAULT_CLASS_ANNOTATION: "true"}}, "spec": {},
-        }))
-        .await?;
         self.credentials(&self.tenant.clouds_yaml()).await
-    }
-
-    /// The chart's roles, bound.
-    async fn rights(&self) -> Result<()> {
-        for role in rbac::roles() {
-            let kind = if role.namespaced {
-                "Role"
-            } else {
-                "ClusterRole"
-            };
-            let mut meta = json!({"name": role.name});
-            if role.namespaced {
-                meta["namespace"] = json!(SYSTEM);
-            }
-            self.apply(&json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": meta, "rules": role.rules}))
-                .await?;
-            if role.aggregate_to.is_empty() {
-                self.apply(&json!({
-                    "apiVersion": "rbac.authorization.k8s.io/v1", "kind": format!("{kind}Binding"), "metadata": meta,
-                    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role.name},
-                    "subjects": [{"kind": "ServiceAccount", "name": role.name, "namespace": SYSTEM}],
-                }))
-                .await?;
-            }
-        }
-        Ok(())
     }
 
     pub async fn apply(&self, object: &Value) -> Result<()> {
@@ -160,28 +83,9 @@ impl Ground {
 
     /// A node as kubelet and the agent's check would show it.
     pub async fn node(&self, name: &str, fit: bool) -> Result<()> {
-        self.apply(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}))
-            .await?;
-        let condition = |type_: &str, good: bool, message: &str| {
-            json!({"type": type_, "status": if good { "True" } else { "False" }, "reason": "Test", "message": message,
-                "lastTransitionTime": Timestamp::now().to_string(), "lastHeartbeatTime": Timestamp::now().to_string()})
-        };
-        let status = json!({"status": {"conditions": [
-            condition("Ready", true, ""),
-            condition(names::NODE_CONDITION, fit, "dm-crypt: not found"),
-        ]}});
-        self.plane
-            .kubectl(&[
-                "patch",
-                "node",
-                name,
-                "--subresource=status",
-                "--type=merge",
-                "-p",
-                &status.to_string(),
-            ])
-            .await
-            .map(drop)
+        system::add_node(&self.plane, name).await?;
+        let (type_, why) = (names::NODE_CONDITION, "dm-crypt: not found");
+        system::node_condition(&self.plane, name, type_, fit, why).await
     }
 
     /// Puts a `clouds.yaml` into the tenant's Secret.
@@ -192,60 +96,8 @@ impl Ground {
 
     /// Starts a replica and waits until it is ready.
     pub async fn operator(&self, name: &str) -> Result<Operator> {
-        let dir = self.work.dir(name)?;
-        self.plane
-            .authority()
-            .server(&["127.0.0.1"])?
-            .write(&dir, "tls")?;
-        let token = self
-            .plane
-            .kubectl(&[
-                "create",
-                "token",
-                names::OPERATOR_SERVICE_ACCOUNT,
-                "-n",
-                SYSTEM,
-                "--duration=2h",
-            ])
-            .await?;
-        let kubeconfig = self.plane.write_token_kubeconfig(name, token.trim())?;
-        let (release, admin) = (free_port()?, free_port()?);
-        let audit_file = dir.join("audit.log");
-        let mut command = Command::new(product_binary("cryptvol-operator")?);
-        command
-            .args(["run", "--namespace", SYSTEM, "--pod-name", name])
-            .args(["--log", "info,cryptvol_operator=debug"])
-            .args(["--release-listen", &format!("127.0.0.1:{release}")])
-            .args(["--admin-listen", &format!("127.0.0.1:{admin}")])
-            .arg("--tls-cert")
-            .arg(dir.join("tls.crt"))
-            .arg("--tls-key")
-            .arg(dir.join("tls.key"))
-            .arg("--audit-file")
-            .arg(&audit_file)
-            .env("KUBECONFIG", kubeconfig);
-        let operator = Operator {
-            daemon: Daemon::spawn(&dir, "operator", command)?,
-            release_url: format!("https://127.0.0.1:{release}/v1/release"),
-            admin_url: format!("http://127.0.0.1:{admin}"),
-            audit_file,
-        };
-        let plain = reqwest::Client::new();
-        wait_for(
-            "the operator to be ready",
-            Duration::from_secs(30),
-            || async {
-                operator.daemon.check()?;
-                let answer = plain
-                    .get(format!("{}/readyz", operator.admin_url))
-                    .send()
-                    .await;
-                Ok(answer.is_ok_and(|a| a.status().is_success()).then_some(()))
-            },
-            || operator.daemon.log_tail(20),
-        )
-        .await?;
-        Ok(operator)
+        let spec = OperatorSpec::new(name, "127.0.0.1")?;
+        Operator::start(&self.plane, &self.work.dir(name)?, &spec).await
     }
 
     /// A volume of the tenant; `spec` goes over the usual one.
@@ -331,20 +183,7 @@ impl Ground {
 
     /// A token of the agent on a node; for the API server, or for `audience`.
     pub async fn agent_token(&self, node: &str, audience: Option<&str>) -> Result<String> {
-        let pod = format!("agent-{node}");
-        let mut args = vec![
-            "create",
-            "token",
-            names::AGENT_SERVICE_ACCOUNT,
-            "-n",
-            SYSTEM,
-            "--bound-object-kind",
-            "Pod",
-            "--bound-object-name",
-            &pod,
-        ];
-        args.extend(audience.iter().flat_map(|a| ["--audience", a]));
-        Ok(self.plane.kubectl(&args).await?.trim().to_owned())
+        system::agent_token(&self.plane, node, audience).await
     }
 
     /// Reports as the node's agent: with its own token, on the present generation.
@@ -392,7 +231,7 @@ impl Ground {
         let body = json!({"namespace": TEAM, "name": nv.name_any(), "uid": nv.uid(), "purpose": purpose, "requestId": id});
         let answer = self
             .http
-            .post(&operator.release_url)
+            .post(format!("{}/v1/release", operator.release_url))
             .bearer_auth(token)
             .json(&body)
             .send()

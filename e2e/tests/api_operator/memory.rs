@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use cryptvol_e2e::identity_service::product_binary;
+use cryptvol_e2e::system::CLASS;
 use serde_json::json;
 
-use crate::ground::{Ground, Operator};
+use crate::ground::Ground;
 
 /// Volumes in the test.
 const VOLUMES: u64 = 200;
@@ -16,28 +17,6 @@ const RESYNCS: u64 = 12;
 const MOST_KIB: u64 = 40 * 1024;
 /// A debug build has four times the code to map.
 const MOST_KIB_DEBUG: u64 = 48 * 1024;
-
-impl Operator {
-    async fn metric(&self, name: &str) -> Result<u64> {
-        let text = reqwest::get(format!("{}/metrics", self.admin_url))
-            .await?
-            .text()
-            .await?;
-        let line = text
-            .lines()
-            .find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
-        line.with_context(|| format!("no {name} in {text}"))?
-            .parse()
-            .context(name.to_owned())
-    }
-
-    fn resident_kib(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.daemon.pid()))?;
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-        line.and_then(|l| l.split_whitespace().next()?.parse().ok())
-            .context("no VmRSS")
-    }
-}
 
 #[tokio::test]
 async fn memory_stays_small_over_an_hour_of_resyncs() -> Result<()> {
@@ -87,13 +66,7 @@ async fn memory_stays_small_over_an_hour_of_resyncs() -> Result<()> {
         let note = format!("resync={n}");
         ground
             .plane
-            .kubectl(&[
-                "annotate",
-                "--overwrite",
-                "encryptionclass",
-                "standard",
-                &note,
-            ])
+            .kubectl(&["annotate", "--overwrite", "encryptionclass", CLASS, &note])
             .await?;
         let begun = Instant::now();
         while operator

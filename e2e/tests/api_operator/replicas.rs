@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::names;
+use cryptvol_e2e::system::SYSTEM;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::ground::{Ground, SYSTEM, request_id};
+use crate::ground::{Ground, request_id};
 
 impl Ground {
     async fn leader(&self) -> Result<String> {
