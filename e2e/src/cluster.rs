@@ -263,10 +263,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Runs Helm against the cluster.
+    /// Runs Helm against the cluster, from the root of the checkout.
     pub async fn helm(&self, args: &[&str]) -> Result<String> {
         let output = tokio::process::Command::new(self.parts.path("helm"))
             .args(args)
+            .current_dir(workdir::workspace_root())
             .envs(self.plane.env())
             .kill_on_drop(true)
             .output();

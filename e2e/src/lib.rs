@@ -24,6 +24,7 @@ pub mod process;
 pub mod release;
 pub mod sandbox;
 pub mod scenario;
+pub mod search;
 pub mod site;
 pub mod system;
 pub mod volumes;

@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use cryptvol_e2e::cluster::{self, Cluster, ClusterOptions};
 use cryptvol_e2e::kept::{DEFAULT_NAME, Kept};
 use cryptvol_e2e::parts::{Parts, Set};
-use cryptvol_e2e::{bench, demo, exec, guest, kind, openstack_client, sandbox};
+use cryptvol_e2e::{bench, demo, exec, guest, kind, openstack_client, release, sandbox, search};
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -67,8 +67,16 @@ enum Sub {
         /// Return when it is ready, and leave it running
         #[arg(long)]
         detach: bool,
+        /// Install the charts in it, with the images that `images` made
+        #[arg(long, requires = "detach")]
+        install: bool,
         #[arg(long, hide = true)]
         background: bool,
+    },
+    /// Install the charts in a cluster, or upgrade them
+    Install {
+        #[command(flatten)]
+        name: Name,
     },
     /// Take a cluster down
     Down {
@@ -123,6 +131,8 @@ enum Sub {
         command: Vec<String>,
     },
     #[command(hide = true)]
+    NodeSearch,
+    #[command(hide = true)]
     SandboxInit {
         #[arg(last = true, required = true)]
         command: Vec<String>,
@@ -169,11 +179,9 @@ fn main() -> Result<()> {
             runtime()?.block_on(bench::run(&name, rounds))?
         }
         Sub::Bench { .. } => {
-            let program = std::env::current_exe()?.display().to_string();
-            let command: Vec<_> = std::iter::once(program)
-                .chain(std::env::args().skip(1))
-                .collect();
-            std::process::exit(sandbox::enter(&command, |_| Ok(()))?)
+            let again: Vec<_> = std::env::args().skip(1).collect();
+            let again: Vec<_> = again.iter().map(String::as_str).collect();
+            std::process::exit(sandbox::enter(&this_program(&again)?, |_| Ok(()))?)
         }
         Sub::Demo { inside: true, .. } => {
             // The outer half blocks them for itself, and children inherit that: tcpdump would not end when told to.
@@ -187,13 +195,17 @@ fn main() -> Result<()> {
             memory,
             image,
             detach,
+            install,
             background,
         } => {
             let kept = Kept::new(&name.name)?;
-            let images = image
+            let mut images = image
                 .iter()
                 .map(std::path::absolute)
-                .collect::<Result<_, _>>()?;
+                .collect::<Result<Vec<_>, _>>()?;
+            if install {
+                images.extend(release::image_archives());
+            }
             let options = ClusterOptions {
                 nodes,
                 memory_mib: memory,
@@ -201,11 +213,23 @@ fn main() -> Result<()> {
             };
             if detach {
                 kept.up_detached(&options)?;
+                if install {
+                    kept.enter(&this_program(&["install"])?)?;
+                }
             } else {
                 std::process::exit(kept.up(&options, background)?);
             }
         }
         Sub::Supervise { name } => runtime()?.block_on(Kept::new(&name.name)?.supervise())?,
+        Sub::Install { name } => match std::env::var_os(cluster::DIR) {
+            None => {
+                Kept::new(&name.name)?.enter(&this_program(&["install"])?)?;
+            }
+            Some(dir) => {
+                let cluster = Cluster::attach(std::path::Path::new(&dir))?;
+                runtime()?.block_on(release::install(&cluster))?;
+            }
+        },
         Sub::Down { name } => Kept::new(&name.name)?.down()?,
         Sub::Status { name } => {
             let kept = Kept::new(&name.name)?;
@@ -228,9 +252,9 @@ fn main() -> Result<()> {
             command,
         } => {
             if std::env::var_os(cluster::DIR).is_none() {
-                let again = std::env::args().skip(1).collect::<Vec<_>>();
-                let exe = std::env::current_exe()?.display().to_string();
-                Kept::new(&name.name)?.enter(&[vec![exe], again].concat())?;
+                let again: Vec<_> = std::env::args().skip(1).collect();
+                let again: Vec<_> = again.iter().map(String::as_str).collect();
+                Kept::new(&name.name)?.enter(&this_program(&again)?)?;
             }
             std::process::exit(runtime()?.block_on(exec_node(&node, &command))?);
         }
@@ -250,6 +274,7 @@ fn main() -> Result<()> {
         }
         Sub::OciRuntime { args } => match kind::oci_runtime::exec(&args)? {},
         Sub::NodeExecServer { listen } => exec::serve(listen)?,
+        Sub::NodeSearch => search::run()?,
         Sub::SandboxInit { command } => std::process::exit(sandbox::init(&command)?),
     }
     Ok(())
@@ -257,6 +282,12 @@ fn main() -> Result<()> {
 
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|w| (*w).to_owned()).collect()
+}
+
+/// This program with arguments.
+fn this_program(arguments: &[&str]) -> Result<Vec<String>> {
+    let program = std::env::current_exe()?.display().to_string();
+    Ok([vec![program], words(arguments)].concat())
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {

@@ -27,42 +27,42 @@ pub fn image_archives() -> Vec<PathBuf> {
         .to_vec()
 }
 
+/// What Helm is told, one command a chart, from the root of the checkout. The nodes' disks are gone with a power cut, and there
+/// is no storage class: the identity service keeps its records in memory, away from the node whose power is cut.
+pub const HELM: [&[&str]; 2] = [
+    &[
+        "upgrade",
+        "--install",
+        "cryptvol-crds",
+        "charts/cryptvol-crds",
+        "--namespace",
+        NAMESPACE,
+        "--create-namespace",
+    ],
+    &[
+        "upgrade",
+        "--install",
+        "cryptvol",
+        "charts/cryptvol",
+        "--namespace",
+        NAMESPACE,
+        "--wait",
+        "--timeout",
+        "5m",
+        "--set",
+        "identity.persistence.enabled=false",
+        "--set",
+        "identity.nodeSelector.kubernetes\\.io/hostname=node-2",
+    ],
+];
+
 /// Installs both charts, or upgrades them, and waits until operator, identity service and agents run.
 pub async fn install(cluster: &Cluster) -> Result<()> {
-    for (chart, more) in [
-        ("cryptvol-crds", &[][..]),
-        // The nodes' disks are gone with a power cut, and there is no storage class.
-        (
-            "cryptvol",
-            &[
-                "--set",
-                "identity.persistence.enabled=false",
-                "--set",
-                IDENTITY_ON_LAST_NODE,
-            ][..],
-        ),
-    ] {
-        let path = workspace_root().join("charts").join(chart);
-        let path = path.to_str().context("the path of the charts")?;
-        let base = [
-            "upgrade",
-            "--install",
-            chart,
-            path,
-            "--namespace",
-            NAMESPACE,
-            "--create-namespace",
-            "--wait",
-            "--timeout",
-            "5m",
-        ];
-        cluster.helm(&[&base[..], more].concat()).await?;
+    for command in HELM {
+        cluster.helm(command).await?;
     }
     Ok(())
 }
-
-/// Its records lie in memory here; the node whose power is cut is the first.
-const IDENTITY_ON_LAST_NODE: &str = "identity.nodeSelector.kubernetes\\.io/hostname=node-2";
 
 /// The administrator of the release's identity service.
 pub async fn keystone(cluster: &Cluster) -> Result<Keystone> {

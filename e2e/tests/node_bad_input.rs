@@ -4,8 +4,6 @@
 //! One site serves all; each test has a namespace, a target and disks of its own.
 #![allow(clippy::expect_used)] // A guard over the site that was started when it was made.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::conditions::Reason;
 use cryptvol_e2e::array::{Lun, iqn};

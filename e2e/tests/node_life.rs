@@ -1,11 +1,15 @@
 //! The life of a volume on a real kernel: attach, use, power cuts, the agent killed before and after every step, detach, erase.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::conditions::Reason;
 use cryptvol_e2e::array::Lun;
 use cryptvol_e2e::keystone::Tenant;
+use cryptvol_e2e::process::wait_for;
+use cryptvol_e2e::search::{self, Needles};
 use cryptvol_e2e::site::{AGENT_LOG, Site, SiteSpec};
 use cryptvol_e2e::volumes::{Volume, node_volumes};
 use cryptvol_e2e::workdir::WorkDir;
@@ -113,48 +117,8 @@ async fn a_volume_lives_through_power_cuts_moves_and_ends_erased() -> Result<()>
         "the data did not move"
     );
 
-    // The passphrase is nowhere but in the key manager.
-    for node in 0..2 {
-        ensure!(
-            !site.node(node).log(AGENT_LOG).contains(&passphrase),
-            "the passphrase is in an agent's log"
-        );
-        let hits = site
-            .node(node)
-            .exec_with(
-                &["bash", "-c", "read -r key; grep -lasF -- \"$key\" /proc/[0-9]*/cmdline /proc/[0-9]*/environ /run/cryptvol -r /var/log -r 2>/dev/null; \
-                  dmsetup table --showkeys | grep -cF -- \"$key\"; true"],
-                &[],
-                passphrase.as_bytes(),
-                Duration::from_secs(60),
-            )
-            .await?
-            .ok()?;
-        ensure!(
-            hits.trim().is_empty() || hits.trim() == "0",
-            "the passphrase is in {hits}"
-        );
-    }
-    for index in 0..2 {
-        ensure!(
-            !site.operator_log(index).contains(&passphrase),
-            "the passphrase is in an operator's log"
-        );
-    }
-    let events = site
-        .plane
-        .kubectl(&["get", "events", "-A", "-o", "yaml"])
-        .await?;
-    ensure!(
-        !events.contains(&passphrase),
-        "the passphrase is in an Event"
-    );
-    let needle = passphrase.clone().into_bytes();
-    ensure!(!lun.contains(&needle)?, "the passphrase is on the array");
-    ensure!(
-        !folder_contains(&site.plane.etcd_dir(), &needle)?,
-        "the passphrase is in etcd"
-    );
+    the_key_is_nowhere(&mut site, &lun, &passphrase).await?;
+    volume.wait_ready(&site.plane).await?;
 
     volume.delete(&site.plane).await?;
     volume.wait_gone(&site.plane).await?;
@@ -178,21 +142,122 @@ async fn a_volume_lives_through_power_cuts_moves_and_ends_erased() -> Result<()>
     work.passed()
 }
 
-fn folder_contains(folder: &std::path::Path, needle: &[u8]) -> Result<bool> {
+/// With the volume attached to the second node: neither the passphrase nor the volume key is anywhere but in the key manager and
+/// in the kernel. Ends the second node's agent and starts it again.
+async fn the_key_is_nowhere(site: &mut Site, lun: &Lun, passphrase: &str) -> Result<()> {
+    let volume_key = volume_key(lun, passphrase)?;
+    let secret = hex::decode(passphrase)?;
+    let secrets = [("passphrase", &secret[..]), ("volume-key", &volume_key[..])];
+
+    // The search finds what is there.
+    let node = site.node(1);
+    node.put("/run/planted", 0o600, passphrase.as_bytes())
+        .await?;
+    let script = "read -r key </run/planted; while :; do sleep 1000; done";
+    let holder = node.spawn("holder", &["bash", "-c", script], &[]).await?;
+    let planted = wait_for(
+        "the search to find what was planted",
+        Duration::from_secs(60),
+        || async {
+            let places = search::on_node(site.node(1), &secrets).await?;
+            let memory = format!("memory of {}", holder.pid());
+            Ok(places
+                .iter()
+                .any(|p| p.starts_with(&memory))
+                .then_some(places))
+        },
+        String::new,
+    )
+    .await?;
+    ensure!(
+        planted.iter().any(|p| p.contains("/run/planted")),
+        "{planted:?}"
+    );
+    holder.signal("SIGKILL").await?;
+    holder.wait(Duration::from_secs(20)).await?;
+    node.sh("rm /run/planted").await?.ok()?;
+
+    for node in 0..2 {
+        let places = search::on_node(site.node(node), &secrets).await?;
+        ensure!(places.is_empty(), "found in: {places:#?}");
+    }
+    let table = "dmsetup table --showkeys";
+    let table = site.node(1).sh(table).await?.ok()?;
+    ensure!(table.contains("crypt"), "no mapping: {table}");
+    let mut needles = Needles::default();
+    for (name, secret) in secrets {
+        needles.add(name, secret);
+    }
+    let nowhere = |place: &str, bytes: &[u8]| -> Result<()> {
+        let found = needles.found_in(bytes);
+        ensure!(found.is_empty(), "in {place}: {found:?}");
+        Ok(())
+    };
+    nowhere("the mapping's table", table.as_bytes())?;
+    for index in 0..2 {
+        nowhere("an operator's log", site.operator_log(index).as_bytes())?;
+        nowhere("an agent's log", site.node(index).log(AGENT_LOG).as_bytes())?;
+    }
+    let events = ["get", "events", "-A", "-o", "yaml"];
+    let events = site.plane.kubectl(&events).await?;
+    nowhere("an Event", events.as_bytes())?;
+    nowhere("the array", &std::fs::read(&lun.file)?)?;
+    for file in files_below(&site.plane.etcd_dir())? {
+        nowhere("etcd", &std::fs::read(file)?)?;
+    }
+
+    // Killed in a way that dumps core, where core dumps are wanted: there is none.
+    let pattern =
+        "ulimit -c; mkdir -p /run/cores && echo /run/cores/core >/proc/sys/kernel/core_pattern";
+    site.node(1).sh(pattern).await?.ok()?;
+    let dumps = ["bash", "-c", "ulimit -c unlimited; kill -ABRT $$"];
+    site.node(1).exec(&dumps).await?;
+    let cores = "ls /run/cores; rm -f /run/cores/*";
+    let cores_of_bash = site.node(1).sh(cores).await?.ok()?;
+    ensure!(
+        cores_of_bash.contains("core"),
+        "this node makes no core dumps, so it shows nothing"
+    );
+    site.signal_agent(1, "SIGABRT").await?;
+    let code = site.agent_exit(1).await?;
+    ensure!(code == 128 + 6, "the agent ended with {code}");
+    let left = site.node(1).sh(cores).await?.ok()?;
+    ensure!(left.trim().is_empty(), "the agent left a core dump: {left}");
+    site.start_agent(1).await
+}
+
+/// The key that encrypts the sectors, as cryptsetup takes it from the header on the array.
+fn volume_key(lun: &Lun, passphrase: &str) -> Result<Vec<u8>> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("key");
+    let mut child = Command::new("cryptsetup")
+        .args(["luksDump", "-q", "--dump-volume-key", "--key-file=-"])
+        .arg("--volume-key-file")
+        .arg(&file)
+        .arg(&lun.file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()?;
+    let mut input = child.stdin.take().context("standard input")?;
+    input.write_all(passphrase.as_bytes())?;
+    drop(input);
+    ensure!(child.wait()?.success(), "cryptsetup cannot dump the key");
+    let key = std::fs::read(&file)?;
+    ensure!(key.len() == 64, "a volume key of {} bytes", key.len());
+    Ok(key)
+}
+
+fn files_below(folder: &std::path::Path) -> Result<Vec<std::path::PathBuf>> {
+    let mut files = vec![];
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
-        let hit = if path.is_dir() {
-            folder_contains(&path, needle)?
+        if path.is_dir() {
+            files.extend(files_below(&path)?);
         } else {
-            std::fs::read(&path)?
-                .windows(needle.len())
-                .any(|w| w == needle)
-        };
-        if hit {
-            return Ok(true);
+            files.push(path);
         }
     }
-    Ok(false)
+    Ok(files)
 }
 
 #[tokio::test]

@@ -31,33 +31,20 @@ pub(super) async fn tell(cluster: &mut Cluster) -> Result<()> {
     step(
         "Helm installs the charts: custom resources, operator (two replicas), identity service, node agents",
     );
-    command(
-        "helm upgrade --install cryptvol-crds charts/cryptvol-crds -n cryptvol-system --create-namespace",
-    );
-    command(
-        "helm upgrade --install cryptvol charts/cryptvol -n cryptvol-system --wait \\\n      \
-         --set identity.persistence.enabled=false --set 'identity.nodeSelector.kubernetes\\.io/hostname=node-2'",
-    );
+    for words in release::HELM {
+        command("helm", words);
+    }
     let clock = Clock::start();
     for image in release::image_archives() {
         cluster.load_image(&image).await?;
     }
     release::install(cluster).await?;
-    fact(
-        &cluster
-            .plane
-            .kubectl(&[
-                "get",
-                "pods",
-                "-n",
-                release::NAMESPACE,
-                "-o",
-                "wide",
-                "--no-headers",
-            ])
-            .await?,
-    );
-    fact(&cluster.plane.kubectl(&["get", "nodes", "-o", "custom-columns=NODE:.metadata.name,CRYPTVOL:.status.conditions[?(@.type==\"CryptvolReady\")].message"]).await?);
+    kubectl(
+        cluster,
+        &["get", "pods", "-n", release::NAMESPACE, "-o", "wide"],
+    )
+    .await?;
+    kubectl(cluster, &["get", "nodes", "-o", "custom-columns=NODE:.metadata.name,CRYPTVOL:.status.conditions[?(@.type==\"CryptvolReady\")].message"]).await?;
     clock.tell("the installation");
 
     step(
@@ -99,6 +86,13 @@ fn step(text: &str) {
     heading(text);
 }
 
+/// Shows a command, runs it, and shows what it says.
+async fn kubectl(cluster: &Cluster, words: &[&str]) -> Result<()> {
+    command("kubectl", words);
+    fact(&cluster.plane.kubectl(words).await?);
+    Ok(())
+}
+
 /// A new disk behind a target of the name in the example.
 fn disk(cluster: &mut Cluster) -> Result<Lun> {
     // Left by a demo that was broken off.
@@ -135,7 +129,7 @@ async fn apply(cluster: &Cluster, tenant: &Tenant) -> Result<Volume> {
             .to_string(),
             _ => std::fs::read_to_string(&file)?.replace("10.77.0.1:3260", &cluster.array.portal()),
         };
-        command(&format!("kubectl apply -f examples/{name}"));
+        command("kubectl", &["apply", "-f", &format!("examples/{name}")]);
         fact(
             cluster
                 .plane
@@ -158,13 +152,11 @@ async fn attach(cluster: &Cluster, volume: &Volume) -> Result<EncryptedVolume> {
     step("The volume becomes Ready");
     let clock = Clock::start();
     let ready = follow(cluster, volume).await?;
-    command("kubectl get encryptedvolumes -n demo -o wide");
-    fact(
-        &cluster
-            .plane
-            .kubectl(&["get", "encryptedvolumes", "-n", NAMESPACE, "-o", "wide"])
-            .await?,
-    );
+    kubectl(
+        cluster,
+        &["get", "encryptedvolumes", "-n", NAMESPACE, "-o", "wide"],
+    )
+    .await?;
     clock.tell("from kubectl apply to Ready");
     Ok(ready)
 }
@@ -398,8 +390,18 @@ async fn delete(
         keystone.has_secret(tenant, key).await?,
         "the key is gone too early"
     );
-    command("kubectl delete encryptedvolume -n demo db-0");
-    volume.delete(&cluster.plane).await?;
+    kubectl(
+        cluster,
+        &[
+            "delete",
+            "encryptedvolume",
+            "-n",
+            NAMESPACE,
+            &volume.name,
+            "--wait=false",
+        ],
+    )
+    .await?;
     volume.wait_gone(&cluster.plane).await?;
     let left = cluster
         .node(NODE)?

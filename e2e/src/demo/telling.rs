@@ -29,8 +29,25 @@ pub(super) fn fact(text: &str) {
 }
 
 /// A command as a user would type it.
-pub(super) fn command(text: &str) {
-    println!("  $ {text}");
+pub(super) fn command(program: &str, words: &[&str]) {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:".contains(c);
+    let mut line = format!("  $ {program}");
+    let mut width = line.len();
+    for word in words {
+        let word = if word.chars().all(plain) {
+            (*word).to_owned()
+        } else {
+            format!("'{word}'")
+        };
+        if width + word.len() > 110 {
+            line += " \\\n     ";
+            width = 5;
+        }
+        line += " ";
+        line += &word;
+        width += word.len() + 1;
+    }
+    println!("{line}");
 }
 
 /// Bytes as a person reads them: offset, hexadecimal, text.

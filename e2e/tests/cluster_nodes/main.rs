@@ -2,4 +2,5 @@
 
 mod ground;
 mod life;
+mod idle;
 mod volume;
