@@ -98,6 +98,9 @@ reasons! {
     /// Erasure needs a node and there is none.
     EraseBlocked => "Bring the node or the array back, or set deletionPolicy to Retain to let the object go and keep key and data.",
 
+    /// The namespace is being deleted, and what the deletion of the volume still needs cannot be made there any more.
+    NamespaceTerminating => "Set deletionPolicy to Retain (kubectl patch encryptedvolume NAME --type=merge -p '{\"spec\":{\"deletionPolicy\":\"Retain\"}}'): volume and namespace go, and the key stays in the key manager until it is deleted there.",
+
     // What the agent finds.
     /// No answer from the portal.
     PortalUnreachable => "Check the portal's address and that the node reaches it; cryptvol tries again by itself.",

@@ -4,7 +4,7 @@
 use k8s_openapi::api::{
     authentication::v1::TokenReview,
     coordination::v1::Lease,
-    core::v1::{Node, Secret},
+    core::v1::{Namespace, Node, Secret},
     events::v1::Event,
     rbac::v1::PolicyRule,
 };
@@ -55,6 +55,8 @@ fn operator() -> Role {
             // Credentials and CHAP secrets lie in the users' namespaces.
             rule::<Secret>(READ),
             rule::<Node>(READ),
+            // Whether a namespace is being deleted decides how a volume in it can go.
+            rule::<Namespace>(&["get"]),
             rule::<TokenReview>(&["create"]),
             rule::<Event>(&["create", "patch"]),
         ],

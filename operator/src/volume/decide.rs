@@ -198,7 +198,9 @@ fn attachments(
     for node_volume in &world.node_volumes {
         let node = node_volume.spec.node_name.as_str();
         let deleting = node_volume.metadata.deletion_timestamp.is_some();
-        if wanted.contains(&node) && !deleting {
+        // A namespace deletes its objects in any order. This one stays until the volume says what becomes of the disk:
+        // another one cannot be made there any more.
+        if wanted.contains(&node) && (!deleting || world.namespace_goes) {
             keep(world, status, then, node_volume);
             continue;
         }

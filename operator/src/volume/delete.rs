@@ -129,13 +129,21 @@ fn last_steps(world: &World, mut status: EncryptedVolumeStatus, erase: bool) -> 
         }
         (Ok(_), KeyState::Failed { problem, .. }) => problem.clone(),
     };
-    let problem = Problem::new(
-        problem.reason,
-        format!(
-            "the key cannot be destroyed: {}; to let the object go and keep the key, set deletionPolicy to Retain",
-            problem.what.trim_end_matches('.')
-        ),
-    );
+    let what = problem.what.trim_end_matches('.');
+    let problem = if world.namespace_goes && problem.reason == Reason::CredentialsSecretNotFound {
+        let id = status.key.as_ref().map_or("", |k| &k.id);
+        Problem::new(
+            Reason::NamespaceTerminating,
+            format!("the key {id} cannot be destroyed: {what} any more"),
+        )
+    } else {
+        Problem::new(
+            problem.reason,
+            format!(
+                "the key cannot be destroyed: {what}; to let the object go and keep the key, set deletionPolicy to Retain"
+            ),
+        )
+    };
     conditions::write_deletion(world, &mut status, Some(&problem), "");
     // Whatever the cause, it may be mended where we do not see it.
     done(status, vec![], Again::Backoff)
@@ -163,6 +171,12 @@ fn choose_eraser(world: &World, status: &EncryptedVolumeStatus) -> Result<Option
         .max_by_key(|nv| nv.spec.desired == Desired::Erased)
     {
         return Ok(Some(present.spec.node_name.clone()));
+    }
+    if world.namespace_goes {
+        return Err(Problem::new(
+            Reason::NamespaceTerminating,
+            "the disk cannot be erased: no node has the volume, and none can be told any more",
+        ));
     }
     let mut candidates = decide::wanted(&world.volume);
     candidates.extend(status.last_node_name.as_deref());

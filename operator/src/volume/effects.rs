@@ -7,7 +7,10 @@
 use cryptvol_crds::{
     EncryptedVolume, NodeVolume, conditions::Reason, names, v1alpha1::EncryptedVolumeStatus,
 };
-use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
+use k8s_openapi::{
+    api::core::v1::{Namespace, Node},
+    jiff::Timestamp,
+};
 use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
@@ -476,6 +479,19 @@ pub(crate) async fn live_node(ctx: &Context, name: &str) -> Result<Option<Node>,
         .get_opt(name)
         .await
         .map_err(at("reading a node"))
+}
+
+/// Whether the volume's namespace is being deleted.
+pub(crate) async fn namespace_goes(
+    ctx: &Context,
+    volume: &EncryptedVolume,
+) -> Result<bool, EffectError> {
+    let name = volume.namespace().unwrap_or_default();
+    let found = Api::<Namespace>::all(ctx.client.clone())
+        .get_opt(&name)
+        .await
+        .map_err(at("reading the volume's namespace"))?;
+    Ok(found.is_none_or(|n| n.metadata.deletion_timestamp.is_some()))
 }
 
 /// The time of a decision, without parts of a second: that is how the API server stores it, and an object that was

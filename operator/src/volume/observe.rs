@@ -6,7 +6,7 @@ use cryptvol_crds::{
     EncryptedVolume, EncryptionClass, KeyService, NodeVolume, conditions::Reason, names,
     v1alpha1::Encryption,
 };
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::ResourceExt;
 
 use super::{
@@ -40,6 +40,12 @@ pub async fn gather(
     };
     // An object of an earlier volume of the same name is not ours; it goes its own way (see `orphans`).
     node_volumes.retain(|nv| belongs(nv, volume));
+
+    // Asked only where it makes a difference, and never for a first look.
+    let goes = |m: &ObjectMeta| m.deletion_timestamp.is_some();
+    let namespace_goes = source == Source::Live
+        && (goes(&volume.metadata) || node_volumes.iter().any(|nv| goes(&nv.metadata)))
+        && effects::namespace_goes(ctx, volume).await?;
 
     let class = class(ctx, volume);
     let key_service = key_service(ctx, volume, class.as_ref().ok().and_then(Option::as_deref));
@@ -80,6 +86,7 @@ pub async fn gather(
         key: super::world::KeyState::NotAsked,
         nodes,
         node_volumes,
+        namespace_goes,
         source_owner: source_owner(ctx, volume),
         now: effects::now(),
         fresh: Fresh {

@@ -101,6 +101,8 @@ pub struct World {
     pub nodes: BTreeMap<String, NodeState>,
     /// Its NodeVolumes.
     pub node_volumes: Vec<NodeVolume>,
+    /// Whether its namespace is being deleted: nothing new can be made in it, and what is gone does not come back.
+    pub namespace_goes: bool,
     /// Another volume with the same target and LUN that came first.
     pub source_owner: Option<SourceOwner>,
     /// Now.

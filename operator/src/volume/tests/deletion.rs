@@ -241,3 +241,58 @@ fn without_our_finalizer_nothing_is_done() {
     let d = decide(&c.world);
     assert!(d.is_idle(&c.world.volume));
 }
+
+#[test]
+fn a_namespace_that_goes_lets_a_node_erase_what_it_has() {
+    let mut c = Cluster::attached(json!({}));
+    // The namespace deletes the hand-over first, then the volume.
+    c.world.namespace_goes = true;
+    c.world.node_volumes[0].metadata.deletion_timestamp = Some(Time(at(100)));
+    c.settle();
+    assert_eq!(c.nv().spec.desired, Desired::Attached);
+    c.delete(DeletionPolicy::Erase);
+    c.settle();
+    erases(&mut c, true);
+    c.settle();
+    assert!(c.gone && c.keys.is_empty());
+}
+
+#[test]
+fn a_namespace_that_goes_says_what_it_keeps_from_an_erasure() {
+    let mut c = Cluster::attached(json!({}));
+    c.attach_to(&[]);
+    c.settle();
+    c.lets_go();
+    c.settle();
+    c.world.namespace_goes = true;
+    c.delete(DeletionPolicy::Erase);
+    let applies = c.applies;
+    c.settle();
+    c.is(READY, "False", Reason::NamespaceTerminating);
+    assert!(c.message().contains("Retain"), "{}", c.message());
+    assert_eq!(c.applies, applies, "nothing can be made there");
+    c.delete(DeletionPolicy::Retain);
+    c.settle();
+    assert!(c.gone && c.keys.len() == 1);
+}
+
+#[test]
+fn credentials_that_went_with_the_namespace_leave_the_key() {
+    let mut c = Cluster::new(json!({"attachments": []}));
+    c.settle();
+    c.world.namespace_goes = true;
+    c.delete(DeletionPolicy::Erase);
+    c.broken = Some((false, problem(Reason::CredentialsSecretNotFound)));
+    c.world.key = KeyState::NotAsked;
+    c.settle();
+    c.is(READY, "False", Reason::NamespaceTerminating);
+    assert!(c.message().contains(KEY), "{}", c.message());
+    // A key service that is away for a while is nothing to give up for.
+    c.broken = Some((true, problem(Reason::KeyServiceUnavailable)));
+    c.world.key = KeyState::NotAsked;
+    c.settle();
+    c.is(READY, "False", Reason::KeyServiceUnavailable);
+    c.delete(DeletionPolicy::Retain);
+    c.settle();
+    assert!(c.gone && c.keys.len() == 1);
+}

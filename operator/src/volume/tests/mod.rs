@@ -101,6 +101,7 @@ impl Cluster {
                 key: KeyState::NotAsked,
                 nodes: ["a", "b"].map(|n| (n.to_owned(), node())).into(),
                 node_volumes: vec![],
+                namespace_goes: false,
                 source_owner: None,
                 now: at(0),
                 fresh: Fresh {
