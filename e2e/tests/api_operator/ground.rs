@@ -4,13 +4,16 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use cryptvol_crds::conditions::{READY, get};
-use cryptvol_crds::v1alpha1::{EncryptedVolumeStatus, NodeVolumeStatus, Stage};
+use cryptvol_crds::conditions::{READY, get, is_true};
+use cryptvol_crds::v1alpha1::{
+    DeviceStatus, EncryptedVolumeStatus, HeaderFacts, NodeVolumeStatus, PermitReceipt, Stage,
+};
 use cryptvol_crds::{EncryptedVolume, NodeVolume, names};
 use cryptvol_e2e::control_plane::{ControlPlane, Options};
 use cryptvol_e2e::identity_service::{self, IdentityService};
 use cryptvol_e2e::keystone::{Keystone, Tenant};
 use cryptvol_e2e::parts::{Parts, Set};
+use cryptvol_e2e::process::wait_for;
 use cryptvol_e2e::system::{self, Operator, OperatorSpec};
 use cryptvol_e2e::workdir::WorkDir;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -36,11 +39,19 @@ pub struct Ground {
 
 impl Ground {
     pub async fn start(name: &str) -> Result<Self> {
+        Self::with(name, false).await
+    }
+
+    /// With the controllers that delete a namespace.
+    pub async fn with_controllers(name: &str) -> Result<Self> {
+        Self::with(name, true).await
+    }
+
+    async fn with(name: &str, controller_manager: bool) -> Result<Self> {
         let work = WorkDir::new(name)?;
         let parts = Parts::locate(Set::ControlPlane)?;
-        // Without the controller manager nobody takes nodes without a kubelet for dead.
         let options = Options {
-            controller_manager: false,
+            controller_manager,
             scheduler: false,
         };
         let plane = ControlPlane::start(&work.dir("control-plane")?, &parts, options).await?;
@@ -206,6 +217,75 @@ impl Ground {
         )
         .await
         .context("report as the agent")
+    }
+
+    /// The agent spends the permit, formats and attaches; the volume is Ready.
+    pub async fn comes_up(&self, volume: &str) -> Result<()> {
+        let nv = self
+            .handed_over(volume, "node-1", |nv| nv.spec.format_permit.is_some())
+            .await?;
+        let permit = nv.spec.format_permit.clone().context("a permit")?;
+        let spent = PermitReceipt {
+            id: permit.id,
+            spent_at: Some(now()),
+        };
+        self.report(&nv, |s| {
+            s.stage = Stage::Identity;
+            s.permit = Some(spent);
+        })
+        .await?;
+        let nv = self
+            .handed_over(volume, "node-1", |nv| nv.spec.formatted_before)
+            .await?;
+        self.report(&nv, |s| {
+            s.stage = Stage::Attached;
+            s.device = Some(DeviceStatus {
+                path: "/dev/sda".into(),
+                wwid: None,
+                size_bytes: 1 << 30,
+            });
+            s.header = Some(HeaderFacts {
+                luks_uuid: permit.luks_uuid.clone(),
+                cipher: "aes-xts-plain64".into(),
+                key_size: 512,
+                sector_size: 512,
+                data_offset: 16 << 20,
+                digest: "ab".repeat(32),
+            });
+            s.link = Some(nv.spec.link.clone());
+            s.first_opened = Some(now());
+        })
+        .await?;
+        self.until(volume, "Ready", SOON, |s| is_true(&s.conditions, READY))
+            .await
+            .map(drop)
+    }
+
+    /// `kubectl patch` of a volume.
+    pub async fn patch(&self, volume: &str, patch: &Value) -> Result<()> {
+        let patch = Patch::Merge(patch);
+        self.volumes()
+            .patch(volume, &PatchParams::default(), &patch)
+            .await?;
+        Ok(())
+    }
+
+    /// Waits until a volume is gone.
+    pub async fn gone(&self, volume: &str) -> Result<()> {
+        wait_for(
+            &format!("{volume} to be gone"),
+            SOON * 3,
+            || async {
+                Ok(self
+                    .volumes()
+                    .get_opt(volume)
+                    .await?
+                    .is_none()
+                    .then_some(()))
+            },
+            String::new,
+        )
+        .await
     }
 
     /// The agent let go.

@@ -4,4 +4,5 @@ mod bad_input;
 mod ground;
 mod life;
 mod memory;
+mod namespace;
 mod replicas;
