@@ -147,6 +147,40 @@ async fn wrong_chap_secret() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_target_that_does_not_prove_itself() -> Result<()> {
+    let mut site = site().await?;
+    let (_, lun, volume) = site.volume("mutual").await?;
+    let (array, target) = (&mut site.array, iqn("mutual"));
+    array.set_chap(&target, "mutual-node", "right-secret-2")?;
+    array.set_own_chap(&target, "mutual-array", "right-proof-22")?;
+    // One of the portals is away; the volume does not mind.
+    let [first, second] = site.array.portals();
+    let volume = volume
+        .with_iscsi("chapSecretRef", json!({"name": "mutual"}))
+        .with_iscsi("portals", json!([first.replace(":3260", ":3999"), second]));
+    let secret = |proof: &str| {
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mutual", "namespace": "mutual"},
+            "type": "kubernetes.io/iscsi-chap",
+            "stringData": {
+                "node.session.auth.username": "mutual-node", "node.session.auth.password": "right-secret-2",
+                "node.session.auth.username_in": "mutual-array", "node.session.auth.password_in": proof,
+            }})
+        .to_string()
+    };
+    site.plane.apply(&secret("wrong-proof-22")).await?;
+    volume.apply(&site.plane).await?;
+    stops(&site, &volume, Reason::TargetNotAuthentic, &lun).await?;
+    site.plane.apply(&secret("right-proof-22")).await?;
+    works_and_goes(&site, &volume, &lun).await?;
+    for word in ["wrong-proof-22", "right-proof-22"] {
+        for log in [site.node(0).log("node-agent"), site.operator_log(0)] {
+            ensure!(!log.contains(word), "a log shows the target's secret");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn lun_absent() -> Result<()> {
     let mut site = site().await?;
     let (_, lun, volume) = site.volume("no-lun").await?;
