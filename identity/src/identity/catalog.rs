@@ -33,13 +33,26 @@ const KIND: &str = "data/security/service";
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/regions", get(list_regions).post(create_region))
-        .route("/regions/{id}", get(show_region).delete(delete_region))
+        .route(
+            "/regions/{id}",
+            get(show_region)
+                .put(put_region)
+                .patch(update_region)
+                .delete(delete_region),
+        )
         .route("/services", get(list_services).post(create_service))
-        .route("/services/{id}", get(show_service).delete(delete_service))
+        .route(
+            "/services/{id}",
+            get(show_service)
+                .patch(update_service)
+                .delete(delete_service),
+        )
         .route("/endpoints", get(list_endpoints).post(create_endpoint))
         .route(
             "/endpoints/{id}",
-            get(show_endpoint).delete(delete_endpoint),
+            get(show_endpoint)
+                .patch(update_endpoint)
+                .delete(delete_endpoint),
         )
 }
 
@@ -48,6 +61,11 @@ pub(super) fn routes() -> Router<Arc<App>> {
 pub(super) async fn catalog(app: &App, project_id: Option<&str>) -> Result<Value, StoreError> {
     let endpoints = app.store.endpoints().await?;
     let services = app.store.services().await?;
+    // A project that was given endpoints of its own sees no others (OS-EP-FILTER).
+    let given = match project_id {
+        Some(id) => super::endpoint_filter::endpoint_ids(app, id).await?,
+        None => Vec::new(),
+    };
     let list: Vec<Value> = services
         .iter()
         .filter(|service| service.enabled)
@@ -55,6 +73,7 @@ pub(super) async fn catalog(app: &App, project_id: Option<&str>) -> Result<Value
             let own: Vec<Value> = endpoints
                 .iter()
                 .filter(|endpoint| endpoint.enabled && endpoint.service_id == service.id)
+                .filter(|endpoint| given.is_empty() || given.contains(&endpoint.id))
                 .filter_map(|endpoint| {
                     let url = with_project(&endpoint.url, project_id)?;
                     Some(json!({
@@ -65,6 +84,7 @@ pub(super) async fn catalog(app: &App, project_id: Option<&str>) -> Result<Value
                 .collect();
             json!({"id": service.id, "type": service.kind, "name": service.name, "endpoints": own})
         })
+        .filter(|service| given.is_empty() || service["endpoints"] != json!([]))
         .collect();
     Ok(Value::Array(list))
 }
@@ -137,22 +157,41 @@ async fn create_region(
     bytes: Bytes,
 ) -> ApiResult {
     let mut object = fields::body(&bytes, "region")?;
-    caller.may(&app, "identity:create_region", &Target::new())?;
+    let id = fields::text(&mut object, "id")?.unwrap_or_else(identity_id);
+    new_region(&app, &caller, &base, object, id).await
+}
+
+/// `PUT`: a region whose id the caller chose.
+async fn put_region(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    Path(id): Path<String>,
+    bytes: Bytes,
+) -> ApiResult {
+    let mut object = fields::body(&bytes, "region")?;
+    if fields::text(&mut object, "id")?.is_some_and(|other| other != id) {
+        return Err(IdentityError::BadRequest(
+            "The id in the body is not that of the path.".into(),
+        ));
+    }
+    new_region(&app, &caller, &base, object, id).await
+}
+
+async fn new_region(
+    app: &App,
+    caller: &Caller,
+    base: &Base,
+    mut object: fields::Object,
+    id: String,
+) -> ApiResult {
+    caller.may(app, "identity:create_region", &Target::new())?;
     let region = Region {
-        id: fields::text(&mut object, "id")?.unwrap_or_else(identity_id),
+        id,
         description: fields::text(&mut object, "description")?.unwrap_or_default(),
         parent_region_id: fields::text(&mut object, "parent_region_id")?,
     };
-    if let Some(parent) = &region.parent_region_id
-        && !app
-            .store
-            .regions()
-            .await?
-            .iter()
-            .any(|other| other.id == *parent)
-    {
-        return Err(not_found("region", parent));
-    }
+    known_parent(app, &region).await?;
     let mut change = app.store.change_identity().await?;
     change
         .insert_region(&region)
@@ -162,6 +201,60 @@ async fn create_region(
     caller.audit("create", KIND, &region.id);
     Ok(member(
         StatusCode::CREATED,
+        "region",
+        linked(base, "regions", region.to_json()),
+    ))
+}
+
+/// The region above must be there, and not be this one or lie below it.
+async fn known_parent(app: &App, region: &Region) -> Result<(), IdentityError> {
+    let Some(parent) = &region.parent_region_id else {
+        return Ok(());
+    };
+    let regions = app.store.regions().await?;
+    let find = |id: &str| regions.iter().find(|other| other.id == id);
+    let mut at = Some(find(parent).ok_or_else(|| not_found("region", parent))?);
+    for _ in 0..=regions.len() {
+        let Some(above) = at else { return Ok(()) };
+        if above.id == region.id {
+            break;
+        }
+        at = above.parent_region_id.as_deref().and_then(find);
+    }
+    Err(IdentityError::BadRequest(
+        "A region cannot lie in itself or in a region below it.".into(),
+    ))
+}
+
+async fn update_region(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    Path(id): Path<String>,
+    bytes: Bytes,
+) -> ApiResult {
+    let mut object = fields::body(&bytes, "region")?;
+    caller.may(&app, "identity:update_region", &Target::new())?;
+    let mut region = app
+        .store
+        .regions()
+        .await?
+        .into_iter()
+        .find(|region| region.id == id)
+        .ok_or_else(|| not_found("region", &id))?;
+    if object.contains_key("description") {
+        region.description = fields::text(&mut object, "description")?.unwrap_or_default();
+    }
+    if object.contains_key("parent_region_id") {
+        region.parent_region_id = fields::text(&mut object, "parent_region_id")?;
+        known_parent(&app, &region).await?;
+    }
+    let mut change = app.store.change_identity().await?;
+    change.update_region(&region).await?;
+    app.store.commit(change).await?;
+    caller.audit("update", KIND, &id);
+    Ok(member(
+        StatusCode::OK,
         "region",
         linked(&base, "regions", region.to_json()),
     ))
@@ -261,6 +354,49 @@ async fn create_service(
     ))
 }
 
+async fn update_service(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    Path(id): Path<String>,
+    bytes: Bytes,
+) -> ApiResult {
+    let mut object = fields::body(&bytes, "service")?;
+    caller.may(&app, "identity:update_service", &Target::new())?;
+    let mut service = app
+        .store
+        .services()
+        .await?
+        .into_iter()
+        .find(|service| service.id == id)
+        .ok_or_else(|| not_found("service", &id))?;
+    if object.contains_key("type") {
+        service.kind = fields::text(&mut object, "type")?
+            .filter(|kind| !kind.is_empty())
+            .ok_or_else(|| {
+                IdentityError::BadRequest("The attribute type may not be empty.".into())
+            })?;
+    }
+    if let Some(name) = fields::new_name(&mut object, NAME_MAX)? {
+        service.name = Some(name);
+    }
+    if object.contains_key("description") {
+        service.description = fields::text(&mut object, "description")?;
+    }
+    if let Some(enabled) = fields::boolean(&mut object, "enabled")? {
+        service.enabled = enabled;
+    }
+    let mut change = app.store.change_identity().await?;
+    change.update_service(&service).await?;
+    app.store.commit(change).await?;
+    caller.audit("update", KIND, &id);
+    Ok(member(
+        StatusCode::OK,
+        "service",
+        linked(&base, "services", service.to_json()),
+    ))
+}
+
 async fn delete_service(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -271,6 +407,7 @@ async fn delete_service(
     if !change.delete_service(&id).await? {
         return Err(not_found("service", &id));
     }
+    change.dissociate_all(&id).await?;
     app.store.commit(change).await?;
     caller.audit("delete", KIND, &id);
     Ok(no_content())
@@ -340,48 +477,89 @@ async fn create_endpoint(
         url: required(fields::text(&mut object, "url")?, "url")?,
         enabled: fields::boolean(&mut object, "enabled")?.unwrap_or(true),
     };
-    if !matches!(endpoint.interface.as_str(), "public" | "internal" | "admin") {
-        return Err(IdentityError::BadRequest(
-            "The attribute interface must be public, internal or admin.".into(),
-        ));
-    }
-    if !app
-        .store
-        .services()
-        .await?
-        .iter()
-        .any(|service| service.id == endpoint.service_id)
-    {
-        return Err(IdentityError::BadRequest(format!(
-            "There is no service {}.",
-            endpoint.service_id
-        )));
-    }
-    let known_region = match &endpoint.region_id {
-        Some(id) => app
-            .store
-            .regions()
-            .await?
-            .iter()
-            .any(|region| region.id == *id),
-        None => true,
-    };
+    let region = checked(&app, &endpoint).await?;
     let mut change = app.store.change_identity().await?;
-    if let Some(id) = endpoint.region_id.as_ref().filter(|_| !known_region) {
-        // As in Keystone, an endpoint brings its region into being.
-        change
-            .insert_region(&Region {
-                id: id.clone(),
-                description: String::new(),
-                parent_region_id: None,
-            })
-            .await?;
+    if let Some(region) = region {
+        change.insert_region(&region).await?;
     }
     change.insert_endpoint(&endpoint).await?;
     app.store.commit(change).await?;
     caller.audit("create", KIND, &endpoint.id);
     Ok(member(
         StatusCode::CREATED,
+        "endpoint",
+        linked(&base, "endpoints", endpoint.to_json()),
+    ))
+}
+
+/// Whether an endpoint can be as it is; the region that it brings into being, as in Keystone, if there is none yet.
+async fn checked(app: &App, endpoint: &Endpoint) -> Result<Option<Region>, IdentityError> {
+    let bad = |text: String| Err(IdentityError::BadRequest(text));
+    if !matches!(endpoint.interface.as_str(), "public" | "internal" | "admin") {
+        return bad("The attribute interface must be public, internal or admin.".into());
+    }
+    if endpoint.url.is_empty() {
+        return bad("The attribute url may not be empty.".into());
+    }
+    let services = app.store.services().await?;
+    if !services.iter().any(|one| one.id == endpoint.service_id) {
+        return bad(format!("There is no service {}.", endpoint.service_id));
+    }
+    let Some(id) = &endpoint.region_id else {
+        return Ok(None);
+    };
+    let known = app.store.regions().await?.iter().any(|one| one.id == *id);
+    Ok((!known).then(|| Region {
+        id: id.clone(),
+        description: String::new(),
+        parent_region_id: None,
+    }))
+}
+
+async fn update_endpoint(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    base: Base,
+    Path(id): Path<String>,
+    bytes: Bytes,
+) -> ApiResult {
+    let mut object = fields::body(&bytes, "endpoint")?;
+    caller.may(&app, "identity:update_endpoint", &Target::new())?;
+    let mut endpoint = app
+        .store
+        .endpoints()
+        .await?
+        .into_iter()
+        .find(|endpoint| endpoint.id == id)
+        .ok_or_else(|| not_found("endpoint", &id))?;
+    for (name, place) in [
+        ("service_id", &mut endpoint.service_id),
+        ("interface", &mut endpoint.interface),
+        ("url", &mut endpoint.url),
+    ] {
+        if let Some(text) = fields::text(&mut object, name)? {
+            *place = text;
+        }
+    }
+    // The older clients' word comes first, so that the newer one wins.
+    for name in ["region", "region_id"] {
+        if object.contains_key(name) {
+            endpoint.region_id = fields::text(&mut object, name)?;
+        }
+    }
+    if let Some(enabled) = fields::boolean(&mut object, "enabled")? {
+        endpoint.enabled = enabled;
+    }
+    let region = checked(&app, &endpoint).await?;
+    let mut change = app.store.change_identity().await?;
+    if let Some(region) = region {
+        change.insert_region(&region).await?;
+    }
+    change.update_endpoint(&endpoint).await?;
+    app.store.commit(change).await?;
+    caller.audit("update", KIND, &id);
+    Ok(member(
+        StatusCode::OK,
         "endpoint",
         linked(&base, "endpoints", endpoint.to_json()),
     ))
@@ -397,6 +575,7 @@ async fn delete_endpoint(
     if !change.delete_endpoint(&id).await? {
         return Err(not_found("endpoint", &id));
     }
+    change.dissociate_all(&id).await?;
     app.store.commit(change).await?;
     caller.audit("delete", KIND, &id);
     Ok(no_content())

@@ -4,14 +4,18 @@ mod app_credentials;
 mod assignments;
 mod auth;
 mod catalog;
+mod credentials;
 mod discovery;
+mod documents;
 mod domains;
+mod endpoint_filter;
 mod error;
 mod fields;
 mod grants;
 mod groups;
 mod immutable;
 mod passwords;
+mod policies;
 mod projects;
 mod roles;
 mod support;
@@ -51,6 +55,9 @@ pub fn router(_: Arc<App>) -> Router<Arc<App>> {
                 .merge(grants::routes())
                 .merge(assignments::routes())
                 .merge(catalog::routes())
+                .merge(policies::routes())
+                .merge(endpoint_filter::routes())
+                .merge(credentials::routes())
                 .merge(app_credentials::routes()),
         )
         .layer(DefaultBodyLimit::max(MAX_BODY))

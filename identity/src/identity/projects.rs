@@ -496,6 +496,7 @@ async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<Stri
     }
     let mut change = app.store.change_identity().await?;
     change.delete_project(&id).await?;
+    change.dissociate_all(&id).await?;
     app.store.commit(change).await?;
     caller.audit("delete", KIND, &id);
     Ok(no_content())

@@ -129,6 +129,55 @@ impl Change {
         Ok(())
     }
 
+    /// Writes description and parent of a region.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn update_region(&mut self, region: &Region) -> StoreResult<()> {
+        sqlx::query("UPDATE regions SET description = $2, parent_region_id = $3 WHERE id = $1")
+            .bind(&region.id)
+            .bind(&region.description)
+            .bind(&region.parent_region_id)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    /// Writes all attributes of a service.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn update_service(&mut self, service: &Service) -> StoreResult<()> {
+        sqlx::query("UPDATE services SET type = $2, name = $3, description = $4, enabled = $5 WHERE id = $1")
+            .bind(&service.id)
+            .bind(&service.kind)
+            .bind(&service.name)
+            .bind(&service.description)
+            .bind(service.enabled)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    /// Writes all attributes of an endpoint.
+    ///
+    /// # Errors
+    /// `Dangling`, `Query`.
+    pub async fn update_endpoint(&mut self, endpoint: &Endpoint) -> StoreResult<()> {
+        sqlx::query(
+            "UPDATE endpoints SET service_id = $2, interface = $3, region_id = $4, url = $5, enabled = $6 WHERE id = $1",
+        )
+        .bind(&endpoint.id)
+        .bind(&endpoint.service_id)
+        .bind(&endpoint.interface)
+        .bind(&endpoint.region_id)
+        .bind(&endpoint.url)
+        .bind(endpoint.enabled)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
+
     /// Deletes a region. Says whether there was one.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ pub mod app_credentials;
 pub mod assignments;
 pub mod catalog;
 pub mod containers;
+pub mod documents;
 pub mod domains;
 pub mod groups;
 pub mod key_quotas;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod catalog;
 mod hierarchy;
 
 use serde_json::{Value, json};
