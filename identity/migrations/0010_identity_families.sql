@@ -9,7 +9,7 @@ CREATE TABLE documents (
     project_id TEXT REFERENCES projects (id) ON DELETE CASCADE,
     domain_id  TEXT REFERENCES domains (id) ON DELETE CASCADE,
     body       TEXT NOT NULL,
-    -- What nobody may read in the database (credential blobs), sealed by the key-encryption key.
+    -- What nobody may read in the database (credential blobs), sealed by a key of its own under the key-encryption key.
     sealed     BLOB,
     PRIMARY KEY (family, id)
 );

@@ -23,6 +23,8 @@ use crate::{
 
 /// Sealed by the key-encryption key at first start, to tell a wrong key from damaged records.
 pub(crate) const KEK_CHECK: &str = "kek-check";
+/// Name of the record with the key of users' credentials, sealed by the key-encryption key.
+pub(crate) const CREDENTIAL_KEY: &str = "credential-key";
 const MICROSECONDS: i64 = 1_000_000;
 
 /// How long an expired token may still be shown to a service that asks for it (seconds, as in Keystone).
@@ -109,6 +111,7 @@ pub struct App {
     /// Settings.
     pub config: AppConfig,
     token_keys: TokenKeys,
+    credential_key: SealingKey,
     token_cache: TokenCache,
 }
 
@@ -124,6 +127,7 @@ impl App {
         check_kek(&store, &kek, &config.data_dir).await?;
         crate::keymanager::upgrade(&store, &kek).await?;
         let token_keys = load_token_keys(&store, &kek).await?;
+        let credential_key = load_credential_key(&store, &kek).await?;
         let (rounds, parallel) = (config.password_rounds, config.password_parallel);
         let hasher = tokio::task::spawn_blocking(move || PasswordHasher::new(rounds, parallel))
             .await
@@ -139,6 +143,7 @@ impl App {
             metrics: Metrics::new(),
             config,
             token_keys,
+            credential_key,
             token_cache: TokenCache::default(),
         }))
     }
@@ -151,6 +156,11 @@ impl App {
     /// The keys that seal tokens.
     pub fn token_keys(&self) -> &TokenKeys {
         &self.token_keys
+    }
+
+    /// The key that seals the blobs of users' credentials.
+    pub fn credential_key(&self) -> &SealingKey {
+        &self.credential_key
     }
 
     /// What a token means now, from the cache if nothing changed.
@@ -225,6 +235,26 @@ pub(crate) async fn check_kek(store: &Store, kek: &Kek, data_dir: &Path) -> Resu
     kek.open(&[KEK_CHECK], &sealed)
         .map(|_| ())
         .map_err(|_| AppError::WrongKek(data_dir.into()))
+}
+
+/// A key of its own, so that a rotation of the key-encryption key seals one record anew and not every credential.
+async fn load_credential_key(store: &Store, kek: &Kek) -> Result<SealingKey, AppError> {
+    if store.meta(CREDENTIAL_KEY).await?.is_none() {
+        let key = zeroize::Zeroizing::new(random_bytes::<KEY_LEN>());
+        let mut change = store.change_keys().await?;
+        // Looked at inside of the change: a rotation of the key-encryption key cannot begin in between.
+        let check = change.meta(KEK_CHECK).await?.unwrap_or_default();
+        let sealed = kek.seal_like((&[KEK_CHECK], &check), &[CREDENTIAL_KEY], key.as_slice())?;
+        match change.insert_meta(CREDENTIAL_KEY, &sealed).await {
+            Ok(()) => store.commit(change).await?,
+            Err(StoreError::Duplicate) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let sealed = store.meta(CREDENTIAL_KEY).await?.unwrap_or_default();
+    Ok(SealingKey::from_slice(
+        &kek.open(&[CREDENTIAL_KEY], &sealed)?,
+    )?)
 }
 
 async fn load_token_keys(store: &Store, kek: &Kek) -> Result<TokenKeys, AppError> {

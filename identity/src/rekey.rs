@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::{
-    app::{AppError, KEK_CHECK, check_kek},
+    app::{AppError, CREDENTIAL_KEY, KEK_CHECK, check_kek},
     crypto::{Kek, KekError, SealError},
     store::{Change, DATABASE_FILE, Store, StoreError},
 };
@@ -67,8 +67,12 @@ async fn rotate(
         kek.add_newest()?;
         pause()?;
     }
-    let mut done = check_record(store, kek).await?;
-    pause()?;
+    let mut done = 0;
+    // The check record first: it says which key seals from now on.
+    for name in [KEK_CHECK, CREDENTIAL_KEY] {
+        done += reseal_meta(store, kek, name).await?;
+        pause()?;
+    }
     for key in store.token_keys().await? {
         let id = key.id.to_string();
         let place = ["token-key", id.as_str()];
@@ -120,25 +124,29 @@ async fn rotate(
     Ok(done)
 }
 
-/// Seals the check record by the newest key, if it is not.
-async fn check_record(store: &Store, kek: &Kek) -> Result<u64, RekeyError> {
+/// Seals a record of the service's own by the newest key, if it is there and is not.
+async fn reseal_meta(store: &Store, kek: &Kek, name: &str) -> Result<u64, RekeyError> {
     let mut change = store.change_keys().await?;
-    let sealed = change.meta(KEK_CHECK).await?.unwrap_or_default();
-    if kek.is_newest(&[KEK_CHECK], &sealed) {
+    let Some(sealed) = change.meta(name).await? else {
+        return Ok(0);
+    };
+    if kek.is_newest(&[name], &sealed) {
         return Ok(0);
     }
-    let plain = kek.open(&[KEK_CHECK], &sealed)?;
-    let sealed = kek.seal_newest(&[KEK_CHECK], &plain)?;
-    change.set_meta(KEK_CHECK, &sealed).await?;
+    let plain = kek.open(&[name], &sealed)?;
+    let sealed = kek.seal_newest(&[name], &plain)?;
+    change.set_meta(name, &sealed).await?;
     store.commit(change).await?;
     Ok(1)
 }
 
 /// Whether any record is sealed by another key than the newest.
 async fn anything_old(store: &Store, kek: &Kek) -> Result<bool, StoreError> {
-    let check = store.meta(KEK_CHECK).await?.unwrap_or_default();
-    if !kek.is_newest(&[KEK_CHECK], &check) {
-        return Ok(true);
+    for name in [KEK_CHECK, CREDENTIAL_KEY] {
+        let sealed = store.meta(name).await?;
+        if sealed.is_some_and(|sealed| !kek.is_newest(&[name], &sealed)) {
+            return Ok(true);
+        }
     }
     for key in store.token_keys().await? {
         if !kek.is_newest(&["token-key", &key.id.to_string()], &key.sealed) {
@@ -265,8 +273,8 @@ mod tests {
             all_open(&bench, &secrets).await;
         }
         assert!(
-            stops >= 4,
-            "file, check record, token key, projects' keys: {stops}"
+            stops >= 5,
+            "file, check record, credentials' key, token key, projects' keys: {stops}"
         );
         // The first key opens nothing any more, the file that is there now opens everything.
         bench.app.store.close().await;
@@ -284,13 +292,13 @@ mod tests {
         let keys = tempfile::tempdir().unwrap();
         let (bench, secrets) = ground(&keys).await;
         let kek = other(&keys, &bench);
-        // The check record, the token key, the keys of three projects.
-        assert_eq!(run(bench.dir.path(), &kek, false).await.unwrap(), 5);
+        // The check record, the keys of credentials and tokens, the keys of three projects.
+        assert_eq!(run(bench.dir.path(), &kek, false).await.unwrap(), 6);
         assert_eq!(kek.count(), 2);
         all_open(&bench, &secrets).await;
         let text = fs::read_to_string(keys.path().join("kek")).unwrap();
         assert!(text.trim_end().ends_with(&hex::encode([9; 32])));
-        assert_eq!(run(bench.dir.path(), &kek, true).await.unwrap(), 5);
+        assert_eq!(run(bench.dir.path(), &kek, true).await.unwrap(), 6);
         assert_eq!(kek.count(), 1);
         all_open(&bench, &secrets).await;
     }

@@ -83,8 +83,7 @@ async fn authorized(
 fn fill(app: &App, document: &mut Document, mut object: Object) -> Result<(), IdentityError> {
     if let Some(blob) = fields::text(&mut object, "blob")? {
         document.sealed = Some(
-            app.kek
-                .key()
+            app.credential_key()
                 .seal(&["credential", &document.id], blob.as_bytes())?,
         );
     }
@@ -103,7 +102,9 @@ fn fill(app: &App, document: &mut Document, mut object: Object) -> Result<(), Id
 /// The blob of a record, opened.
 fn blob(app: &App, document: &Document) -> Result<String, SealError> {
     let sealed = document.sealed.as_deref().unwrap_or_default();
-    let opened = app.kek.key().open(&["credential", &document.id], sealed)?;
+    let opened = app
+        .credential_key()
+        .open(&["credential", &document.id], sealed)?;
     String::from_utf8(opened.to_vec()).map_err(|_| SealError::Format)
 }
 
