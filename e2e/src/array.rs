@@ -8,7 +8,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
@@ -18,6 +18,10 @@ use sha2::{Digest, Sha256};
 use crate::process::{Daemon, run, tail, wait_for};
 use crate::sandbox::{self, ip_batch, plain_path};
 
+/// What tgtd says of a disk with a command on its way.
+const STILL_ACTIVE: &str = "still active";
+/// By then every command has ended.
+const COMMANDS_END: Duration = Duration::from_secs(10);
 /// The port of iSCSI.
 pub const PORT: u16 = 3260;
 
@@ -440,17 +444,22 @@ impl Array {
 
     /// Takes a disk away; its file stays.
     pub fn remove_lun(&mut self, iqn: &str, number: u16) -> Result<()> {
-        let target = self.target(iqn)?.id.to_string();
-        self.admin(&[
-            "--mode",
-            "logicalunit",
-            "--op",
-            "delete",
-            "--tid",
-            &target,
-            "--lun",
-            &number.to_string(),
-        ])?;
+        let (target, lun) = (self.target(iqn)?.id.to_string(), number.to_string());
+        let place = ["--tid", &target, "--lun", &lun];
+        let deadline = Instant::now() + COMMANDS_END;
+        loop {
+            let delete = ["--mode", "logicalunit", "--op", "delete"];
+            match self.admin(&[&delete[..], &place].concat()) {
+                // A command is on its way in the disk: tgtd takes it away only between two.
+                Err(e) if format!("{e:#}").contains(STILL_ACTIVE) && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                done => {
+                    done?;
+                    break;
+                }
+            }
+        }
         self.target_mut(iqn)?.luns.retain(|l| l.number != number);
         self.save()
     }

@@ -1,6 +1,8 @@
 //! Benchmarks: ours and what it is measured against in one run, printed side by side and written as JSON rows under
 //! `target/bench/`. A goal that is not met is printed as such; tests never assert on time.
 
+mod processes;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -52,7 +54,11 @@ pub const NAMES: [&str; 1] = ["attach"];
 pub async fn run(name: &str, rounds: u32) -> Result<()> {
     sandbox::require()?;
     let rows = match name {
-        "attach" => attach(rounds).await?,
+        "attach" => {
+            let mut rows = attach(rounds).await?;
+            rows.push(processes::count().await?);
+            rows
+        }
         _ => bail!("no benchmark {name}; there are: {}", NAMES.join(" ")),
     };
     println!(

@@ -56,6 +56,14 @@ pub const HELM: [&[&str]; 2] = [
     ],
 ];
 
+/// Gives the product's images to every node that runs.
+pub async fn load_images(cluster: &Cluster) -> Result<()> {
+    for image in image_archives() {
+        cluster.load_image(&image).await?;
+    }
+    Ok(())
+}
+
 /// Installs both charts, or upgrades them, and waits until operator, identity service and agents run.
 pub async fn install(cluster: &Cluster) -> Result<()> {
     for command in HELM {

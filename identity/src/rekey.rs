@@ -298,9 +298,21 @@ mod tests {
         all_open(&bench, &secrets).await;
         let text = fs::read_to_string(keys.path().join("kek")).unwrap();
         assert!(text.trim_end().ends_with(&hex::encode([9; 32])));
+        let body = json!({"credential": {"type": "cert", "blob": "of a user"}});
+        let made = bench
+            .admin("POST", "/identity/v3/credentials", body, 201)
+            .await;
         assert_eq!(run(bench.dir.path(), &kek, true).await.unwrap(), 6);
         assert_eq!(kek.count(), 1);
         all_open(&bench, &secrets).await;
+        bench.app.store.close().await;
+        let bench = reopened(bench, &keys).await;
+        let path = format!(
+            "/identity/v3/credentials/{}",
+            crate::testing::id(&made["credential"])
+        );
+        let shown = bench.admin("GET", &path, Value::Null, 200).await;
+        assert_eq!(shown["credential"]["blob"], "of a user");
     }
 
     #[tokio::test]

@@ -35,9 +35,7 @@ pub(super) async fn tell(cluster: &mut Cluster) -> Result<()> {
         command("helm", words);
     }
     let clock = Clock::start();
-    for image in release::image_archives() {
-        cluster.load_image(&image).await?;
-    }
+    release::load_images(cluster).await?;
     release::install(cluster).await?;
     kubectl(
         cluster,

@@ -10,9 +10,7 @@ use cryptvol_e2e::scenario::volume_life;
 #[tokio::test]
 async fn a_volume_survives_its_agent_and_ends_without_a_trace() -> Result<()> {
     let cluster = Cluster::shared(&release::image_archives()).await?;
-    for image in release::image_archives() {
-        cluster.load_image(&image).await?;
-    }
+    release::load_images(&cluster).await?;
     release::install(&cluster).await?;
     let keystone = release::keystone(&cluster).await?;
     let mut array = Array::start(&cluster.dir().join("array-of-life")).await?;
