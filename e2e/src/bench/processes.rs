@@ -55,6 +55,8 @@ pub(super) async fn count() -> Result<Row> {
     }
     // Processes are noted when they end: the workers with their agent, which is one itself.
     site.kill_agent(0).await?;
+    let workers = "for i in $(seq 100); do pgrep -f 'worker --parent' >/dev/null || exit 0; sleep .1; done; exit 1";
+    site.node(0).sh(workers).await?.ok()?;
     accounting(&site, "").await?;
     let file = site.node(0).exec(&["cat", FILE]).await?;
     ensure!(file.code == 0, "{}", file.stderr);
