@@ -67,8 +67,8 @@ async fn an_idle_cluster_writes_nothing_and_stays_small() -> Result<()> {
     for (program, limit) in LIMITS {
         let mut seen = 0;
         for node in &cluster.nodes {
-            for kib in resident(node, program).await? {
-                eprintln!("{program} on {}: {kib} KiB resident", node.name());
+            for kib in memory(node, program).await? {
+                eprintln!("{program} on {}: {kib} KiB", node.name());
                 ensure!(kib < limit << 10, "{program} takes more than {limit} MiB");
                 seen += 1;
             }
@@ -100,10 +100,11 @@ fn is_renewal(event: &AuditEvent) -> bool {
     })
 }
 
-/// Resident memory in KiB of each container of a program on a node: all its processes together, workers included.
-async fn resident(node: &Node, program: &str) -> Result<Vec<u64>> {
+/// Memory in KiB of each container of a program on a node: all its processes together, workers included; what they share counts
+/// once (PSS, proc(5)).
+async fn memory(node: &Node, program: &str) -> Result<Vec<u64>> {
     const LIST: &str = "for p in /proc/[0-9]*; do exe=$(readlink $p/exe) && \
-        echo \"$(tail -1 $p/cgroup) $(awk '/^VmRSS/ { print $2 }' $p/status) $exe\"; done; true";
+        echo \"$(tail -1 $p/cgroup) $(awk '/^Pss:/ { print $2 }' $p/smaps_rollup) $exe\"; done; true";
     let mut containers = BTreeMap::<String, u64>::new();
     for line in node.sh(LIST).await?.ok()?.lines() {
         if let [group, kib, exe] = line.split_whitespace().collect::<Vec<_>>()[..]
