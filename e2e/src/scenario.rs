@@ -49,6 +49,8 @@ pub async fn volume_life(
     let key = volume["status"]["key"]["id"]
         .as_str()
         .context("the status names no key")?;
+    let uid = volume["metadata"]["uid"].as_str().context("a UID")?;
+    let mapping = cryptvol_crds::names::mapping_name(uid);
     let link = cryptvol_crds::names::link_path(name, "vol");
     write(ground, &link).await?;
     let text = read(ground, &link).await?;
@@ -83,7 +85,7 @@ pub async fn volume_life(
     ground
         .kubectl(&["delete", "evol", "-n", name, "vol", "--timeout=120s"])
         .await?;
-    nothing_left(ground, &link, &iqn, &lun).await?;
+    nothing_left(ground, &[&link, &mapping, &iqn], &lun).await?;
     ensure!(
         !keystone.has_secret(&tenant, key).await?,
         "the key is still in the key manager"
@@ -128,9 +130,13 @@ async fn read(ground: &impl Ground, link: &str) -> Result<String> {
     ground.on_hypervisor(&script).await
 }
 
-async fn nothing_left(ground: &impl Ground, link: &str, iqn: &str, lun: &Lun) -> Result<()> {
+async fn nothing_left(
+    ground: &impl Ground,
+    [link, mapping, iqn]: &[&str; 3],
+    lun: &Lun,
+) -> Result<()> {
     let script = format!(
-        "ls {link} 2>/dev/null; grep -h '^cryptvol-' /sys/block/dm-*/dm/name 2>/dev/null; \
+        "ls {link} 2>/dev/null; grep -h '^{mapping}$' /sys/block/dm-*/dm/name 2>/dev/null; \
          grep -h '^{iqn}$' /sys/class/iscsi_session/*/targetname 2>/dev/null; true"
     );
     wait_for(
