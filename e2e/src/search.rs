@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
-use crate::node::Node;
+use crate::node::{Node, Spawned};
 use crate::sandbox;
 
 /// Name of the subcommand.
@@ -258,6 +258,37 @@ fn parent(pid: u32) -> Option<u32> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = text.rsplit_once(')')?;
     rest.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// All that was ever in a command line or environment on a node while it was watched.
+#[derive(Debug)]
+pub struct Watch {
+    process: Spawned,
+    log: PathBuf,
+}
+
+/// Log of the watch on its node.
+const WATCH: &str = "process-watch";
+
+/// Begins to look at the command lines and environments of a node's processes, some ten times a second, so that short-lived ones are
+/// seen as well. Each word is noted once.
+pub async fn watch_processes(node: &Node) -> Result<Watch> {
+    let script = "while :; do cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null; sleep .05; done | tr '\\0' '\\n' \
+                  | awk '!seen[$0]++ { print; fflush() }'";
+    let process = node.spawn(WATCH, &["bash", "-c", script], &[]).await?;
+    Ok(Watch {
+        process,
+        log: node.log_path(WATCH),
+    })
+}
+
+impl Watch {
+    /// Ends it and returns the words.
+    pub async fn stop(self) -> Result<String> {
+        self.process.signal("SIGKILL").await?;
+        self.process.wait(Duration::from_secs(20)).await?;
+        Ok(String::from_utf8_lossy(&fs::read(self.log)?).into_owned())
+    }
 }
 
 #[cfg(test)]

@@ -95,6 +95,8 @@ async fn a_volume_lives_through_power_cuts_moves_and_ends_erased() -> Result<()>
         );
     }
 
+    let watch = search::watch_processes(site.node(1)).await?;
+
     // A move: detached there, attached here, never both.
     volume.clone().on("node-2").apply(&site.plane).await?;
     volume
@@ -122,6 +124,19 @@ async fn a_volume_lives_through_power_cuts_moves_and_ends_erased() -> Result<()>
 
     volume.delete(&site.plane).await?;
     volume.wait_gone(&site.plane).await?;
+    // From before the attachment to its end, on the node that had it.
+    let seen = watch.stop().await?;
+    ensure!(
+        seen.lines().any(|word| word == "--parent"),
+        "the watch saw no worker"
+    );
+    let mut needles = Needles::default();
+    needles.add("passphrase", &hex::decode(&passphrase)?);
+    let found = needles.found_in(seen.as_bytes());
+    ensure!(
+        found.is_empty(),
+        "in a command line or environment: {found:?}"
+    );
     ensure!(
         left_behind(&site, 1).await?.is_empty(),
         "left on node-2: {}",

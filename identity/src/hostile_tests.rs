@@ -389,6 +389,9 @@ impl<S: tracing::Subscriber> Layer<S> for Trail {
 #[tokio::test]
 async fn hostile_requests_on_every_route() {
     let trail = Trail::default();
+    // While there is one subscriber alone, whether an event is wanted is asked of the thread that comes to its line first, which
+    // may be another test's, without any; with two, all of them are asked.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let _listening =
         tracing::subscriber::set_default(tracing_subscriber::registry().with(trail.clone()));
     let mut bench = Bench::new().await;

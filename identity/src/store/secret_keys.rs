@@ -1,5 +1,5 @@
 //! The keys of the secrets, one each, in rows that are overwritten where they lie (see the migration that makes
-//! the table, and decision record 13).
+//! the table, and decision record 12).
 
 use super::{
     Change, Store, StoreResult,
