@@ -21,7 +21,14 @@ pub struct Count {
     pub ignored: u32,
     /// Names of what failed.
     pub names: Vec<String>,
+    /// The first lines of what each failed test said, under its name: a long log may be cut where it is shown.
+    pub said: BTreeMap<String, Vec<String>>,
+    /// Whose output is being read.
+    speaker: Option<String>,
 }
+
+/// Lines kept of what a failed test said.
+const SAID: usize = 12;
 
 impl Count {
     /// Something passed and nothing failed.
@@ -43,6 +50,7 @@ impl Count {
         {
             self.names.push(name.to_owned());
         }
+        self.listen(line);
         let Some(numbers) = line.strip_prefix("test result: ") else {
             return;
         };
@@ -64,6 +72,27 @@ impl Count {
     }
 }
 
+impl Count {
+    /// Keeps the beginning of what failed tests said, from libtest's list of failures.
+    fn listen(&mut self, line: &str) {
+        if let Some(name) = line
+            .strip_prefix("---- ")
+            .and_then(|rest| rest.strip_suffix(" stdout ----"))
+        {
+            self.speaker = Some(name.to_owned());
+            return;
+        }
+        if line == "failures:" || line.starts_with("test result: ") {
+            self.speaker = None;
+        }
+        let Some(name) = &self.speaker else { return };
+        let said = self.said.entry(name.clone()).or_default();
+        if said.len() < SAID && !line.trim().is_empty() {
+            said.push(line.to_owned());
+        }
+    }
+}
+
 /// Runs a `cargo test`, shows and keeps what it says, and counts.
 pub fn run(
     name: &str,
@@ -77,6 +106,8 @@ pub fn run(
     let log = File::create(&path).with_context(|| format!("make {}", path.display()))?;
     let errors = log.try_clone()?;
     let mut child = command
+        // An error says what it is about; forty frames of a runtime below it hide the next one.
+        .env("RUST_LIB_BACKTRACE", "0")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -110,6 +141,7 @@ pub fn run(
     count.failed += found.failed;
     count.ignored += found.ignored;
     count.names.extend(found.names);
+    count.said.extend(found.said);
     match status {
         None => count.fail(format!(
             "{name}: not done in its time and ended, see {}",
@@ -219,19 +251,28 @@ mod tests {
         for line in [
             "test a::b ... ok",
             "test a::c ... FAILED",
+            "failures:",
+            "---- a::c stdout ----",
+            "Error: the disk is gone",
+            "",
+            "failures:",
+            "    a::c",
             "test result: FAILED. 1 passed; 1 failed; 2 ignored; 0 measured; 7 filtered out; finished in 0.00s",
             "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
             "test result in a message: 9 passed",
         ] {
             count.line(line);
         }
+        let said = BTreeMap::from([("a::c".into(), vec!["Error: the disk is gone".into()])]);
         assert_eq!(
             count,
             Count {
                 passed: 4,
                 failed: 1,
                 ignored: 2,
-                names: vec!["a::c".into()]
+                names: vec!["a::c".into()],
+                said,
+                speaker: None,
             }
         );
         assert!(!count.good());

@@ -45,6 +45,9 @@ pub fn run(tiers: &[Tier], filter: Option<&str>) -> Result<()> {
     for (tier, count) in &counts {
         for name in &count.names {
             eprintln!("failed in tier {}: {name}", tier.name());
+            for line in count.said.get(name).into_iter().flatten() {
+                eprintln!("    {line}");
+            }
         }
         if count.ignored > 0 {
             eprintln!(

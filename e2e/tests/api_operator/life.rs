@@ -11,11 +11,10 @@ use cryptvol_crds::v1alpha1::{
     Stage,
 };
 use cryptvol_e2e::identity_service::product_binary;
-use cryptvol_e2e::process::wait_for;
 use kube::api::DeleteParams;
 use serde_json::json;
 
-use crate::ground::{Ground, SOON, TEAM, now, request_id};
+use crate::ground::{Ground, TEAM, now, request_id};
 
 #[tokio::test]
 async fn from_apply_to_delete() -> Result<()> {
@@ -152,7 +151,7 @@ async fn from_apply_to_delete() -> Result<()> {
         })
         .await?;
     let status = ground
-        .until("v", "Ready", SOON, |s| is_true(&s.conditions, READY))
+        .until("v", "Ready", |s| is_true(&s.conditions, READY))
         .await?;
     assert_eq!(status.wwid.as_deref(), Some("naa.6001405"));
     assert_eq!(status.header.as_ref(), Some(&header));
@@ -215,7 +214,7 @@ async fn from_apply_to_delete() -> Result<()> {
     assert_eq!(code, 403);
     ground.lets_go(&nv).await?;
     ground
-        .until("v", "Detached", SOON, |s| {
+        .until("v", "Detached", |s| {
             s.attachments.is_empty()
                 && get(&s.conditions, READY).is_some_and(|c| c.reason == "Detached")
         })
@@ -246,13 +245,7 @@ async fn from_apply_to_delete() -> Result<()> {
             });
         })
         .await?;
-    wait_for(
-        "the volume to be gone",
-        SOON,
-        || async { Ok(ground.volumes().get_opt("v").await?.is_none().then_some(())) },
-        || operator.daemon.log_tail(20),
-    )
-    .await?;
+    ground.gone("v").await?;
     assert!(!ground.keystone.has_secret(&ground.tenant, &key.id).await?);
     assert!(
         ground

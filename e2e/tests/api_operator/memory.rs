@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use cryptvol_e2e::identity_service::product_binary;
 use cryptvol_e2e::system::CLASS;
+use cryptvol_e2e::volumes::PATIENCE;
 use serde_json::json;
 
 use crate::ground::Ground;
@@ -44,10 +45,7 @@ async fn memory_stays_small_over_an_hour_of_resyncs() -> Result<()> {
             .iter()
             .any(|v| v.status.as_ref().is_none_or(|s| s.key.is_none()))
     {
-        ensure!(
-            begun.elapsed() < Duration::from_secs(90),
-            "keys are still being made"
-        );
+        ensure!(begun.elapsed() < PATIENCE, "keys are still being made");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let (writes, before) = (
@@ -74,10 +72,7 @@ async fn memory_stays_small_over_an_hour_of_resyncs() -> Result<()> {
             .await?
             < passes + VOLUMES
         {
-            ensure!(
-                begun.elapsed() < Duration::from_secs(30),
-                "resync {n} does not end"
-            );
+            ensure!(begun.elapsed() < PATIENCE, "resync {n} does not end");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -41,9 +41,7 @@ async fn a_deleted_namespace_goes_or_says_why_not() -> Result<()> {
         .await?;
     ground.lets_go(&nv).await?;
     ground
-        .until("detached", "detached", PATIENCE, |s| {
-            s.attachments.is_empty()
-        })
+        .until("detached", "detached", |s| s.attachments.is_empty())
         .await?;
     let key = |name: &'static str| {
         let volumes = ground.volumes();
@@ -56,6 +54,19 @@ async fn a_deleted_namespace_goes_or_says_why_not() -> Result<()> {
 
     let delete = ["delete", "namespace", TEAM, "--wait=false"];
     ground.plane.kubectl(&delete).await?;
+    // The namespace's controller deletes kinds in no order of its own; what is shown here is credentials that are gone.
+    wait_for(
+        "the credentials to be gone",
+        PATIENCE,
+        || async {
+            let list = ["get", "secret", "openstack", "-n", TEAM];
+            let names = [&list[..], &["--ignore-not-found", "-o", "name"]].concat();
+            let found = ground.plane.kubectl(&names).await?;
+            Ok(found.trim().is_empty().then_some(()))
+        },
+        String::new,
+    )
+    .await?;
     for name in ["whole", "keyless"] {
         let nv = ground
             .handed_over(name, "node-1", |nv| nv.spec.desired == Desired::Erased)

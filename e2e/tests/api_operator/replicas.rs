@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::names;
+use cryptvol_e2e::process::wait_for;
 use cryptvol_e2e::system::SYSTEM;
+use cryptvol_e2e::volumes::PATIENCE;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use nix::sys::signal::Signal;
@@ -13,13 +15,12 @@ use serde_json::json;
 use crate::ground::{Ground, request_id};
 
 impl Ground {
+    /// Who holds the lease; nobody, when it was given back.
     async fn leader(&self) -> Result<String> {
         let api: Api<Lease> = Api::namespaced(self.client.clone(), SYSTEM);
         let lease = api.get(names::OPERATOR_LEASE).await?;
-        lease
-            .spec
-            .and_then(|s| s.holder_identity)
-            .context("no holder")
+        let spec = lease.spec.context("a lease without content")?;
+        Ok(spec.holder_identity.unwrap_or_default())
     }
 
     async fn led_by(&self, pod: &str, limit: Duration) -> Result<()> {
@@ -40,7 +41,7 @@ impl Ground {
 async fn one_leads_and_each_releases() -> Result<()> {
     let mut ground = Ground::start("operator-replicas").await?;
     let mut first = ground.operator("replica-a").await?;
-    ground.led_by("replica-a", Duration::from_secs(10)).await?;
+    ground.led_by("replica-a", PATIENCE).await?;
     let second = ground.operator("replica-b").await?;
     ground.apply(&ground.volume("v", 1, &json!({}))).await?;
     let nv = ground.handed_over("v", "node-1", |_| true).await?;
@@ -57,7 +58,7 @@ async fn one_leads_and_each_releases() -> Result<()> {
     // A crash: the other leads when the lease is over, and not before.
     first.daemon.kill()?;
     let begun = Instant::now();
-    ground.led_by("replica-b", Duration::from_secs(45)).await?;
+    ground.led_by("replica-b", PATIENCE).await?;
     ensure!(
         begun.elapsed() > Duration::from_secs(15),
         "taken from a living holder"
@@ -69,20 +70,29 @@ async fn one_leads_and_each_releases() -> Result<()> {
     ground.plane.stop_api_server()?;
     let begun = Instant::now();
     while second.daemon.is_running() {
-        ensure!(
-            begun.elapsed() < Duration::from_secs(40),
-            "leads on without a lease"
-        );
+        ensure!(begun.elapsed() < PATIENCE, "leads on without a lease");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     ground.plane.start_api_server().await?;
 
-    // An orderly end gives the lease back at once.
+    // An orderly end gives the lease back before the process is gone: the next one need not wait for it to run out.
     let third = ground.operator("replica-c").await?;
-    ground.led_by("replica-c", Duration::from_secs(45)).await?;
+    ground.led_by("replica-c", PATIENCE).await?;
     let fourth = ground.operator("replica-d").await?;
     third.daemon.signal(Signal::SIGTERM)?;
-    ground.led_by("replica-d", Duration::from_secs(8)).await?;
+    wait_for(
+        "replica-c to end",
+        PATIENCE,
+        || async { Ok((!third.daemon.is_running()).then_some(())) },
+        || third.daemon.log_tail(20),
+    )
+    .await?;
+    let holder = ground.leader().await?;
+    ensure!(
+        !holder.starts_with("replica-c"),
+        "{holder} ended and kept the lease"
+    );
+    ground.led_by("replica-d", PATIENCE).await?;
     let keys = ground.keystone.secrets(&ground.tenant).await?;
     assert_eq!(keys.len(), 2, "one key a volume, whoever led: {keys:?}");
     fourth.daemon.check()?;
