@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Id of the first domain, fixed by the protocol.
-const DEFAULT_DOMAIN: &str = "default";
+pub(crate) const DEFAULT_DOMAIN: &str = "default";
 const DEFAULT_DOMAIN_NAME: &str = "Default";
 const ADMIN: &str = "admin";
 /// Each role implies the next one; `service` stands alone.

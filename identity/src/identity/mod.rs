@@ -7,6 +7,8 @@ mod catalog;
 mod credentials;
 mod discovery;
 mod documents;
+mod domain_config;
+mod domain_options;
 mod domains;
 mod endpoint_filter;
 mod error;
@@ -47,6 +49,7 @@ pub fn router(_: Arc<App>) -> Router<Arc<App>> {
             Router::new()
                 .merge(auth::routes())
                 .merge(domains::routes())
+                .merge(domain_config::routes())
                 .merge(projects::routes())
                 .merge(tags::routes())
                 .merge(users::routes())

@@ -10,6 +10,7 @@ pub mod assignments;
 pub mod catalog;
 pub mod containers;
 pub mod documents;
+pub mod domain_config;
 pub mod domains;
 pub mod groups;
 pub mod key_quotas;

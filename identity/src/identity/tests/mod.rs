@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod catalog;
+mod domain_config;
 mod hierarchy;
 
 use serde_json::{Value, json};
