@@ -3,9 +3,15 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+
+use crate::volumes::PATIENCE;
+
+/// Without a write for this long, what an action brings along is over.
+const QUIET: Duration = Duration::from_secs(5);
 
 /// Audit policy (audit.k8s.io/v1): one line a request, when it was answered, without bodies.
 pub(crate) const POLICY: &str = r#"{"apiVersion":"audit.k8s.io/v1","kind":"Policy","omitStages":["RequestReceived","ResponseStarted"],"rules":[{"level":"Metadata"}]}"#;
@@ -118,6 +124,28 @@ impl AuditLog {
         Ok(std::fs::metadata(&self.path)
             .with_context(|| format!("look at {}", self.path.display()))?
             .len())
+    }
+
+    /// Waits until nothing that `counts` was answered for some seconds, and gives the end of the log then: what follows an
+    /// action (Events, a report, a status) is over, however slow the machine is.
+    ///
+    /// # Errors
+    /// When it never gets quiet.
+    pub async fn quiet(&self, counts: impl Fn(&AuditEvent) -> bool) -> Result<u64> {
+        let begun = Instant::now();
+        loop {
+            let mark = self.mark()?;
+            tokio::time::sleep(QUIET).await;
+            let seen: Vec<_> = self.since(mark)?.into_iter().filter(&counts).collect();
+            if seen.is_empty() {
+                return self.mark();
+            }
+            ensure!(
+                begun.elapsed() < PATIENCE,
+                "it does not get quiet: {:?}",
+                seen.iter().map(|e| &e.request_uri).collect::<Vec<_>>()
+            );
+        }
     }
 
     /// Everything that was answered after `mark`.

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::NodeVolume;
+use cryptvol_e2e::audit_log::AuditEvent;
 use cryptvol_e2e::control_plane::{ControlPlane, Options};
 use cryptvol_e2e::identity_service::product_binary;
 use cryptvol_e2e::parts::{Parts, Set};
 use cryptvol_e2e::process::{Daemon, free_port, wait_for};
+use cryptvol_e2e::volumes::PATIENCE;
 use cryptvol_e2e::workdir::WorkDir;
 use kube::{Api, CustomResourceExt};
 use serde_json::{Value, json};
@@ -57,7 +59,7 @@ impl Ground {
             let list = ["get", "nodevolumes", "--all-namespaces"];
             Ok(plane.kubectl(&list).await.ok())
         };
-        wait_for("NodeVolumes", Duration::from_secs(30), served, String::new).await?;
+        wait_for("NodeVolumes", PATIENCE, served, String::new).await?;
         // Agents of one node exclude each other on a machine, so each run of this test has a node of its own.
         let node = format!("node-{}", std::process::id());
         let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}});
@@ -99,7 +101,7 @@ impl Ground {
             let status = serde_json::to_value(volume.status?).ok()?;
             (status["observedGeneration"].as_i64() == generation && is(&status)).then_some(status)
         };
-        for _ in 0..150 {
+        for _ in 0..1200 {
             if let Some(status) = seen().await {
                 return Ok(status);
             }
@@ -109,13 +111,14 @@ impl Ground {
         anyhow::bail!("{name} is not {what}: {found:?}")
     }
 
-    fn writes_since(&self, mark: u64) -> Result<Vec<String>> {
-        Ok(self
-            .plane
-            .audit_log()
-            .since(mark)?
-            .iter()
-            .filter(|e| e.user.username == "agent" && e.is_write())
+    /// What the agent wrote since then, when it has come to rest: the API server notes a request after it was answered.
+    async fn writes_since(&self, mark: u64) -> Result<Vec<String>> {
+        let by_agent = |e: &AuditEvent| e.user.username == "agent" && e.is_write();
+        let log = self.plane.audit_log();
+        log.quiet(by_agent).await?;
+        let events = log.since(mark)?;
+        let writes = events.iter().filter(|e| by_agent(e));
+        Ok(writes
             .map(|e| format!("{} {}", e.verb, e.resource()))
             .collect())
     }
@@ -146,7 +149,7 @@ async fn the_agent_reports_once_and_then_is_silent() -> Result<()> {
     // The node's condition, and what it means for a volume.
     let condition = wait_for(
         "the node's condition",
-        Duration::from_secs(20),
+        PATIENCE,
         async || {
             let path = "-o=jsonpath={.status.conditions[?(@.type==\"CryptvolReady\")].status}";
             let out = ground
@@ -180,9 +183,13 @@ async fn the_agent_reports_once_and_then_is_silent() -> Result<()> {
     ground.status("unfit", "detached", is_detached).await?;
 
     // Idle: nothing is written, not even now and then.
-    let mark = ground.plane.audit_log().mark()?;
+    let mark = ground
+        .plane
+        .audit_log()
+        .quiet(|e| e.user.username == "agent" && e.is_write())
+        .await?;
     tokio::time::sleep(Duration::from_secs(25)).await;
-    let writes = ground.writes_since(mark)?;
+    let writes = ground.writes_since(mark).await?;
     // An unfit node is looked at every 20 s, and still not written.
     ensure!(writes.is_empty(), "an idle agent wrote: {writes:?}");
 
@@ -197,7 +204,7 @@ async fn the_agent_reports_once_and_then_is_silent() -> Result<()> {
         .apply(&node_volume("here", &ground.node, "Detached").to_string())
         .await?;
     ground.status("here", "detached", is_detached).await?;
-    let writes = ground.writes_since(mark)?;
+    let writes = ground.writes_since(mark).await?;
     ensure!(writes == ["patch nodevolumes/status"], "{writes:?}");
 
     // The API server away and back: the watch goes on.
@@ -212,17 +219,23 @@ async fn the_agent_reports_once_and_then_is_silent() -> Result<()> {
 
     // A second agent of the same node waits for the first, which ends at once when asked.
     let mut second = ground.agent("second")?;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    ensure!(
-        second.log_tail(5).contains("another agent runs"),
-        "{}",
-        second.log_tail(5)
-    );
+    wait_for(
+        "the second agent to wait",
+        PATIENCE,
+        async || {
+            Ok(second
+                .log_tail(5)
+                .contains("another agent runs")
+                .then_some(()))
+        },
+        || second.log_tail(5),
+    )
+    .await?;
     let rss = resident(agent.pid())?;
     agent.signal(nix::sys::signal::Signal::SIGTERM)?;
     wait_for(
         "the end of the agent",
-        Duration::from_secs(5),
+        PATIENCE,
         async || Ok((!agent.is_running()).then_some(())),
         || agent.log_tail(10),
     )
@@ -233,7 +246,7 @@ async fn the_agent_reports_once_and_then_is_silent() -> Result<()> {
         .apply(&node_volume("last", &ground.node, "Detached").to_string())
         .await?;
     ground.status("last", "detached", is_detached).await?;
-    let writes = ground.writes_since(mark)?;
+    let writes = ground.writes_since(mark).await?;
     ensure!(
         writes == ["patch nodevolumes/status"],
         "a restart writes: {writes:?}"

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use cryptvol_crds::names;
 use cryptvol_e2e::process::wait_for;
 use cryptvol_e2e::system::SYSTEM;
@@ -15,12 +15,14 @@ use serde_json::json;
 use crate::ground::{Ground, request_id};
 
 impl Ground {
-    /// Who holds the lease; nobody, when it was given back.
+    /// Who holds the lease; nobody, before the first one took it and after it was given back.
     async fn leader(&self) -> Result<String> {
         let api: Api<Lease> = Api::namespaced(self.client.clone(), SYSTEM);
-        let lease = api.get(names::OPERATOR_LEASE).await?;
-        let spec = lease.spec.context("a lease without content")?;
-        Ok(spec.holder_identity.unwrap_or_default())
+        let spec = api
+            .get_opt(names::OPERATOR_LEASE)
+            .await?
+            .and_then(|lease| lease.spec);
+        Ok(spec.and_then(|s| s.holder_identity).unwrap_or_default())
     }
 
     async fn led_by(&self, pod: &str, limit: Duration) -> Result<()> {

@@ -13,8 +13,6 @@ use cryptvol_e2e::release;
 use cryptvol_e2e::volumes::Volume;
 use serde_json::json;
 
-/// What follows an attachment (Events, a first look at things) is over by then.
-const SETTLED: Duration = Duration::from_secs(10);
 /// Programs with what each of their containers may take, in MiB.
 const LIMITS: [(&str, u64); 3] = [
     ("cryptvol-operator", 40),
@@ -47,8 +45,9 @@ async fn an_idle_cluster_writes_nothing_and_stays_small() -> Result<()> {
     volume.wait_ready(&cluster.plane).await?;
 
     let log = cluster.plane.audit_log();
-    tokio::time::sleep(SETTLED).await;
-    let mark = log.mark()?;
+    let mark = log
+        .quiet(|e| is_ours(e) && e.is_stored_write() && !is_renewal(e))
+        .await?;
     tokio::time::sleep(Duration::from_secs(60)).await;
     let (renewals, others): (Vec<_>, Vec<_>) = log
         .since(mark)?

@@ -300,7 +300,7 @@ async fn every_failed_login_and_scan_has_its_reason() -> Result<()> {
         .refused(Reason::PortalUnreachable, login(nobody, Value::Null))
         .await?;
     ensure!(
-        start.elapsed() < Duration::from_secs(8),
+        start.elapsed() < Duration::from_secs(60),
         "{:?}",
         start.elapsed()
     );
