@@ -13,6 +13,7 @@ use crate::{
         Kek, KekError, PasswordHasher, SealError, SealingKey, password::PasswordError,
         seal::KEY_LEN,
     },
+    identity::LimitModel,
     ids::random_bytes,
     metrics::Metrics,
     policy::{Api, PolicySources, SiteError, SitePolicy},
@@ -49,6 +50,8 @@ pub struct AppConfig {
     pub passwords: PasswordRules,
     /// Login attempts a second that one account may get; 0: any number.
     pub login_rate: u32,
+    /// How limits of projects and domains go together.
+    pub limit_model: LimitModel,
 }
 
 /// Why the service could not start.
@@ -74,6 +77,13 @@ pub enum AppError {
     /// The policy files cannot be used.
     #[error(transparent)]
     Policy(#[from] SiteError),
+    /// Projects below projects, which the model of limits does not know.
+    #[error(
+        "--limit-model strict-two-level knows domains and their projects, but there are projects below projects: {}; \
+         delete those, or use --limit-model flat",
+        .0.join(", ")
+    )]
+    TooDeep(Vec<String>),
 }
 
 impl AppError {
@@ -86,6 +96,7 @@ impl AppError {
             Self::WrongKek(_) => "WrongKek",
             Self::Password(error) => error.reason(),
             Self::Policy(error) => error.reason(),
+            Self::TooDeep(_) => "ProjectsTooDeep",
         }
     }
 }
@@ -125,6 +136,12 @@ impl App {
         let key_policy = SitePolicy::open(Api::KeyManager, config.policy.clone())?;
         let store = Store::open(&config.data_dir).await?;
         check_kek(&store, &kek, &config.data_dir).await?;
+        if config.limit_model == LimitModel::StrictTwoLevel {
+            let deep = store.projects_below_projects().await?;
+            if !deep.is_empty() {
+                return Err(AppError::TooDeep(deep));
+            }
+        }
         crate::keymanager::upgrade(&store, &kek).await?;
         let token_keys = load_token_keys(&store, &kek).await?;
         let credential_key = load_credential_key(&store, &kek).await?;

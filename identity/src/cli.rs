@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     accounts::{PasswordRules, RulesError},
+    identity::LimitModel,
     policy::PolicySources,
 };
 
@@ -225,6 +226,14 @@ pub struct ServeArgs {
     /// Password hashes computed at the same time; the default is the number of processors.
     #[arg(long, env = "CRYPTVOL_IDENTITY_PASSWORD_PARALLEL", value_name = "N")]
     pub password_parallel: Option<usize>,
+    /// How limits of projects and of their domains go together (`/v3/limits/model`).
+    #[arg(
+        long,
+        env = "CRYPTVOL_IDENTITY_LIMIT_MODEL",
+        default_value = "flat",
+        value_name = "MODEL"
+    )]
+    pub limit_model: LimitModel,
     /// Policy files.
     #[command(flatten)]
     pub policy: PolicyArgs,

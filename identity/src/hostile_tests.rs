@@ -145,7 +145,7 @@ const QUERIES: [&str; 20] = [
     "is_domain=%00&parents_as_ids&subtree_as_ids",
 ];
 
-const ATTRIBUTES: [&str; 44] = [
+const ATTRIBUTES: [&str; 47] = [
     "name",
     "id",
     "domain_id",
@@ -190,6 +190,9 @@ const ATTRIBUTES: [&str; 44] = [
     "value",
     "identity",
     "scope",
+    "resource_name",
+    "default_limit",
+    "resource_limit",
 ];
 
 /// Values of every wrong kind.
@@ -284,6 +287,10 @@ fn body(path: &str, numbers: &mut Numbers) -> Vec<u8> {
         object.insert("name".into(), json!(format!("n{}", numbers.next() % 50)));
     }
     let inner = Value::Object(object);
+    if path.ends_with("limits") && !numbers.next().is_multiple_of(4) {
+        let key = path.rsplit('/').next().unwrap_or_default();
+        return json!({ key: [inner] }).to_string().into_bytes();
+    }
     let whole = if path.starts_with("/key-manager") && !numbers.next().is_multiple_of(4) {
         inner
     } else {
@@ -316,6 +323,20 @@ async fn victims(bench: &Bench, round: usize) -> Vec<String> {
             )
             .await;
         ids.push(id(&made[kind]));
+    }
+    let limited = json!({"service_id": ids.last(), "resource_name": "x"});
+    for (kind, mut body) in [
+        ("registered_limits", json!({"default_limit": 5})),
+        ("limits", json!({"resource_limit": 4, "project_id": ids[1]})),
+    ] {
+        for (name, value) in limited.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        let path = format!("/identity/v3/{kind}");
+        let made = bench
+            .admin("POST", &path, json!({ kind: [body] }), 201)
+            .await;
+        ids.push(id(&made[kind][0]));
     }
     let secret = bench
         .admin(

@@ -61,6 +61,7 @@ async fn open(data: &DataArgs, serve: Option<&ServeArgs>) -> Result<Arc<App>> {
             None => PasswordRules::default(),
         },
         login_rate: serve.map_or(0, |args| args.accounts.login_rate),
+        limit_model: serve.map(|args| args.limit_model).unwrap_or_default(),
     };
     Ok(App::open(config, kek).await?)
 }

@@ -59,6 +59,7 @@ pub(crate) fn config(dir: &TempDir) -> AppConfig {
         policy: PolicySources::default(),
         passwords: PasswordRules::default(),
         login_rate: 0,
+        limit_model: crate::identity::LimitModel::default(),
     }
 }
 

@@ -271,9 +271,9 @@ async fn delete_region(
         .delete_region(&id)
         .await
         .map_err(|error| match error {
-            StoreError::Dangling => {
-                IdentityError::Forbidden("Endpoints use this region; delete those first.".into())
-            }
+            StoreError::Dangling => IdentityError::Forbidden(
+                "Endpoints or registered limits use this region; delete those first.".into(),
+            ),
             other => other.into(),
         })?;
     if !deleted {
@@ -404,7 +404,16 @@ async fn delete_service(
 ) -> ApiResult {
     caller.may(&app, "identity:delete_service", &Target::new())?;
     let mut change = app.store.change_identity().await?;
-    if !change.delete_service(&id).await? {
+    let deleted = change
+        .delete_service(&id)
+        .await
+        .map_err(|error| match error {
+            StoreError::Dangling => IdentityError::Forbidden(
+                "There are registered limits of this service; delete those first.".into(),
+            ),
+            other => other.into(),
+        })?;
+    if !deleted {
         return Err(not_found("service", &id));
     }
     change.dissociate_all(&id).await?;

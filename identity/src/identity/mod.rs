@@ -16,6 +16,7 @@ mod fields;
 mod grants;
 mod groups;
 mod immutable;
+mod limits;
 mod passwords;
 mod policies;
 mod projects;
@@ -36,6 +37,7 @@ use axum::{
 use crate::app::App;
 
 pub use error::IdentityError;
+pub use limits::LimitModel;
 
 /// Largest request body, as in Keystone.
 const MAX_BODY: usize = 114_688;
@@ -61,6 +63,7 @@ pub fn router(_: Arc<App>) -> Router<Arc<App>> {
                 .merge(policies::routes())
                 .merge(endpoint_filter::routes())
                 .merge(credentials::routes())
+                .merge(limits::routes())
                 .merge(app_credentials::routes()),
         )
         .layer(DefaultBodyLimit::max(MAX_BODY))

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::{
     error::{ApiResult, IdentityError},
     fields, immutable,
+    limits::LimitModel,
     support::{Caller, collection, linked, member, no_content, target},
 };
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
     http::{Base, Query},
     ids::identity_id,
     policy::Target,
-    store::{domains::Domain, projects::Project},
+    store::{domains::Domain, limits::Limit, projects::Project},
 };
 
 const NAME_MAX: usize = 64;
@@ -277,6 +278,12 @@ async fn place(
             "The parent project is disabled; enable it first.".into(),
         ));
     }
+    if app.config.limit_model == LimitModel::StrictTwoLevel {
+        return Err(IdentityError::Forbidden(
+            "There are no projects below projects here: limits are strict in two levels, domains and their projects."
+                .into(),
+        ));
+    }
     if app.store.ancestors(&parent).await?.len() + 2 > MAX_DEPTH {
         return Err(IdentityError::Forbidden(format!(
             "The hierarchy may be {MAX_DEPTH} projects deep at most."
@@ -324,7 +331,7 @@ async fn show(
         };
     }
     if query.flag("parents_as_list") {
-        shown["parents"] = visible(&app, &caller, &base, &above).await?;
+        shown["parents"] = visible(&app, &caller, &base, &query, &above).await?;
     }
     if query.flag("subtree_as_ids") || query.flag("subtree_as_list") {
         let all = app.store.projects(Some(&domain_id), None, None).await?;
@@ -334,26 +341,34 @@ async fn show(
         } else {
             let mut ids = Vec::new();
             flatten(&tree, &mut ids);
-            visible(&app, &caller, &base, &ids).await?
+            visible(&app, &caller, &base, &query, &ids).await?
         };
     }
     Ok(member(StatusCode::OK, "project", shown))
 }
 
-/// Those of the projects on which the caller has a role, as the API lists them: `[{"project": {…}}]`.
+/// Those of the projects on which the caller has a role, as the API lists them: `[{"project": {…}}]`; with
+/// `include_limits` each with its limits.
 async fn visible(
     app: &App,
     caller: &Caller,
     base: &Base,
+    query: &Query,
     ids: &[String],
 ) -> Result<Value, IdentityError> {
     let own = app.store.project_ids_of_user(&caller.0.user.id).await?;
     let wanted: Vec<String> = ids.iter().filter(|id| own.contains(id)).cloned().collect();
     let found = app.store.projects_by_ids(&wanted).await?;
-    Ok(found
-        .iter()
-        .map(|project| json!({"project": linked(base, "projects", project.to_json())}))
-        .collect())
+    let mut list = Vec::with_capacity(found.len());
+    for project in &found {
+        let mut object = linked(base, "projects", project.to_json());
+        if query.flag("include_limits") {
+            let limits = app.store.limits(Some(&project.id)).await?;
+            object["limits"] = limits.iter().map(Limit::to_json).collect();
+        }
+        list.push(json!({ "project": object }));
+    }
+    Ok(list.into())
 }
 
 /// The ids in a tree of ids.

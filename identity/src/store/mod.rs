@@ -15,6 +15,7 @@ pub mod domains;
 pub mod groups;
 pub mod key_quotas;
 pub mod key_stores;
+pub mod limits;
 pub mod meta;
 pub mod orders;
 pub mod passwords;

@@ -5,6 +5,7 @@
 mod catalog;
 mod domain_config;
 mod hierarchy;
+mod limits;
 
 use serde_json::{Value, json};
 
