@@ -1,15 +1,12 @@
 //! A node that is a container on its machine, as on kind: the agent has a network and a process namespace of its own, and the
 //! kernel's iSCSI, iscsid and udev are outside of them.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
+use cryptvol_e2e::array::iqn;
 use cryptvol_e2e::site::{Site, SiteSpec};
-use cryptvol_e2e::volumes::Volume;
 use cryptvol_e2e::workdir::WorkDir;
 use serde_json::json;
 
-const IQN: &str = "iqn.2026-11.dev.cryptvol:container";
 const TEXT: &str = "written on the machine";
 
 #[tokio::test]
@@ -20,33 +17,22 @@ async fn an_agent_in_a_container_attaches_through_the_machines_namespaces() -> R
     site.put_agent_in_container(0).await?;
     site.start_agent(0).await?;
 
-    let tenant = site.tenant("boxed").await?;
-    site.array.create_target(IQN)?;
-    site.array.set_chap(IQN, "boxed", "a secret of 16 ch")?;
-    let lun = site.array.create_lun(IQN, 1, 64 << 20)?;
+    let (tenant, lun, volume) = site.volume("boxed").await?;
+    site.array
+        .set_chap(&iqn("boxed"), "boxed", "a secret of 16 ch")?;
     let chap = json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "chap", "namespace": "boxed"},
         "stringData": {"username": "boxed", "password": "a secret of 16 ch"},
     });
     site.plane.apply(&chap.to_string()).await?;
-    let volume = Volume::iscsi("boxed", "vol", &site.array.portal(), IQN, 1, "boxed")
-        .on("node-1")
+    let volume = volume
         .with("deletionPolicy", json!("Erase"))
         .with_iscsi("chapSecretRef", json!({"name": "chap"}));
     volume.apply(&site.plane).await?;
     let ready = volume.wait_ready(&site.plane).await?;
     let key = ready.status.and_then(|s| s.key).context("a key")?;
 
-    let link = volume.link();
-    let node = site.node(0);
-    node.exec_with(
-        &["dd", &format!("of={link}"), "conv=fsync", "status=none"],
-        &[],
-        TEXT.as_bytes(),
-        Duration::from_secs(60),
-    )
-    .await?
-    .ok()?;
+    volume.write(site.node(0), TEXT).await?;
     ensure!(!lun.contains(TEXT.as_bytes())?, "plaintext on the array");
 
     // The agent anew, and without the machine's procfs: what is open stays, and the check says what is missing.

@@ -80,12 +80,15 @@ pub struct CheckArgs {
     pub machine: MachineArgs,
 }
 
+/// The flag --host-proc as an environment variable, and how workers get it.
+pub const HOST_PROC: &str = "CRYPTVOL_HOST_PROC";
+
 /// Where the node is a container, as on kind, the kernel's iSCSI, iscsid and udev are the machine's.
 #[derive(Clone, Debug, Default, Args)]
 pub struct MachineArgs {
     /// procfs of the machine, where this node is a container on it (kind): steps run in the machine's network namespace,
     /// the only one in which the kernel's iSCSI answers, and see the machine's processes.
-    #[arg(long, env = "CRYPTVOL_HOST_PROC", value_name = "DIR")]
+    #[arg(long, env = HOST_PROC, value_name = "DIR")]
     pub host_proc: Option<PathBuf>,
 }
 

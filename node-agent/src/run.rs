@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    cli::{CheckArgs, Cli, Command, MachineArgs, RunArgs, WorkerArgs},
+    cli::{CheckArgs, Cli, Command, HOST_PROC, MachineArgs, RunArgs, WorkerArgs},
     controller,
     host::{probe, real::RealHost},
     metrics::Metrics,
@@ -38,9 +38,6 @@ use crate::{
 
 /// Where workers find tools, where they need one.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// The flag --host-proc as workers get it.
-const HOST_PROC: &str = "CRYPTVOL_HOST_PROC";
 
 /// Does what the command line says and gives the exit status.
 ///

@@ -3,7 +3,6 @@
 mod acls;
 mod caller;
 mod consumers;
-mod container_consumers;
 mod containers;
 mod discovery;
 mod error;
@@ -50,7 +49,6 @@ pub fn router(_: Arc<App>) -> Router<Arc<App>> {
                 .merge(acls::routes())
                 .merge(consumers::routes())
                 .merge(containers::routes())
-                .merge(container_consumers::routes())
                 .merge(metadata::routes())
                 .merge(stores::routes())
                 .merge(orders::routes())
