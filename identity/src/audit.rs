@@ -90,6 +90,10 @@ pub fn record(
         .app_credential
         .as_ref()
         .map_or("", |credential| credential.id.as_str());
+    // Who logged in is in the trail even where a trust makes it appear as somebody else.
+    let (trust, trustee) = caller.trust.as_ref().map_or(("", ""), |trust| {
+        (trust.id.as_str(), trust.trustee_id.as_str())
+    });
     write(&Line {
         action,
         outcome,
@@ -97,6 +101,8 @@ pub fn record(
         user_id: &caller.user.id,
         user_name: &caller.user.name,
         credential,
+        trust,
+        trustee,
         scope_type,
         scope_id,
         kind,
@@ -113,6 +119,8 @@ pub fn failed_login(claimed_user: &str, reason: &str) {
         user_id: "",
         user_name: claimed_user,
         credential: "",
+        trust: "",
+        trustee: "",
         scope_type: "none",
         scope_id: "",
         kind: "service/security/identity/token",
@@ -129,6 +137,8 @@ pub fn locked_out(user_id: &str, user_name: &str, failures: u32) {
         user_id: "",
         user_name: "",
         credential: "",
+        trust: "",
+        trustee: "",
         scope_type: "none",
         scope_id: "",
         kind: "data/security/account/user",
@@ -143,6 +153,8 @@ struct Line<'a> {
     user_id: &'a str,
     user_name: &'a str,
     credential: &'a str,
+    trust: &'a str,
+    trustee: &'a str,
     scope_type: &'a str,
     scope_id: &'a str,
     kind: &'a str,
@@ -166,6 +178,8 @@ fn write(line: &Line<'_>) {
         initiator_user_id = line.user_id,
         initiator_user_name = line.user_name,
         initiator_application_credential_id = line.credential,
+        initiator_trust_id = line.trust,
+        initiator_trustee_user_id = line.trustee,
         initiator_scope_type = line.scope_type,
         initiator_scope_id = line.scope_id,
         target_type_uri = line.kind,

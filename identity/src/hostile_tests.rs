@@ -145,7 +145,7 @@ const QUERIES: [&str; 20] = [
     "is_domain=%00&parents_as_ids&subtree_as_ids",
 ];
 
-const ATTRIBUTES: [&str; 47] = [
+const ATTRIBUTES: &[&str] = &[
     "name",
     "id",
     "domain_id",
@@ -193,6 +193,12 @@ const ATTRIBUTES: [&str; 47] = [
     "resource_name",
     "default_limit",
     "resource_limit",
+    "trustor_user_id",
+    "trustee_user_id",
+    "impersonation",
+    "remaining_uses",
+    "allow_redelegation",
+    "redelegation_count",
 ];
 
 /// Values of every wrong kind.
@@ -281,7 +287,7 @@ fn body(path: &str, numbers: &mut Numbers) -> Vec<u8> {
     }
     let mut object = serde_json::Map::new();
     for _ in 0..1 + numbers.next() % 6 {
-        object.insert((*numbers.of(&ATTRIBUTES)).to_owned(), values(numbers));
+        object.insert((*numbers.of(ATTRIBUTES)).to_owned(), values(numbers));
     }
     if numbers.next().is_multiple_of(2) {
         object.insert("name".into(), json!(format!("n{}", numbers.next() % 50)));

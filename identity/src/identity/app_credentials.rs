@@ -66,6 +66,15 @@ fn rule_json(rule: &AccessRule) -> Value {
     json!({"id": rule.id, "service": rule.service, "method": rule.method, "path": rule.path})
 }
 
+/// What would outlive a trust, an OAuth1 access token or an EC2 credential may not be looked at or made with it. Application
+/// credentials have a rule of their own: [`unrestricted`].
+fn not_delegated(caller: &Caller) -> Result<(), IdentityError> {
+    if caller.0.app_credential.is_some() {
+        return Ok(());
+    }
+    caller.in_person(false, "Application credentials are managed")
+}
+
 /// A restricted credential may not manage credentials: it could make itself an unrestricted one.
 fn unrestricted(caller: &Caller) -> Result<(), IdentityError> {
     match &caller.0.app_credential {
@@ -88,6 +97,7 @@ async fn authorized(
         rule,
         &user_target(user.as_ref()).text("user_id", user_id),
     )?;
+    not_delegated(caller)?;
     user.map(|_| ())
         .ok_or_else(|| IdentityError::NotFound("user", user_id.into()))
 }
@@ -166,6 +176,7 @@ async fn create(
         "identity:create_application_credential",
         &Target::new().text("user_id", &user_id),
     )?;
+    not_delegated(&caller)?;
     unrestricted(&caller)?;
     let project_id = caller
         .0

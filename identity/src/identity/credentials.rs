@@ -55,15 +55,9 @@ fn target(user_id: Option<&str>) -> Target {
     }
 }
 
-/// A delegated token acts within limits; what would outlive these may not be made with it.
-fn not_delegated(caller: &Caller) -> Result<(), IdentityError> {
-    if caller.0.app_credential.is_some() {
-        return Err(IdentityError::Forbidden(
-            "Credentials are managed with a token of the user's own, not with one of an application credential."
-                .into(),
-        ));
-    }
-    Ok(())
+/// A delegated token acts within limits; what would outlive these may neither be made nor read with it.
+fn in_person(caller: &Caller) -> Result<(), IdentityError> {
+    caller.in_person(false, "Credentials are managed")
 }
 
 /// The record, if the rule permits what the caller wants with it.
@@ -76,6 +70,7 @@ async fn authorized(
     let found = app.store.document(CREDENTIAL.name, id).await?;
     let owner = found.as_ref().and_then(|one| one.user_id.as_deref());
     caller.may(app, rule, &target(owner))?;
+    in_person(caller)?;
     found.ok_or_else(|| IdentityError::NotFound(CREDENTIAL.kind, id.to_owned()))
 }
 
@@ -120,6 +115,16 @@ async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Qu
     let own = caller.0.user.id.as_str();
     caller.may(&app, "identity:list_credentials", &target(Some(own)))?;
     let mut items = Vec::new();
+    // A delegated token sees none, rather than being refused: as Keystone answers.
+    if in_person(&caller).is_err() {
+        return Ok(collection(
+            &base,
+            &query,
+            CREDENTIAL.keys,
+            CREDENTIAL.filters,
+            items,
+        ));
+    }
     for document in app
         .store
         .documents(CREDENTIAL.name, query.non_empty("user_id"))
@@ -153,7 +158,7 @@ async fn create(
     object.remove("id");
     let owner = fields::text(&mut object, "user_id")?.unwrap_or_else(|| caller.0.user.id.clone());
     caller.may(&app, "identity:create_credential", &target(Some(&owner)))?;
-    not_delegated(&caller)?;
+    in_person(&caller)?;
     (CREDENTIAL.check)(&mut object, true)?;
     object.insert("user_id".into(), owner.into());
     let id = id_of(&object)?;
@@ -207,7 +212,6 @@ async fn update(
     bytes: Bytes,
 ) -> ApiResult {
     let mut document = authorized(&app, &caller, "identity:update_credential", &id).await?;
-    not_delegated(&caller)?;
     let mut object = fields::body(&bytes, CREDENTIAL.key)?;
     object.remove("id");
     (CREDENTIAL.check)(&mut object, false)?;
@@ -235,6 +239,5 @@ async fn update(
 
 async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> ApiResult {
     authorized(&app, &caller, "identity:delete_credential", &id).await?;
-    not_delegated(&caller)?;
     CREDENTIAL.delete(&app, &caller, &id).await
 }

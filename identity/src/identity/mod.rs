@@ -23,6 +23,7 @@ mod projects;
 mod roles;
 mod support;
 mod tags;
+mod trusts;
 mod users;
 
 use std::sync::Arc;
@@ -64,6 +65,7 @@ pub fn router(_: Arc<App>) -> Router<Arc<App>> {
                 .merge(endpoint_filter::routes())
                 .merge(credentials::routes())
                 .merge(limits::routes())
+                .merge(trusts::routes())
                 .merge(app_credentials::routes()),
         )
         .layer(DefaultBodyLimit::max(MAX_BODY))

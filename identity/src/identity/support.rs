@@ -39,6 +39,7 @@ impl FromRequestParts<Arc<App>> for Caller {
                 TokenError::Store(error) => IdentityError::Store(error),
                 // Measured: a disabled project makes the caller's token not found rather than unauthorized.
                 TokenError::Scope => IdentityError::TokenNotFound,
+                TokenError::Trust(text) => IdentityError::Forbidden(text.into()),
                 _ => IdentityError::Unauthorized,
             })?;
         audit::caller(&context);
@@ -84,6 +85,22 @@ impl Caller {
             "PolicyRefused",
         );
         Err(IdentityError::Policy(rule.to_owned()))
+    }
+
+    /// Refuses what nobody may do in the name of somebody else: with what was given away (application credential, OAuth1, EC2
+    /// credential), and with a trust unless that is what `trusts_may` says.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn in_person(&self, trusts_may: bool, what: &str) -> Result<(), IdentityError> {
+        if self.0.is_delegated() || (self.0.trust.is_some() && !trusts_may) {
+            return Err(IdentityError::Forbidden(format!(
+                "{what} with a token of the user's own, not with one that was made with an application credential, an OAuth1 \
+                 access token, an EC2 credential{}.",
+                if trusts_may { "" } else { " or a trust" }
+            )));
+        }
+        Ok(())
     }
 
     /// The domain that a list is confined to: that of a domain-scoped token.

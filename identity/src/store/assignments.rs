@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult};
+use super::{Change, Store, StoreResult, roles::Role};
 
 /// One stored assignment.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, FromRow)]
@@ -30,19 +30,11 @@ pub struct EffectiveRole {
     pub name: String,
 }
 
-impl Store {
-    /// The roles that a user has on a target: own and group assignments, those inherited from above, and
-    /// whatever these imply; by name. Domain roles only count through what they imply.
-    ///
-    /// # Errors
-    /// `Query`.
-    pub async fn effective_roles(
-        &self,
-        user_id: &str,
-        target_type: &str,
-        target_id: &str,
-    ) -> StoreResult<Vec<EffectiveRole>> {
-        Ok(sqlx::query_as(
+/// The roles that user $1 has on the target $2 with id $3, as `held (role_id)`: own and group assignments, those inherited
+/// from above, and whatever these imply.
+macro_rules! held {
+    ($then:literal) => {
+        concat!(
             "WITH RECURSIVE
              up (id, depth) AS (
                  SELECT parent_id, 1 FROM projects WHERE id = $3 AND $2 = 'project'
@@ -58,13 +50,69 @@ impl Store {
                           AND a.target_id = (SELECT domain_id FROM projects WHERE id = $3)))),
              held (role_id) AS (
                  SELECT role_id FROM mine
-                 UNION SELECT i.implied_role_id FROM implied_roles i JOIN held ON i.prior_role_id = held.role_id)
-             SELECT r.id, r.name FROM roles r JOIN held ON held.role_id = r.id
-             WHERE r.domain_id IS NULL ORDER BY r.name",
+                 UNION SELECT i.implied_role_id FROM implied_roles i JOIN held ON i.prior_role_id = held.role_id) ",
+            $then
         )
+    };
+}
+
+impl Store {
+    /// The roles that a user has on a target: own and group assignments, those inherited from above, and
+    /// whatever these imply; by name. Domain roles only count through what they imply.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn effective_roles(
+        &self,
+        user_id: &str,
+        target_type: &str,
+        target_id: &str,
+    ) -> StoreResult<Vec<EffectiveRole>> {
+        Ok(sqlx::query_as(held!(
+            "SELECT r.id, r.name FROM roles r JOIN held ON held.role_id = r.id
+             WHERE r.domain_id IS NULL ORDER BY r.name"
+        ))
         .bind(user_id)
         .bind(target_type)
         .bind(target_id)
+        .fetch_all(&self.read)
+        .await?)
+    }
+
+    /// The same with the roles of domains, as ids: what a user may pass on.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn held_role_ids(
+        &self,
+        user_id: &str,
+        target_type: &str,
+        target_id: &str,
+    ) -> StoreResult<Vec<String>> {
+        Ok(
+            sqlx::query_scalar(held!("SELECT role_id FROM held ORDER BY role_id"))
+                .bind(user_id)
+                .bind(target_type)
+                .bind(target_id)
+                .fetch_all(&self.read)
+                .await?,
+        )
+    }
+
+    /// Whatever these roles imply, and the roles themselves, with their domains; by name. Ids of roles that do not
+    /// exist are left out.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn implied_closure(&self, role_ids: &[String]) -> StoreResult<Vec<Role>> {
+        let list = serde_json::Value::from(role_ids).to_string();
+        Ok(sqlx::query_as(
+            "WITH RECURSIVE held (role_id) AS (
+                 SELECT value FROM json_each($1)
+                 UNION SELECT i.implied_role_id FROM implied_roles i JOIN held ON i.prior_role_id = held.role_id)
+             SELECT r.* FROM roles r JOIN held ON held.role_id = r.id ORDER BY r.name",
+        )
+        .bind(list)
         .fetch_all(&self.read)
         .await?)
     }

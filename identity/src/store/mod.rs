@@ -26,6 +26,7 @@ pub mod secret_list;
 pub mod secret_meta;
 pub mod secrets;
 pub mod token_state;
+pub mod trusts;
 pub mod users;
 
 use std::{

@@ -4,10 +4,14 @@
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::format::{Method, TokenPayload, TokenScope};
+use super::{
+    format::{Method, TokenPayload, TokenScope},
+    trust::{self, TrustError},
+};
 use crate::{
     policy::Creds,
     store::{Store, StoreError, app_credentials::AccessRule, assignments::EffectiveRole},
+    time::now_us,
 };
 
 /// An id with its name.
@@ -65,12 +69,25 @@ pub struct AppCredentialRef {
     pub access_rules: Vec<AccessRule>,
 }
 
+/// The trust behind a token.
+#[derive(Debug, Clone)]
+pub struct TrustRef {
+    /// Id.
+    pub id: String,
+    /// Whose roles they are.
+    pub trustor_id: String,
+    /// Who logged in.
+    pub trustee_id: String,
+    /// Whether the token's user is the trustor.
+    pub impersonation: bool,
+}
+
 /// Everything that a valid token says.
 #[derive(Debug, Clone)]
 pub struct AuthContext {
     /// What the token itself holds.
     pub payload: TokenPayload,
-    /// The user.
+    /// The user; with an impersonating trust the trustor, whoever logged in.
     pub user: UserRef,
     /// The scope.
     pub scope: Scope,
@@ -78,17 +95,22 @@ pub struct AuthContext {
     pub roles: Vec<EffectiveRole>,
     /// The application credential, if one was used.
     pub app_credential: Option<AppCredentialRef>,
+    /// The trust, if one was used.
+    pub trust: Option<TrustRef>,
     /// The same for the policy.
     pub creds: Creds,
 }
 
 impl AuthContext {
+    /// Whether the login was with something that the user gave away, such as an application credential: it acts within limits,
+    /// and what would outlive or widen these may not be done with it. A trust is told by `trust`, whatever the method was.
+    pub fn is_delegated(&self) -> bool {
+        self.payload.methods.is_empty() || !self.payload.methods.iter().all(|one| one.is_primary())
+    }
+
     /// The project of a project-scoped token.
     pub fn project_id(&self) -> Option<&str> {
-        match &self.payload.scope {
-            TokenScope::Project(id) => Some(id),
-            _ => None,
-        }
+        self.payload.scope.project_id()
     }
 
     /// The domain of a domain-scoped token.
@@ -124,6 +146,12 @@ pub enum TokenError {
     /// The application credential is gone or has expired.
     #[error("the application credential is deleted or has expired")]
     Credential,
+    /// The trust is there and does not hold. Who shows its token may know why.
+    #[error("{0}")]
+    Trust(&'static str),
+    /// The trust is gone or over.
+    #[error("the trust is deleted, used up or has expired")]
+    TrustGone,
     /// A call that the credential's access rules do not list.
     #[error("the application credential's access rules do not list this call")]
     AccessRules,
@@ -143,8 +171,20 @@ impl TokenError {
             Self::Scope => "ScopeDisabled",
             Self::NoRoles => "NoRoles",
             Self::Credential => "CredentialGone",
+            Self::Trust(_) => "TrustBroken",
+            Self::TrustGone => "TrustGone",
             Self::AccessRules => "AccessRules",
             Self::Store(error) => error.reason(),
+        }
+    }
+}
+
+impl From<TrustError> for TokenError {
+    fn from(error: TrustError) -> Self {
+        match error {
+            TrustError::Gone => Self::TrustGone,
+            TrustError::Broken(text) => Self::Trust(text),
+            TrustError::Store(error) => Self::Store(error),
         }
     }
 }
@@ -181,11 +221,7 @@ pub async fn resolve(store: &Store, payload: &TokenPayload) -> Result<AuthContex
                 .app_credential(id)
                 .await?
                 .ok_or(TokenError::Credential)?;
-            if found
-                .expires_at
-                .is_some_and(|at| at <= crate::time::now_us())
-                || found.user_id != user.id
-            {
+            if found.expires_at.is_some_and(|at| at <= now_us()) || found.user_id != user.id {
                 return Err(TokenError::Credential);
             }
             // The credential never gives more than its user has now.
@@ -200,6 +236,34 @@ pub async fn resolve(store: &Store, payload: &TokenPayload) -> Result<AuthContex
             })
         }
     };
+    let mut trust = None;
+    let (mut user, mut user_domain) = (user, user_domain);
+    if let Some(id) = &payload.trust_id {
+        let chain = trust::chain(store, id, now_us(), false).await?;
+        let (trustor, given) = trust::worth(store, &chain, &user.id).await?;
+        // What ends the tokens of the trustor ends those with its roles too.
+        if payload.issued_at <= trustor.tokens_valid_after {
+            return Err(TokenError::Revoked);
+        }
+        let own = &chain.own().trust;
+        if own.project_id.as_deref() != payload.scope.project_id() {
+            return Err(TokenError::TrustGone);
+        }
+        roles = given;
+        trust = Some(TrustRef {
+            id: own.id.clone(),
+            trustor_id: own.trustor_id.clone(),
+            trustee_id: own.trustee_id.clone(),
+            impersonation: own.impersonation,
+        });
+        if own.impersonation {
+            user_domain = store
+                .domain(&trustor.domain_id)
+                .await?
+                .ok_or(TokenError::TrustGone)?;
+            user = trustor;
+        }
+    }
     if roles.is_empty() && !matches!(scope, Scope::Unscoped) {
         return Err(TokenError::NoRoles);
     }
@@ -212,13 +276,20 @@ pub async fn resolve(store: &Store, payload: &TokenPayload) -> Result<AuthContex
             name: user_domain.name,
         },
     };
-    let creds = Creds(creds(&user, &scope, &roles));
+    let mut creds = creds(&user, &scope, &roles);
+    if let Some(trust) = &trust {
+        creds["trust_id"] = trust.id.as_str().into();
+        creds["trustor_id"] = trust.trustor_id.as_str().into();
+        creds["trustee_id"] = trust.trustee_id.as_str().into();
+    }
+    let creds = Creds(creds);
     Ok(AuthContext {
         payload: payload.clone(),
         user,
         scope,
         roles,
         app_credential,
+        trust,
         creds,
     })
 }

@@ -6,7 +6,10 @@ use thiserror::Error;
 
 use crate::crypto::{SealError, SealingKey};
 
-const VERSION: u8 = 1;
+/// Written since there are trusts and OAuth1.
+const VERSION: u8 = 2;
+/// Of before: still opened, so that no token ends with an upgrade.
+const VERSION_1: u8 = 1;
 const HEAD: usize = 5;
 /// Longer texts are not tokens of ours; do not even decode them.
 const MAX_LEN: usize = 2048;
@@ -20,6 +23,12 @@ pub enum Method {
     Token,
     /// Application credential.
     ApplicationCredential,
+    /// One-time password by time (RFC 6238).
+    Totp,
+    /// Access token of OAuth 1.0a.
+    OAuth1,
+    /// Signature with the key of an EC2 credential, shown by another service.
+    Ec2Credential,
 }
 
 impl Method {
@@ -29,7 +38,16 @@ impl Method {
             Self::Password => "password",
             Self::Token => "token",
             Self::ApplicationCredential => "application_credential",
+            Self::Totp => "totp",
+            Self::OAuth1 => "oauth1",
+            Self::Ec2Credential => "ec2credential",
         }
+    }
+
+    /// Whether the user itself logged in. All other methods stand for something that the user gave away, and a method
+    /// that nobody thought about yet is one of those.
+    pub fn is_primary(self) -> bool {
+        matches!(self, Self::Password | Self::Token | Self::Totp)
     }
 }
 
@@ -44,6 +62,16 @@ pub enum TokenScope {
     Domain(String),
     /// The whole system.
     System,
+}
+
+impl TokenScope {
+    /// The project, if it is for one.
+    pub fn project_id(&self) -> Option<&str> {
+        match self {
+            Self::Project(id) => Some(id),
+            _ => None,
+        }
+    }
 }
 
 /// What a token holds. Times in microseconds.
@@ -61,8 +89,51 @@ pub struct TokenPayload {
     pub issued_at: i64,
     /// Until when.
     pub expires_at: i64,
-    /// Own audit id, then that of the token it came from.
+    /// Own audit id, then that of the first token of the chain that it came from.
     pub audit_ids: Vec<String>,
+    /// The trust that it was made with; `user_id` is then the trustee.
+    pub trust_id: Option<String>,
+    /// The OAuth1 access token that it was made with.
+    pub access_token_id: Option<String>,
+}
+
+/// As version 1 wrote it.
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
+struct PayloadV1 {
+    user_id: String,
+    methods: Vec<Method>,
+    scope: TokenScope,
+    app_credential_id: Option<String>,
+    issued_at: i64,
+    expires_at: i64,
+    audit_ids: Vec<String>,
+}
+
+impl From<PayloadV1> for TokenPayload {
+    fn from(old: PayloadV1) -> Self {
+        Self {
+            user_id: old.user_id,
+            methods: old.methods,
+            scope: old.scope,
+            app_credential_id: old.app_credential_id,
+            issued_at: old.issued_at,
+            expires_at: old.expires_at,
+            audit_ids: old.audit_ids,
+            trust_id: None,
+            access_token_id: None,
+        }
+    }
+}
+
+/// What a version's seal is bound to: what was sealed as one version never opens as another one, which would drop the limits
+/// that only the newer one knows.
+fn bound_to(version: u8) -> Option<&'static str> {
+    match version {
+        VERSION_1 => Some("token"),
+        VERSION => Some("token-2"),
+        _ => None,
+    }
 }
 
 /// Why a text is not a token of ours, or could not be made one.
@@ -100,7 +171,8 @@ impl TokenKeys {
         let plain = postcard::to_allocvec(payload).map_err(|_| FormatError::Malformed)?;
         let mut bytes = vec![VERSION];
         bytes.extend_from_slice(&number.to_be_bytes());
-        bytes.extend_from_slice(&key.seal(&["token", &number.to_string()], &plain)?);
+        let bound = bound_to(VERSION).ok_or(FormatError::Malformed)?;
+        bytes.extend_from_slice(&key.seal(&[bound, &number.to_string()], &plain)?);
         Ok(URL_SAFE_NO_PAD.encode(bytes))
     }
 
@@ -116,17 +188,22 @@ impl TokenKeys {
             .decode(text)
             .map_err(|_| FormatError::Malformed)?;
         let (head, sealed) = bytes.split_at_checked(HEAD).ok_or(FormatError::Malformed)?;
-        let [VERSION, number @ ..] = head else {
+        let [version, number @ ..] = head else {
             return Err(FormatError::Malformed);
         };
+        let bound = bound_to(*version).ok_or(FormatError::Malformed)?;
         let number = u32::from_be_bytes(number.try_into().map_err(|_| FormatError::Malformed)?);
         let (_, key) = self
             .0
             .iter()
             .find(|(id, _)| *id == number)
             .ok_or(FormatError::UnknownKey)?;
-        let plain = key.open(&["token", &number.to_string()], sealed)?;
-        postcard::from_bytes(&plain).map_err(|_| FormatError::Malformed)
+        let plain = key.open(&[bound, &number.to_string()], sealed)?;
+        let payload = match *version {
+            VERSION_1 => postcard::from_bytes::<PayloadV1>(&plain).map(Into::into),
+            _ => postcard::from_bytes(&plain),
+        };
+        payload.map_err(|_| FormatError::Malformed)
     }
 }
 
@@ -152,7 +229,42 @@ mod tests {
             issued_at: 1_795_000_000_000_000,
             expires_at: 1_795_003_600_000_000,
             audit_ids: vec![crate::ids::audit_id(), crate::ids::audit_id()],
+            trust_id: None,
+            access_token_id: None,
         }
+    }
+
+    #[test]
+    fn tokens_of_before_open_and_no_version_passes_for_another() {
+        let keys = keys(&[1]);
+        let now = payload();
+        let old = PayloadV1 {
+            user_id: now.user_id.clone(),
+            methods: now.methods.clone(),
+            scope: now.scope.clone(),
+            app_credential_id: Some("a".into()),
+            issued_at: now.issued_at,
+            expires_at: now.expires_at,
+            audit_ids: now.audit_ids.clone(),
+        };
+        let mut bytes = vec![VERSION_1, 0, 0, 0, 1];
+        let plain = postcard::to_allocvec(&old).unwrap();
+        bytes.extend(keys.0[0].1.seal(&["token", "1"], &plain).unwrap());
+        let opened = keys.open(&URL_SAFE_NO_PAD.encode(&bytes)).unwrap();
+        assert_eq!(opened.app_credential_id.as_deref(), Some("a"));
+        assert_eq!((opened.user_id, opened.trust_id), (old.user_id, None));
+        bytes[0] = VERSION;
+        assert!(keys.open(&URL_SAFE_NO_PAD.encode(&bytes)).is_err());
+        // A token with a trust does not become one without.
+        let text = keys
+            .seal(&TokenPayload {
+                trust_id: Some("t".into()),
+                ..now
+            })
+            .unwrap();
+        let mut bytes = URL_SAFE_NO_PAD.decode(text).unwrap();
+        bytes[0] = VERSION_1;
+        assert!(keys.open(&URL_SAFE_NO_PAD.encode(&bytes)).is_err());
     }
 
     #[test]

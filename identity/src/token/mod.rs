@@ -5,8 +5,11 @@ mod access_rules;
 mod cache;
 mod context;
 mod format;
+pub mod trust;
 
 pub use access_rules::{matches, permits};
 pub use cache::TokenCache;
-pub use context::{AppCredentialRef, AuthContext, IdName, Scope, TokenError, UserRef, resolve};
+pub use context::{
+    AppCredentialRef, AuthContext, IdName, Scope, TokenError, TrustRef, UserRef, resolve,
+};
 pub use format::{FormatError, Method, TokenKeys, TokenPayload, TokenScope};

@@ -24,19 +24,24 @@ use crate::{
     ids::audit_id,
     store::users::User,
     time::now_us,
-    token::{AuthContext, Method, TokenError, TokenPayload, TokenScope, resolve},
+    token::{
+        AuthContext, Method, Scope, TokenError, TokenPayload, TokenScope, resolve,
+        trust::{self, TrustError},
+    },
 };
 
 /// What the methods proved.
 struct Proof {
     user: User,
     methods: Vec<Method>,
-    /// Set by a token: it cannot be outlived.
+    /// Set by a token: its end is that of the new one.
     expires_at: Option<i64>,
+    /// Set by an application credential that ends: no token of it lives longer.
+    not_after: Option<i64>,
     /// Audit id of the token that was shown.
     parent: Option<String>,
     app_credential_id: Option<String>,
-    /// Set by an application credential or by a token made with one: nothing else can be asked for.
+    /// Set by an application credential: nothing else can be asked for.
     fixed_scope: Option<TokenScope>,
 }
 
@@ -52,6 +57,18 @@ impl Failure {
             reason,
             error: IdentityError::Unauthorized,
         }
+    }
+}
+
+/// Of a login, a trust that is gone is as unknown as any other scope.
+fn no_trust(error: TrustError) -> Failure {
+    match error {
+        TrustError::Gone => Failure::denied("TrustGone"),
+        TrustError::Broken(text) => Failure {
+            reason: "TrustBroken",
+            error: IdentityError::Forbidden(text.into()),
+        },
+        TrustError::Store(error) => error.into(),
     }
 }
 
@@ -133,7 +150,7 @@ async fn attempt(app: &Arc<App>, auth: &Value) -> Result<(AuthContext, String), 
         let details = &identity[name];
         let next = match name {
             "password" => password(app, details).await?,
-            "token" => token(app, details).await?,
+            "token" => token(app, details, auth.get("scope")).await?,
             "application_credential" => application_credential(app, details).await?,
             _ => return Err(IdentityError::UnsupportedMethod.into()),
         };
@@ -143,8 +160,8 @@ async fn attempt(app: &Arc<App>, auth: &Value) -> Result<(AuthContext, String), 
         });
     }
     let proof = proof.ok_or_else(|| Failure::denied("NoMethods"))?;
-    let scope = scope(app, auth.get("scope"), &proof).await?;
-    issue(app, proof, scope).await
+    let wanted = scope(app, auth.get("scope"), &proof).await?;
+    issue(app, proof, wanted).await
 }
 
 /// Several methods must name the same user.
@@ -163,6 +180,7 @@ fn combine(first: Proof, next: Proof) -> Result<Proof, Failure> {
     Ok(Proof {
         methods,
         expires_at: first.expires_at.or(next.expires_at),
+        not_after: None,
         parent: first.parent.or(next.parent),
         ..next
     })
@@ -236,13 +254,44 @@ async fn password(app: &Arc<App>, details: &Value) -> Result<Proof, Failure> {
         user,
         methods: vec![Method::Password],
         expires_at: None,
+        not_after: None,
         parent: None,
         app_credential_id: None,
         fixed_scope: None,
     })
 }
 
-async fn token(app: &App, details: &Value) -> Result<Proof, Failure> {
+/// What a token may not be exchanged for: with what somebody gave away, nothing wider can be reached.
+fn may_exchange(shown: &AuthContext, scope: Option<&Value>) -> Result<(), Failure> {
+    let asks = |name: &str| scope.is_some_and(|scope| scope.get(name).is_some());
+    let refused = |reason, text: &str| {
+        Err(Failure {
+            reason,
+            error: IdentityError::Forbidden(text.into()),
+        })
+    };
+    if shown.trust.is_some() {
+        return refused(
+            "TokenOfTrust",
+            "A token of a trust cannot be exchanged for another one; log in with the trust again.",
+        );
+    }
+    if shown.is_delegated() {
+        return refused(
+            "DelegatedToken",
+            "A token of an application credential, an OAuth1 access token or an EC2 credential cannot be exchanged for another one.",
+        );
+    }
+    if matches!(shown.scope, Scope::System) && (asks("project") || asks("domain")) {
+        return refused(
+            "SystemToken",
+            "A token for the system cannot be exchanged for one for a project or a domain.",
+        );
+    }
+    Ok(())
+}
+
+async fn token(app: &App, details: &Value, scope: Option<&Value>) -> Result<Proof, Failure> {
     let text = details["id"]
         .as_str()
         .ok_or_else(|| IdentityError::BadRequest("auth.identity.token.id is required.".into()))?;
@@ -251,6 +300,7 @@ async fn token(app: &App, details: &Value) -> Result<Proof, Failure> {
         .await
         .map_err(|error| match error {
             TokenError::Store(error) => Failure::from(error),
+            TokenError::Trust(text) => no_trust(TrustError::Broken(text)),
             other => Failure {
                 reason: other.reason(),
                 error: IdentityError::TokenNotFound,
@@ -261,8 +311,13 @@ async fn token(app: &App, details: &Value) -> Result<Proof, Failure> {
         .as_ref()
         .is_some_and(|credential| !credential.access_rules.is_empty())
     {
-        return Err(Failure::denied("AccessRules"));
+        // To one who does not say that it knows about access rules, such a token does not exist.
+        return Err(Failure {
+            reason: "AccessRules",
+            error: IdentityError::TokenNotFound,
+        });
     }
+    may_exchange(&shown, scope)?;
     let user = app
         .store
         .user(&shown.user.id)
@@ -276,17 +331,15 @@ async fn token(app: &App, details: &Value) -> Result<Proof, Failure> {
             .iter()
             .filter(|method| **method != Method::Token),
     );
-    let app_credential_id = shown.payload.app_credential_id.clone();
     Ok(Proof {
         user,
         methods,
         expires_at: Some(shown.payload.expires_at),
-        parent: shown.payload.audit_ids.first().cloned(),
-        // What an application credential was not given, a token made of its token must not have either.
-        fixed_scope: app_credential_id
-            .is_some()
-            .then(|| shown.payload.scope.clone()),
-        app_credential_id,
+        not_after: None,
+        // The chain is named by its first token.
+        parent: shown.payload.audit_ids.last().cloned(),
+        app_credential_id: None,
+        fixed_scope: None,
     })
 }
 
@@ -349,37 +402,76 @@ async fn application_credential(app: &App, details: &Value) -> Result<Proof, Fai
         user,
         methods: vec![Method::ApplicationCredential],
         expires_at: None,
+        not_after: credential.expires_at,
         parent: None,
         app_credential_id: Some(credential.id),
         fixed_scope: Some(TokenScope::Project(credential.project_id)),
     })
 }
 
-/// What the token is to be for.
-async fn scope(app: &App, sent: Option<&Value>, proof: &Proof) -> Result<TokenScope, Failure> {
-    let asked = match sent {
-        None | Some(Value::Null) => None,
-        Some(Value::String(word)) if word == "unscoped" => Some(TokenScope::Unscoped),
-        Some(scope) => Some(asked_scope(app, scope).await?),
-    };
-    match (&proof.fixed_scope, asked) {
-        (Some(fixed), None) => Ok(fixed.clone()),
-        (Some(fixed), Some(asked))
-            if proof.methods.first() == Some(&Method::Token) && asked == *fixed =>
-        {
-            Ok(asked)
-        }
-        (Some(_), Some(_)) => Err(Failure::denied("CredentialWithScope")),
-        (None, Some(asked)) => Ok(asked),
-        (None, None) => default_scope(app, &proof.user).await,
+/// What a token is to be made for.
+struct Wanted {
+    scope: TokenScope,
+    /// Set by the scope `OS-TRUST:trust`.
+    trust: Option<trust::Chain>,
+}
+
+impl From<TokenScope> for Wanted {
+    fn from(scope: TokenScope) -> Self {
+        Self { scope, trust: None }
     }
 }
 
-async fn asked_scope(app: &App, scope: &Value) -> Result<TokenScope, Failure> {
+/// What the token is to be for.
+async fn scope(app: &App, sent: Option<&Value>, proof: &Proof) -> Result<Wanted, Failure> {
+    let asked = match sent {
+        None | Some(Value::Null) => None,
+        Some(Value::String(word)) if word == "unscoped" => Some(TokenScope::Unscoped.into()),
+        Some(scope) => Some(asked_scope(app, scope).await?),
+    };
+    match (&proof.fixed_scope, asked) {
+        (Some(fixed), None) => Ok(fixed.clone().into()),
+        (Some(_), Some(_)) => Err(Failure::denied("CredentialWithScope")),
+        (None, Some(asked)) => Ok(asked),
+        (None, None) => Ok(default_scope(app, &proof.user).await?.into()),
+    }
+}
+
+const SCOPES: [&str; 5] = ["project", "domain", "system", "unscoped", "OS-TRUST:trust"];
+
+async fn asked_scope(app: &App, scope: &Value) -> Result<Wanted, Failure> {
     let unknown = || Failure::denied("UnknownScope");
+    if SCOPES
+        .iter()
+        .filter(|name| scope.get(**name).is_some())
+        .count()
+        != 1
+    {
+        return Err(IdentityError::BadRequest(format!(
+            "auth.scope must name exactly one of: {}.",
+            SCOPES.join(", ")
+        ))
+        .into());
+    }
+    if scope.get("unscoped").is_some() {
+        return Ok(TokenScope::Unscoped.into());
+    }
+    if let Some(wanted) = scope.get("OS-TRUST:trust") {
+        let id = wanted["id"].as_str().ok_or_else(|| {
+            IdentityError::BadRequest("auth.scope.OS-TRUST:trust.id is required.".into())
+        })?;
+        let chain = trust::chain(&app.store, id, now_us(), true)
+            .await
+            .map_err(no_trust)?;
+        let project = chain.own().trust.project_id.clone().ok_or_else(unknown)?;
+        return Ok(Wanted {
+            scope: TokenScope::Project(project),
+            trust: Some(chain),
+        });
+    }
     if let Some(project) = scope.get("project") {
         if let Some(id) = project["id"].as_str() {
-            return Ok(TokenScope::Project(id.to_owned()));
+            return Ok(TokenScope::Project(id.to_owned()).into());
         }
         let name = project["name"].as_str().ok_or_else(unknown)?;
         let domain = domain_id(app, &project["domain"])
@@ -390,15 +482,13 @@ async fn asked_scope(app: &App, scope: &Value) -> Result<TokenScope, Failure> {
             .project_by_name(&domain, name)
             .await?
             .ok_or_else(unknown)?;
-        return Ok(TokenScope::Project(found.id));
+        return Ok(TokenScope::Project(found.id).into());
     }
     if let Some(domain) = scope.get("domain") {
-        return Ok(TokenScope::Domain(
-            domain_id(app, domain).await?.ok_or_else(unknown)?,
-        ));
+        return Ok(TokenScope::Domain(domain_id(app, domain).await?.ok_or_else(unknown)?).into());
     }
     if scope["system"]["all"] == true {
-        return Ok(TokenScope::System);
+        return Ok(TokenScope::System.into());
     }
     Err(
         IdentityError::BadRequest("auth.scope must name a project, a domain or the system.".into())
@@ -425,19 +515,26 @@ async fn default_scope(app: &App, user: &User) -> Result<TokenScope, Failure> {
     Ok(TokenScope::Unscoped)
 }
 
-async fn issue(
-    app: &App,
-    proof: Proof,
-    scope: TokenScope,
-) -> Result<(AuthContext, String), Failure> {
+async fn issue(app: &App, proof: Proof, wanted: Wanted) -> Result<(AuthContext, String), Failure> {
     let issued_at = now_us();
+    let trust = wanted.trust.as_ref().map(|chain| &chain.own().trust);
+    // Nothing outlives what it was made with.
+    let expires_at = [proof.not_after, trust.and_then(|trust| trust.expires_at)]
+        .into_iter()
+        .flatten()
+        .fold(
+            proof.expires_at.unwrap_or(issued_at + app.token_lifetime()),
+            i64::min,
+        );
     let payload = TokenPayload {
         user_id: proof.user.id,
         methods: proof.methods,
-        scope,
+        scope: wanted.scope,
         app_credential_id: proof.app_credential_id,
+        trust_id: trust.map(|trust| trust.id.clone()),
+        access_token_id: None,
         issued_at,
-        expires_at: proof.expires_at.unwrap_or(issued_at + app.token_lifetime()),
+        expires_at,
         audit_ids: std::iter::once(audit_id()).chain(proof.parent).collect(),
     };
     // The same question as at every later use, so that no token is dead at birth.
@@ -445,8 +542,17 @@ async fn issue(
         .await
         .map_err(|error| match error {
             TokenError::Store(error) => Failure::from(error),
+            TokenError::Trust(text) => no_trust(TrustError::Broken(text)),
             other => Failure::denied(other.reason()),
         })?;
+    if let Some(trust) = trust.filter(|trust| trust.remaining_uses.is_some()) {
+        // Decides nothing about tokens that are there, so that these need not be worked out anew.
+        let mut change = app.store.change_keys().await?;
+        if !change.consume_trust(&trust.id).await? {
+            return Err(no_trust(TrustError::Broken("The trust is used up.")));
+        }
+        app.store.commit(change).await?;
+    }
     let text = app.token_keys().seal(&payload)?;
     Ok((context, text))
 }

@@ -36,8 +36,16 @@ pub(super) async fn token_body(
         Scope::Project(project, domain) => {
             token["project"] =
                 json!({"domain": domain.to_json(), "id": project.id, "name": project.name});
-            token["is_domain"] = false.into();
+            if context.trust.is_none() {
+                token["is_domain"] = false.into();
+            }
         }
+    }
+    if let Some(trust) = &context.trust {
+        token["OS-TRUST:trust"] = json!({
+            "id": trust.id, "trustor_user": {"id": trust.trustor_id}, "trustee_user": {"id": trust.trustee_id},
+            "impersonation": trust.impersonation,
+        });
     }
     if !matches!(context.scope, Scope::Unscoped) {
         token["roles"] = context

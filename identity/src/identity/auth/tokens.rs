@@ -32,6 +32,15 @@ fn subject_header(headers: &HeaderMap) -> Result<&str, IdentityError> {
         .ok_or(IdentityError::TokenNotFound)
 }
 
+/// The header's value is a version, of which there is 1 (1.0).
+fn knows_access_rules(headers: &HeaderMap) -> bool {
+    headers
+        .get(ACCESS_RULES)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.trim().parse::<f64>().ok())
+        .is_some_and(|version| version >= 1.0)
+}
+
 async fn subject(
     app: &App,
     text: &str,
@@ -41,6 +50,7 @@ async fn subject(
         .await
         .map_err(|error| match error {
             TokenError::Store(error) => IdentityError::Store(error),
+            TokenError::Trust(text) => IdentityError::Forbidden(text.into()),
             _ => IdentityError::TokenNotFound,
         })
 }
@@ -65,7 +75,7 @@ pub(super) async fn validate(
         .app_credential
         .as_ref()
         .is_some_and(|credential| !credential.access_rules.is_empty());
-    if has_rules && !headers.contains_key(ACCESS_RULES) {
+    if has_rules && !knows_access_rules(&headers) {
         return Err(IdentityError::TokenNotFound);
     }
     let body = token_body(&app, &subject, query.get("nocatalog").is_none()).await?;
