@@ -198,6 +198,23 @@ async fn what_cannot_work_is_refused_at_apply_with_a_sentence() -> Result<()> {
             says: "the device is at /dev/cryptvol/NAMESPACE/NAME",
         },
         Case {
+            what: "the name of another disk by path",
+            patch: spec(
+                json!({"link": {"shadow": "/dev/disk/by-path/ip-192.0.2.1:3260-iscsi-iqn.2026-11.com.example:other-lun-1"}}),
+            ),
+            says: "not a by-path name of this volume's own disk",
+        },
+        Case {
+            what: "a name by id without a WWID",
+            patch: spec(json!({"link": {"shadow": "/dev/disk/by-id/wwn-0x6001"}})),
+            says: "needs source.iscsi.wwid of the form naa.HEX",
+        },
+        Case {
+            what: "a name that is none of udev's",
+            patch: spec(json!({"link": {"shadow": "/dev/sda"}})),
+            says: "a name as udev makes them",
+        },
+        Case {
             what: "rotation",
             patch: spec(json!({"rotation": {"intervalDays": 3}})),
             says: "rotation is not implemented",

@@ -70,6 +70,7 @@ fn main() -> Result<()> {
             source: Source::Iscsi(lun),
             mapping_name: names::mapping_name(VOLUME_UID),
             link: LINK.into(),
+            shadow: None,
         },
         chap,
         passphrase: Passphrase("5d".repeat(32)),

@@ -46,7 +46,11 @@ use super::{
     validation = ("!(has(self.encryptionClassName) && has(self.encryption))", "set encryptionClassName or encryption, not both"),
     validation = ("self.attachments.size() <= 1 || self.access == 'Migratable'", "a volume may be attached to one node at a time: name one attachment"),
     validation = ("self.access == 'Exclusive'", "access Migratable is not implemented in this version: remove it and name one attachment"),
-    validation = ("!has(self.link)", "link.path and link.shadow are not implemented in this version: remove link; the device is at /dev/cryptvol/NAMESPACE/NAME"),
+    validation = ("!has(self.link) || !has(self.link.path)", "link.path is not implemented in this version: remove it; the device is at /dev/cryptvol/NAMESPACE/NAME"),
+    validation = ("!has(self.link) || !has(self.link.shadow) || has(self.source.iscsi)", "link.shadow is for iSCSI volumes: remove it; the device is at /dev/cryptvol/NAMESPACE/NAME"),
+    validation = ("!has(self.link) || !has(self.link.shadow) || !has(self.source.iscsi) || !self.link.shadow.startsWith('/dev/disk/by-path/') || (self.link.shadow.startsWith('/dev/disk/by-path/ip-') && self.link.shadow.contains('-iscsi-' + self.source.iscsi.iqn + '-lun-'))", "link.shadow is not a by-path name of this volume's own disk: write /dev/disk/by-path/ip-ADDRESS:PORT-iscsi-IQN-lun-LUN with source.iscsi's IQN and LUN"),
+    validation = ("!has(self.link) || !has(self.link.shadow) || !has(self.source.iscsi) || !self.link.shadow.startsWith('/dev/disk/by-id/') || (has(self.source.iscsi.wwid) && self.source.iscsi.wwid.startsWith('naa.') && self.link.shadow in ['/dev/disk/by-id/wwn-0x' + self.source.iscsi.wwid.substring(4), '/dev/disk/by-id/scsi-3' + self.source.iscsi.wwid.substring(4)])", "a by-id name in link.shadow needs source.iscsi.wwid of the form naa.HEX, and is /dev/disk/by-id/wwn-0xHEX or /dev/disk/by-id/scsi-3HEX of that WWID"),
+    validation = ("(has(self.link) && has(self.link.shadow)) == (has(oldSelf.link) && has(oldSelf.link.shadow)) && (!has(self.link) || !has(self.link.shadow) || self.link.shadow == oldSelf.link.shadow)", "link.shadow is immutable: whoever opens that name must never find another device there; create another EncryptedVolume"),
     validation = ("!has(self.rotation)", "rotation is not implemented in this version: remove it"),
 )]
 pub struct EncryptedVolumeSpec {
@@ -73,7 +77,7 @@ pub struct EncryptedVolumeSpec {
     /// Whether two nodes may have the device during a live migration.
     #[serde(default)]
     pub access: Access,
-    /// Further names for the device. Not implemented in this version.
+    /// Further names for the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<Link>,
     /// What becomes of key and data when this object is deleted.
@@ -128,16 +132,18 @@ pub enum Access {
 }
 
 /// Further names for the device.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Link {
-    /// A further link to the device.
+    /// A further link to the device. Not implemented in this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub path: Option<String>,
-    /// An existing by-path or by-id name that shall lead to the decrypted device.
+    /// A by-path or by-id name of this volume's disk that shall lead to the decrypted device, and to nothing else: udev takes it
+    /// from the raw disk. After detach it leads nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 4096))]
+    #[schemars(length(min = 1, max = 300))]
+    #[x_kube(validation = (r"self.matches('^/dev/disk/(by-path|by-id)/[A-Za-z0-9#+:=@_-][A-Za-z0-9#+.:=@_-]*$')", "link.shadow is a name as udev makes them below /dev/disk/by-path or /dev/disk/by-id"))]
     pub shadow: Option<String>,
 }
 

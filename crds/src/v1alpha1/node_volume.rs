@@ -69,6 +69,11 @@ pub struct NodeVolumeSpec {
     /// Link that the hypervisor opens, `/dev/cryptvol/NAMESPACE/NAME`.
     #[schemars(length(min = 1, max = 4096))]
     pub link: String,
+    /// Name of udev's below `/dev/disk/by-path` or `/dev/disk/by-id` that shall lead to the mapping and never to the raw device.
+    /// Absent once the volume is being deleted: then the name is udev's again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub shadow: Option<String>,
 }
 
 /// The EncryptedVolume that a NodeVolume serves.
@@ -242,6 +247,9 @@ pub struct NodeVolumeStatus {
     /// Link, once it leads to the mapping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<String>,
+    /// Shadowed name, while it leads to the mapping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<String>,
     /// Receipt of the format permit: written before the first byte of the header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permit: Option<PermitReceipt>,

@@ -80,6 +80,13 @@ pub trait Host {
     /// `NotOurs`, `StepFailed`.
     fn unlink(&mut self, link: &str) -> Result<(), StepError>;
 
+    /// Sees to it that a name of udev's leads to this volume's mapping, or nowhere, and never to the raw device; waits until
+    /// udev has done so. `NameTo::Everybody` ends that.
+    ///
+    /// # Errors
+    /// `NotOurs` when another volume has the name, `DeadlineExceeded` when udev does not follow, `StepFailed`.
+    fn name(&mut self, order: &NameOrder) -> Result<(), StepError>;
+
     /// Removes the mapping with this name and UUID.
     ///
     /// # Errors

@@ -16,6 +16,10 @@ pub struct Query {
     pub mapping_name: String,
     /// Link of the volume.
     pub link: String,
+    /// Name of udev's that shall lead to the mapping and never to the raw device, for example
+    /// `/dev/disk/by-path/ip-192.0.2.1:3260-iscsi-IQN-lun-1`.
+    #[serde(default)]
+    pub shadow: Option<String>,
 }
 
 /// Where a raw device comes from, and so how it is reached and let go.
@@ -109,6 +113,45 @@ pub struct Observed {
     pub mapping: Option<Mapping>,
     /// What is at the volume's link path.
     pub link: LinkFound,
+    /// Names that the volume shadows.
+    #[serde(default)]
+    pub names: NamesFound,
+}
+
+/// What is known of the names that a volume shadows. Each survives as long as the node runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamesFound {
+    /// Names that are kept from every raw device for this volume, wanted or not.
+    pub kept: Vec<String>,
+    /// The wanted name is kept for another volume: the name of its mapping.
+    pub kept_for_another: Option<String>,
+    /// UUID of the mapping that the wanted name is given to; where none is wanted, the first that is kept.
+    pub given: Option<String>,
+    /// Kernel path of the device that this name leads to.
+    pub leads: Option<String>,
+}
+
+/// Whose a name shall be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameOrder {
+    /// The name, as in `Query::shadow`.
+    pub name: String,
+    /// Device-mapper name of the volume's mapping: whom the name is kept for.
+    pub mapping_name: String,
+    /// Who gets it.
+    pub to: NameTo,
+}
+
+/// Who gets a name.
+#[allow(clippy::large_enum_variant)] // made twice in an attachment
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NameTo {
+    /// No device: it leads nowhere.
+    Nobody,
+    /// The volume's mapping.
+    Mapping(Mapping),
+    /// Whatever device udev's own rules give it to: the volume does not care for it any more.
+    Everybody,
 }
 
 /// An iSCSI session.

@@ -19,8 +19,8 @@ use super::{
     wanted::Wanted,
 };
 use crate::host::{
-    Chap, DeviceId, Erased, FormatOrder, Header, HeaderFound, Mapping, Observed, OpenOrder,
-    Passphrase, Query, StepError, Target,
+    Chap, DeviceId, Erased, FormatOrder, Header, HeaderFound, Mapping, NameOrder, Observed,
+    OpenOrder, Passphrase, Query, StepError, Target,
 };
 
 /// `host::Host` as the agent calls it: in a worker process, with a deadline.
@@ -34,6 +34,7 @@ pub trait Node {
     async fn open(&self, device: &DeviceId, order: OpenOrder) -> Result<Mapping, StepError>;
     async fn link(&self, link: &str, mapping: &Mapping) -> Result<(), StepError>;
     async fn unlink(&self, link: &str) -> Result<(), StepError>;
+    async fn name(&self, order: NameOrder) -> Result<(), StepError>;
     async fn close(&self, name: &str, uuid: &str) -> Result<(), StepError>;
     async fn delete_device(&self, device: &DeviceId) -> Result<(), StepError>;
     async fn logout(&self, target: &Target) -> Result<(), StepError>;
@@ -293,6 +294,14 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             }
             Step::Link(mapping) => node.link(&query.link, mapping).await,
             Step::Unlink => node.unlink(&query.link).await,
+            Step::Name { name, to } => {
+                node.name(NameOrder {
+                    name: name.clone(),
+                    mapping_name: query.mapping_name.clone(),
+                    to: to.clone(),
+                })
+                .await
+            }
             Step::Close { uuid } => {
                 at.run.closed = true;
                 node.close(&query.mapping_name, uuid).await

@@ -5,6 +5,7 @@ pub mod failpoint;
 pub mod memory;
 pub mod plan;
 pub mod report;
+pub mod shadow;
 pub mod wanted;
 
 #[cfg(test)]

@@ -149,6 +149,9 @@ fn show(status: &mut NodeVolumeStatus, wanted: &Wanted, observed: &Observed) {
     status.link = ours
         .filter(|m| observed.link == LinkFound::To(m.path.clone()))
         .map(|_| wanted.query.link.clone());
+    status.shadow = ours
+        .filter(|m| observed.names.leads.as_ref() == Some(&m.path))
+        .and(wanted.query.shadow.clone());
 }
 
 fn device_status(device: &DeviceId) -> DeviceStatus {

@@ -5,6 +5,7 @@ use cryptvol_crds::{
     v1alpha1::{Desired, Encryption, FormatPermit, HeaderFacts, NodeIscsi, NodeSource, Provider},
 };
 
+use super::shadow;
 use crate::host::{Lun, Portal, Query, Source, Target};
 
 /// All are asked at once, each by a thread.
@@ -71,6 +72,9 @@ impl Wanted {
         if !is_link(&spec.link) {
             return Err(bad("link", "not /dev/cryptvol/NAMESPACE/NAME"));
         }
+        if let Some(name) = &spec.shadow {
+            shadow::check(name, &source, spec.wwid.as_deref()).map_err(|why| bad("shadow", why))?;
+        }
         let desired = match (spec.desired, &volume.metadata.deletion_timestamp) {
             (Desired::Attached, Some(_)) => Desired::Detached,
             (desired, _) => desired,
@@ -81,6 +85,7 @@ impl Wanted {
                 source,
                 mapping_name: names::mapping_name(&spec.volume_ref.uid),
                 link: spec.link.clone(),
+                shadow: spec.shadow.clone(),
             },
             chap: spec.source.iscsi.as_ref().is_some_and(|i| i.chap),
             encryption: spec.encryption.clone(),

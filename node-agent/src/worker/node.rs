@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     host::{
-        Chap, DeviceId, Erased, FormatOrder, Header, HeaderFound, Mapping, Observed, OpenOrder,
-        Query, StepError, Target,
+        Chap, DeviceId, Erased, FormatOrder, Header, HeaderFound, Mapping, NameOrder, Observed,
+        OpenOrder, Query, StepError, Target,
     },
     volume::execute::Node,
 };
@@ -88,6 +88,10 @@ impl Node for Workers {
 
     async fn unlink(&self, link: &str) -> Result<(), StepError> {
         self.act(Call::Unlink(link.to_owned())).await
+    }
+
+    async fn name(&self, order: NameOrder) -> Result<(), StepError> {
+        self.act(Call::Name(order)).await
     }
 
     async fn close(&self, name: &str, uuid: &str) -> Result<(), StepError> {

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use crate::host::{
-    Chap, DeviceId, Erased, FormatOrder, Header, HeaderFound, Host, Mapping, Observed, OpenOrder,
-    Query, StepError, Target,
+    Chap, DeviceId, Erased, FormatOrder, Header, HeaderFound, Host, Mapping, NameOrder, Observed,
+    OpenOrder, Query, StepError, Target,
     probe::{self, NodeCheck},
 };
 
@@ -41,6 +41,8 @@ pub enum Call {
     Link(String, Mapping),
     /// `Host::unlink`.
     Unlink(String),
+    /// `Host::name`.
+    Name(NameOrder),
     /// `Host::close`.
     Close(String, String),
     /// `Host::delete_device`.
@@ -87,6 +89,7 @@ impl Call {
             Self::Open(..) => "open",
             Self::Link(..) => "link",
             Self::Unlink(_) => "unlink",
+            Self::Name(_) => "give or take a name",
             Self::Close(..) => "close",
             Self::DeleteDevice(_) => "remove the device",
             Self::Logout(_) => "log out",
@@ -101,6 +104,8 @@ impl Call {
         Duration::from_secs(match self {
             Self::Observe(_) | Self::Mappings | Self::Link(..) | Self::Unlink(_) => 10,
             Self::Scan(..) | Self::ReadHeader(_) | Self::Close(..) | Self::Probe => 30,
+            // udev's time, and a rule that is new to it.
+            Self::Name(_) => 40,
             // Several portals, each with its own time.
             Self::Login(..) => 75,
             Self::DeleteDevice(_) | Self::Logout(_) | Self::Open(..) => 45,
@@ -123,6 +128,7 @@ impl Call {
             Self::Open(device, order) => host.open(device, order).map(Answer::Opened),
             Self::Link(link, mapping) => unit(host.link(link, mapping)),
             Self::Unlink(link) => unit(host.unlink(link)),
+            Self::Name(order) => unit(host.name(order)),
             Self::Close(name, uuid) => unit(host.close(name, uuid)),
             Self::DeleteDevice(device) => unit(host.delete_device(device)),
             Self::Logout(target) => unit(host.logout(target)),

@@ -44,6 +44,12 @@ pub fn build(
             .flatten(),
         formatted_before: facts::formatted_before(status),
         link: names::link_path(&namespace, &name),
+        shadow: volume
+            .spec
+            .link
+            .as_ref()
+            .and_then(|l| l.shadow.clone())
+            .filter(|_| volume.metadata.deletion_timestamp.is_none()),
         source: NodeSource {
             iscsi: Some(iscsi(source)),
             ..NodeSource::default()

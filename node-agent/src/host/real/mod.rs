@@ -10,6 +10,7 @@ pub mod header;
 pub mod iscsi;
 pub mod links;
 pub mod luks;
+pub mod names;
 pub(crate) mod sys;
 pub mod sysfs;
 #[cfg(test)]
@@ -18,13 +19,14 @@ pub(crate) mod testing;
 use cryptvol_crds::{conditions::Reason, v1alpha1::HeaderFacts};
 
 use super::{
-    Chap, DeviceId, Erased, FormatOrder, Header, HeaderFound, Host, Mapping, Observed, OpenOrder,
-    Query, Source, StepError, Target,
+    Chap, DeviceId, Erased, FormatOrder, Header, HeaderFound, Host, Mapping, NameOrder, NameTo,
+    Observed, OpenOrder, Query, Source, StepError, Target,
 };
 use disk::{Access, Disk};
 use error::{because, failed};
 use iscsi::Initiator;
 use links::Links;
+use names::Names;
 use sysfs::Sysfs;
 
 /// Lets this process go before others. A login brings a storm of udev events; without this their handlers take the CPU, one time
@@ -41,6 +43,7 @@ fn go_first() {
 pub struct RealHost {
     sysfs: Sysfs,
     links: Links,
+    names: Names,
     initiator: Initiator,
 }
 
@@ -71,6 +74,9 @@ impl Host for RealHost {
             device,
             mapping: dm::observe(&query.mapping_name)?,
             link: self.links.observe(&query.link)?,
+            names: self
+                .names
+                .observe(query.shadow.as_deref(), &query.mapping_name)?,
         })
     }
 
@@ -157,6 +163,19 @@ impl Host for RealHost {
 
     fn unlink(&mut self, link: &str) -> Result<(), StepError> {
         self.links.remove(link)
+    }
+
+    fn name(&mut self, order: &NameOrder) -> Result<(), StepError> {
+        if let NameTo::Mapping(mapping) = &order.to
+            && dm::observe(&mapping.name)?
+                .is_none_or(|now| now.uuid != mapping.uuid || now.dev != mapping.dev)
+        {
+            return Err(failed(
+                format!("giving {} away", order.name),
+                format!("mapping {} is not what it was", mapping.name),
+            ));
+        }
+        self.names.set(order)
     }
 
     fn close(&mut self, name: &str, uuid: &str) -> Result<(), StepError> {

@@ -5,7 +5,8 @@ use cryptvol_crds::{conditions::Reason, names};
 use super::{Content, Disk, SimHeader, SimLink, World};
 use crate::host::{
     Chap, CryptTable, Device, DeviceId, Erased, FormatOrder, Header, HeaderFound, Host, LinkFound,
-    Mapping, Observed, OpenOrder, Portal, Query, RawKind, Session, Source, StepError, Target,
+    Mapping, NameOrder, Observed, OpenOrder, Portal, Query, RawKind, Session, Source, StepError,
+    Target,
 };
 
 /// What the kernel holds.
@@ -329,6 +330,7 @@ impl Host for World {
             device,
             mapping,
             link,
+            names: self.names_found(query),
         })
     }
 
@@ -505,6 +507,10 @@ impl Host for World {
             }
             Some(_) => error(Reason::NotOurs, "something else is there"),
         }
+    }
+
+    fn name(&mut self, order: &NameOrder) -> Result<(), StepError> {
+        self.set_name(order)
     }
 
     fn close(&mut self, name: &str, uuid: &str) -> Result<(), StepError> {

@@ -6,9 +6,11 @@
 
 mod array;
 mod kernel;
+mod names;
 
 pub use array::*;
 pub use kernel::*;
+pub use names::*;
 
 use std::collections::BTreeMap;
 
@@ -23,6 +25,8 @@ pub struct World {
     pub kernel: Kernel,
     /// Links by path.
     pub links: BTreeMap<String, SimLink>,
+    /// What udev is told of names.
+    pub names: SimNames,
     /// What was done, in order, for assertions and for reading a failed test.
     pub log: Vec<String>,
 }
@@ -48,6 +52,7 @@ impl World {
             ..Kernel::default()
         };
         self.links.clear();
+        self.names = SimNames::default();
     }
 
     /// A guest opens the device by its link and writes. Gives back the disk that got the bytes, or nothing when the link

@@ -9,11 +9,13 @@ impl At<'_> {
     pub(super) fn down(&self) -> Next {
         self.take_mapping_down()
             .and_then(|()| self.take_device_down())
+            .and_then(|()| self.free_names())
             .map_or_else(|next| next, |()| Next::Done(Done::Detached))
     }
 
     /// Link and mapping. The link goes first: nobody shall open anew what is about to go.
     pub(super) fn take_mapping_down(&self) -> Result<(), Next> {
+        self.withdraw_name()?;
         if self.has_link() {
             return Err(Next::Do(Step::Unlink));
         }

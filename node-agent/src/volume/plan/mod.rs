@@ -9,6 +9,7 @@
 mod checks;
 mod down;
 mod erase;
+mod names;
 mod reach;
 mod up;
 
@@ -21,7 +22,7 @@ use super::{
     memory::{Hand, Memory, Run},
     wanted::Wanted,
 };
-use crate::host::{DeviceId, Erased, Lun, Mapping, Observed};
+use crate::host::{DeviceId, Erased, Lun, Mapping, NameTo, Observed};
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,6 +75,13 @@ pub enum Step {
     },
     /// Make the link lead to the mapping.
     Link(Mapping),
+    /// Give a name of udev's to the mapping, to nobody, or back.
+    Name {
+        /// The name.
+        name: String,
+        /// Who gets it.
+        to: NameTo,
+    },
     /// Remove the link.
     Unlink,
     /// Remove the mapping.
@@ -113,6 +121,11 @@ impl Step {
             Self::Open { .. } => "open",
             Self::RecordFirstOpened { .. } => "record-first-opened",
             Self::Link(_) => "link",
+            Self::Name { to, .. } => match to {
+                NameTo::Nobody => "take-name",
+                NameTo::Mapping(_) => "give-name",
+                NameTo::Everybody => "free-name",
+            },
             Self::Unlink => "unlink",
             Self::Close { .. } => "close",
             Self::DeleteDevice(_) => "delete-device",
@@ -132,6 +145,9 @@ impl Step {
         "format",
         "open",
         "record-first-opened",
+        "take-name",
+        "give-name",
+        "free-name",
         "link",
         "unlink",
         "close",
@@ -150,6 +166,11 @@ impl Step {
             Self::ReleaseKey => Stage::KeyRelease,
             Self::Open { .. } | Self::RecordFirstOpened { .. } => Stage::Mapping,
             Self::Link(_) => Stage::Attached,
+            Self::Name { to, .. } => match to {
+                NameTo::Nobody => Stage::Device,
+                NameTo::Mapping(_) => Stage::Attached,
+                NameTo::Everybody => Stage::Detaching,
+            },
             Self::Unlink
             | Self::Close { .. }
             | Self::DeleteDevice(_)

@@ -9,6 +9,7 @@ use cryptvol_crds::{
 use super::{
     At, Done, Next, Step,
     checks::{Health, table_agrees},
+    names::Known,
     stop,
 };
 use crate::host::{Device, DeviceId, HeaderFound, LinkFound, Mapping};
@@ -37,6 +38,7 @@ impl At<'_> {
                 format!("{link} is there and is no symbolic link"),
             ));
         }
+        self.keep_name(Known::ByPath)?;
         if let Some(mapping) = &self.observed.mapping {
             return self.with_mapping(mapping);
         }
@@ -46,6 +48,7 @@ impl At<'_> {
             return Err(Next::Do(Step::Unlink));
         }
         let device = self.reach_device()?;
+        self.keep_name(Known::ByIdentity)?;
         let Some(uuid) = &self.wanted.luks_uuid else {
             return self.import(device);
         };
@@ -271,6 +274,9 @@ impl At<'_> {
         if self.run.closed {
             return broken(Reason::StepFailed, " although it was just made anew");
         }
+        if let Err(next) = self.withdraw_name() {
+            return next;
+        }
         if self.has_link() {
             return Next::Do(Step::Unlink);
         }
@@ -316,6 +322,7 @@ impl At<'_> {
                 facts: facts.clone(),
             }));
         }
+        self.give_name(mapping)?;
         if self.observed.link != LinkFound::To(mapping.path.clone()) {
             return Err(Next::Do(Step::Link(mapping.clone())));
         }

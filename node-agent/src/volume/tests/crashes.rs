@@ -72,7 +72,48 @@ fn offline() -> Lab {
     lab
 }
 
+/// As `first_attach`, with a name of udev's that leads to the mapping.
+fn first_attach_by_name() -> Lab {
+    let lab = Lab::new(1);
+    lab.change(1, |s| s.shadow = Some(by_path(IQN, 1)));
+    lab
+}
+
+fn attached_by_name() -> Lab {
+    let lab = first_attach_by_name();
+    lab.settle(1);
+    lab
+}
+
+/// The operator takes the name out of the spec when the volume is being deleted.
+fn deleted_by_name() -> Lab {
+    let lab = attached_by_name();
+    lab.change(1, |s| s.shadow = None);
+    lab
+}
+
 const WAYS: &[Way] = &[
+    Way {
+        name: "first attach by name",
+        prepare: first_attach_by_name,
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: true,
+    },
+    Way {
+        name: "detach by name",
+        prepare: attached_by_name,
+        desired: Desired::Detached,
+        last: Stage::Detached,
+        formats: false,
+    },
+    Way {
+        name: "erase by name",
+        prepare: deleted_by_name,
+        desired: Desired::Erased,
+        last: Stage::Erased,
+        formats: false,
+    },
     Way {
         name: "import",
         prepare: import,
@@ -204,8 +245,14 @@ fn nothing_left_if_down(way: &Way, lab: &Lab) {
             way.name
         );
         assert!(world.links.is_empty(), "{}: a link is left", way.name);
+        assert!(
+            world.names.given.is_empty(),
+            "{}: a name leads on",
+            way.name
+        );
     }
     if way.desired == Desired::Erased {
+        assert!(world.names.kept.is_empty(), "{}: a name is kept", way.name);
         let keyless = |d: &Disk| matches!(&d.content, Content::Luks(h) if h.slots.is_empty());
         assert!(
             world.disks.iter().all(keyless),
@@ -345,7 +392,7 @@ fn errors_of(call: &str) -> &'static [Reason] {
             R::DeadlineExceeded,
             R::StepFailed,
         ],
-        "link" | "unlink" => &[R::NotOurs, R::DeadlineExceeded, R::StepFailed],
+        "link" | "unlink" | "name" => &[R::NotOurs, R::DeadlineExceeded, R::StepFailed],
         "close" => &[
             R::DeviceBusy,
             R::NotOurs,

@@ -71,6 +71,8 @@ pub struct Lab {
     pub operator_pins: Cell<bool>,
     /// Somebody removed mappings by hand: a link may lead nowhere until the agent looks again.
     pub vandalised: Cell<bool>,
+    /// A raw disk may have a name that no volume has kept yet.
+    pub names_free_until_kept: Cell<bool>,
 }
 
 impl Default for Lab {
@@ -97,6 +99,7 @@ impl Default for Lab {
             busy_targets: RefCell::default(),
             operator_pins: Cell::new(true),
             vandalised: Cell::new(false),
+            names_free_until_kept: Cell::new(false),
         }
     }
 }
@@ -415,6 +418,24 @@ impl Lab {
                 );
                 assert!(opened, "2: {name} has a link and no record of its opening");
             }
+            if let Some(name) = &volume.spec.shadow
+                && let Some(path) = world.name_leads(name)
+                && (world.names.kept.contains_key(name) || !self.names_free_until_kept.get())
+            {
+                let to = world
+                    .kernel
+                    .mappings
+                    .iter()
+                    .find(|m| m.mapping.path == path);
+                assert!(
+                    to.is_some_and(|m| ours(&m)),
+                    "3: {name} leads to {path}, not to the mapping of its volume"
+                );
+                assert!(
+                    opened,
+                    "2: {name} leads to a mapping and no record of its opening"
+                );
+            }
             let disk = &world.disks[truth];
             if disk.data.is_some() {
                 let erased = volume.spec.desired == Desired::Erased;
@@ -607,6 +628,10 @@ impl Node for Side<'_> {
 
     async fn unlink(&self, link: &str) -> Result<(), StepError> {
         self.call("unlink", |w| w.unlink(link)).await
+    }
+
+    async fn name(&self, order: NameOrder) -> Result<(), StepError> {
+        self.call("name", |w| w.name(&order)).await
     }
 
     async fn close(&self, name: &str, uuid: &str) -> Result<(), StepError> {

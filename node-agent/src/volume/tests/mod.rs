@@ -4,5 +4,6 @@ mod bad_input;
 mod crashes;
 mod invariants;
 pub(crate) mod lab;
+mod names;
 mod peers;
 mod schedules;
