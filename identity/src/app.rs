@@ -233,6 +233,7 @@ impl App {
             self.store.mark_log_dirty();
         }
         self.store.commit(change).await?;
+        crate::identity::prune_oauth(self).await?;
         self.store.truncate_log().await
     }
 }

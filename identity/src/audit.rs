@@ -90,6 +90,10 @@ pub fn record(
         .app_credential
         .as_ref()
         .map_or("", |credential| credential.id.as_str());
+    let access_token = caller
+        .access_token
+        .as_ref()
+        .map_or("", |token| token.id.as_str());
     // Who logged in is in the trail even where a trust makes it appear as somebody else.
     let (trust, trustee) = caller.trust.as_ref().map_or(("", ""), |trust| {
         (trust.id.as_str(), trust.trustee_id.as_str())
@@ -101,10 +105,30 @@ pub fn record(
         user_id: &caller.user.id,
         user_name: &caller.user.name,
         credential,
+        access_token,
         trust,
         trustee,
         scope_type,
         scope_id,
+        kind,
+        target_id,
+    });
+}
+
+/// One line about what a program did that showed nothing but its own signature (OAuth1).
+pub fn by_consumer(consumer_id: &str, action: &str, kind: &str, target_id: &str) {
+    write(&Line {
+        action,
+        outcome: Outcome::Success,
+        reason: "",
+        user_id: "",
+        user_name: &format!("OAuth1 consumer {consumer_id}"),
+        credential: "",
+        access_token: "",
+        trust: "",
+        trustee: "",
+        scope_type: "none",
+        scope_id: "",
         kind,
         target_id,
     });
@@ -119,6 +143,7 @@ pub fn failed_login(claimed_user: &str, reason: &str) {
         user_id: "",
         user_name: claimed_user,
         credential: "",
+        access_token: "",
         trust: "",
         trustee: "",
         scope_type: "none",
@@ -137,6 +162,7 @@ pub fn locked_out(user_id: &str, user_name: &str, failures: u32) {
         user_id: "",
         user_name: "",
         credential: "",
+        access_token: "",
         trust: "",
         trustee: "",
         scope_type: "none",
@@ -153,6 +179,7 @@ struct Line<'a> {
     user_id: &'a str,
     user_name: &'a str,
     credential: &'a str,
+    access_token: &'a str,
     trust: &'a str,
     trustee: &'a str,
     scope_type: &'a str,
@@ -178,6 +205,7 @@ fn write(line: &Line<'_>) {
         initiator_user_id = line.user_id,
         initiator_user_name = line.user_name,
         initiator_application_credential_id = line.credential,
+        initiator_access_token_id = line.access_token,
         initiator_trust_id = line.trust,
         initiator_trustee_user_id = line.trustee,
         initiator_scope_type = line.scope_type,

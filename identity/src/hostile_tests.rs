@@ -199,6 +199,13 @@ const ATTRIBUTES: &[&str] = &[
     "remaining_uses",
     "allow_redelegation",
     "redelegation_count",
+    "tenant_id",
+    "access",
+    "signature",
+    "params",
+    "headers",
+    "token",
+    "passcode",
 ];
 
 /// Values of every wrong kind.

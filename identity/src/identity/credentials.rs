@@ -11,10 +11,10 @@ use axum::{
     routing::get,
 };
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::{
     documents::{Family, check_text},
+    ec2::{BOUND_TO, id_of_access},
     error::{ApiResult, IdentityError},
     fields::{self, Object},
     support::{Caller, collection},
@@ -94,8 +94,64 @@ fn fill(app: &App, document: &mut Document, mut object: Object) -> Result<(), Id
     Ok(())
 }
 
+/// A record of a user's credential, with the blob sealed for it.
+pub(super) fn sealed(
+    app: &App,
+    id: &str,
+    owners: (&str, Option<&str>),
+    kind: &str,
+    blob: &str,
+) -> Result<Document, IdentityError> {
+    let mut document = Document::new(CREDENTIAL.name, id, &Object::new());
+    let mut object = Object::new();
+    object.insert("type".into(), kind.into());
+    object.insert("blob".into(), blob.into());
+    object.insert("user_id".into(), owners.0.into());
+    object.insert("project_id".into(), owners.1.into());
+    fill(app, &mut document, object)?;
+    Ok(document)
+}
+
+/// Stores a new credential.
+pub(super) async fn insert(
+    app: &App,
+    caller: &Caller,
+    document: &Document,
+) -> Result<(), IdentityError> {
+    CREDENTIAL.insert(app, caller, document).await
+}
+
+/// One credential.
+pub(super) async fn find(app: &App, id: &str) -> Result<Option<Document>, IdentityError> {
+    Ok(app.store.document(CREDENTIAL.name, id).await?)
+}
+
+/// The credentials of a user of one type.
+pub(super) async fn of_user(
+    app: &App,
+    user_id: &str,
+    kind: &str,
+) -> Result<Vec<Document>, IdentityError> {
+    let mut found = app.store.documents(CREDENTIAL.name, Some(user_id)).await?;
+    found.retain(|document| document.text("type").as_deref() == Some(kind));
+    Ok(found)
+}
+
+/// The blobs of a user's credentials of one type.
+pub(super) async fn blobs(
+    app: &App,
+    user_id: &str,
+    kind: &str,
+) -> Result<Vec<String>, IdentityError> {
+    of_user(app, user_id, kind)
+        .await?
+        .iter()
+        .map(|document| blob(app, document).map_err(IdentityError::from))
+        .collect()
+}
+
 /// The blob of a record, opened.
-fn blob(app: &App, document: &Document) -> Result<String, SealError> {
+pub(super) fn blob(app: &App, document: &Document) -> Result<String, SealError> {
     let sealed = document.sealed.as_deref().unwrap_or_default();
     let opened = app
         .credential_key()
@@ -180,10 +236,15 @@ fn id_of(object: &Object) -> Result<String, IdentityError> {
     let access = blob["access"]
         .as_str()
         .ok_or_else(|| bad("The blob of an EC2 credential must hold access."))?;
+    if let Some(name) = BOUND_TO.iter().find(|name| !blob[**name].is_null()) {
+        return Err(IdentityError::BadRequest(format!(
+            "An EC2 credential cannot be bound to something else; leave {name} out of its blob."
+        )));
+    }
     if !object.get("project_id").is_some_and(Value::is_string) {
         return Err(bad("An EC2 credential needs a project_id."));
     }
-    Ok(hex::encode(Sha256::digest(access)))
+    Ok(id_of_access(access))
 }
 
 fn answer(app: &App, base: &Base, status: StatusCode, document: &Document) -> ApiResult {

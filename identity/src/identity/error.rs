@@ -143,7 +143,7 @@ impl IntoResponse for IdentityError {
             "title": status.canonical_reason().unwrap_or("Error"),
         });
         if matches!(self, Self::UnsupportedMethod) {
-            error["identity"] = json!({"methods": ["password", "token", "application_credential"]});
+            error["identity"] = json!({"methods": ["password", "token", "application_credential", "totp", "oauth1"]});
         }
         (status, Json(json!({ "error": error }))).into_response()
     }

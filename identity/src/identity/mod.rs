@@ -10,6 +10,7 @@ mod documents;
 mod domain_config;
 mod domain_options;
 mod domains;
+mod ec2;
 mod endpoint_filter;
 mod error;
 mod fields;
@@ -17,6 +18,7 @@ mod grants;
 mod groups;
 mod immutable;
 mod limits;
+mod oauth1;
 mod passwords;
 mod policies;
 mod projects;
@@ -39,6 +41,7 @@ use crate::app::App;
 
 pub use error::IdentityError;
 pub use limits::LimitModel;
+pub(crate) use oauth1::prune as prune_oauth;
 
 /// Largest request body, as in Keystone.
 const MAX_BODY: usize = 114_688;
@@ -64,6 +67,8 @@ pub fn router(_: Arc<App>) -> Router<Arc<App>> {
                 .merge(policies::routes())
                 .merge(endpoint_filter::routes())
                 .merge(credentials::routes())
+                .merge(ec2::routes())
+                .merge(oauth1::routes())
                 .merge(limits::routes())
                 .merge(trusts::routes())
                 .merge(app_credentials::routes()),

@@ -84,40 +84,76 @@ pub async fn prove(
 ) -> Result<Result<User, &'static str>, IdentityError> {
     let hash = user.as_ref().and_then(|user| user.password_hash.as_deref());
     let matches = app.hasher.verify(password, hash).await?;
-    let rules = &app.config.passwords;
     let (id, options) = user
         .as_ref()
         .map_or(("", "{}"), |user| (user.id.as_str(), user.options.as_str()));
-    let mut locked = false;
-    // The length of a lock-out, if this user can be locked out at all.
-    let length = rules.lockout(options, u32::MAX);
-    if let Some(length) = length {
-        let now = now_us();
-        let failures = app.failures.count(id, now.saturating_sub(length));
-        let until = app.store.locked_until(id).await?;
-        locked = rules.lockout(options, failures).is_some() || until.is_some_and(|at| at > now);
-    }
+    let locked = is_locked(app, id, options, id).await?;
     let Some(user) = user else {
         return Ok(Err("UnknownUser"));
     };
+    let counter = user.id.clone();
+    Ok(judge(app, user, &counter, matches, locked, "WrongPassword"))
+}
+
+/// The same for a one-time password that was compared already. Its failures are counted apart: who knows the password could
+/// else set the count back between two guesses.
+///
+/// # Errors
+/// As [`prove`].
+pub async fn prove_code(
+    app: &Arc<App>,
+    user: User,
+    matches: bool,
+) -> Result<Result<User, &'static str>, IdentityError> {
+    let counter = code_counter(&user.id);
+    let locked = is_locked(app, &user.id, &user.options, &counter).await?;
+    Ok(judge(app, user, &counter, matches, locked, "WrongPasscode"))
+}
+
+fn code_counter(user_id: &str) -> String {
+    format!("totp {user_id}")
+}
+
+/// Whether a user is locked out, by its record or by the failures of this counter.
+async fn is_locked(app: &App, id: &str, options: &str, counter: &str) -> StoreResult<bool> {
+    let rules = &app.config.passwords;
+    // The length of a lock-out, if this user can be locked out at all.
+    let Some(length) = rules.lockout(options, u32::MAX) else {
+        return Ok(false);
+    };
+    let now = now_us();
+    let failures = app.failures.count(counter, now.saturating_sub(length));
+    let until = app.store.locked_until(id).await?;
+    Ok(rules.lockout(options, failures).is_some() || until.is_some_and(|at| at > now))
+}
+
+/// The user if it proved itself; counts.
+fn judge(
+    app: &Arc<App>,
+    user: User,
+    counter: &str,
+    matches: bool,
+    locked: bool,
+    wrong: &'static str,
+) -> Result<User, &'static str> {
     if locked {
-        return Ok(Err("LockedOut"));
+        return Err("LockedOut");
     }
     if matches {
-        app.failures.clear(&user.id);
-        return Ok(Ok(user));
+        app.failures.clear(counter);
+        return Ok(user);
     }
-    if let Some(length) = length {
-        count_failure(app, &user, length);
+    if let Some(length) = app.config.passwords.lockout(&user.options, u32::MAX) {
+        count_failure(app, &user, counter, length);
     }
-    Ok(Err("WrongPassword"))
+    Err(wrong)
 }
 
 /// Counts a failure. A lock-out counts here at once; the record, for restarts and other replicas, is written
 /// beside the answer, so that its time says nothing.
-fn count_failure(app: &Arc<App>, user: &User, length: i64) {
+fn count_failure(app: &Arc<App>, user: &User, counter: &str, length: i64) {
     let now = now_us();
-    let failures = app.failures.add(&user.id, now, now.saturating_sub(length));
+    let failures = app.failures.add(counter, now, now.saturating_sub(length));
     if app
         .config
         .passwords
@@ -147,5 +183,6 @@ async fn lock_out(app: &App, id: &str, until: i64) -> StoreResult<()> {
 /// From the store.
 pub async fn unlock(app: &App, change: &mut Change, id: &str) -> Result<(), IdentityError> {
     app.failures.clear(id);
+    app.failures.clear(&code_counter(id));
     Ok(change.end_lock_out(id).await?)
 }

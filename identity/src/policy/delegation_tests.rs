@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod given_away;
+
 use std::path::PathBuf;
 
 use serde_json::{Value, json};

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::{
     format::{Method, TokenPayload, TokenScope},
+    oauth::{self, AccessTokenRef},
     trust::{self, TrustError},
 };
 use crate::{
@@ -97,6 +98,8 @@ pub struct AuthContext {
     pub app_credential: Option<AppCredentialRef>,
     /// The trust, if one was used.
     pub trust: Option<TrustRef>,
+    /// The OAuth1 access token, if one was used.
+    pub access_token: Option<AccessTokenRef>,
     /// The same for the policy.
     pub creds: Creds,
 }
@@ -143,8 +146,8 @@ pub enum TokenError {
     /// No role is left on the scope.
     #[error("the user has no role on the scope")]
     NoRoles,
-    /// The application credential is gone or has expired.
-    #[error("the application credential is deleted or has expired")]
+    /// The application credential or the access token is gone or has expired.
+    #[error("the application credential or access token is deleted or has expired")]
     Credential,
     /// The trust is there and does not hold. Who shows its token may know why.
     #[error("{0}")]
@@ -264,6 +267,12 @@ pub async fn resolve(store: &Store, payload: &TokenPayload) -> Result<AuthContex
             user = trustor;
         }
     }
+    let mut access_token = None;
+    if let Some(id) = &payload.access_token_id {
+        let (token, given) = oauth::access_token(store, payload, id, now_us()).await?;
+        roles.retain(|role| given.contains(&role.id));
+        access_token = Some(token);
+    }
     if roles.is_empty() && !matches!(scope, Scope::Unscoped) {
         return Err(TokenError::NoRoles);
     }
@@ -290,6 +299,7 @@ pub async fn resolve(store: &Store, payload: &TokenPayload) -> Result<AuthContex
         roles,
         app_credential,
         trust,
+        access_token,
         creds,
     })
 }

@@ -3,6 +3,7 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::crypto::{SealError, SealingKey};
 
@@ -42,6 +43,19 @@ impl Method {
             Self::OAuth1 => "oauth1",
             Self::Ec2Credential => "ec2credential",
         }
+    }
+
+    /// The method of a login by its name. One that only marks tokens cannot be logged in with.
+    pub fn of_login(name: &str) -> Option<Self> {
+        [
+            Self::Password,
+            Self::Token,
+            Self::ApplicationCredential,
+            Self::Totp,
+            Self::OAuth1,
+        ]
+        .into_iter()
+        .find(|method| method.as_str() == name)
     }
 
     /// Whether the user itself logged in. All other methods stand for something that the user gave away, and a method
@@ -126,6 +140,26 @@ impl From<PayloadV1> for TokenPayload {
     }
 }
 
+/// What a receipt holds: what was proved of a user that needs more. Times in microseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptPayload {
+    /// The user.
+    pub user_id: String,
+    /// What was proved.
+    pub methods: Vec<Method>,
+    /// When.
+    pub issued_at: i64,
+    /// Until when.
+    pub expires_at: i64,
+}
+
+const RECEIPT_VERSION: u8 = 1;
+
+/// What the seal of a receipt is bound to: none passes for a token.
+fn receipt_bound_to(version: u8) -> Option<&'static str> {
+    (version == RECEIPT_VERSION).then_some("receipt")
+}
+
 /// What a version's seal is bound to: what was sealed as one version never opens as another one, which would drop the limits
 /// that only the newer one knows.
 fn bound_to(version: u8) -> Option<&'static str> {
@@ -167,12 +201,39 @@ impl TokenKeys {
     /// # Errors
     /// `NoKey`, `Seal`, `Malformed` (never, for payloads of ours).
     pub fn seal(&self, payload: &TokenPayload) -> Result<String, FormatError> {
-        let (number, key) = self.0.first().ok_or(FormatError::NoKey)?;
         let plain = postcard::to_allocvec(payload).map_err(|_| FormatError::Malformed)?;
-        let mut bytes = vec![VERSION];
+        self.seal_bytes(VERSION, bound_to(VERSION), &plain)
+    }
+
+    /// Seals a receipt.
+    ///
+    /// # Errors
+    /// As [`TokenKeys::seal`].
+    pub fn seal_receipt(&self, receipt: &ReceiptPayload) -> Result<String, FormatError> {
+        let plain = postcard::to_allocvec(receipt).map_err(|_| FormatError::Malformed)?;
+        self.seal_bytes(RECEIPT_VERSION, receipt_bound_to(RECEIPT_VERSION), &plain)
+    }
+
+    /// Opens a receipt. Says nothing about whether it is still valid.
+    ///
+    /// # Errors
+    /// As [`TokenKeys::open`].
+    pub fn open_receipt(&self, text: &str) -> Result<ReceiptPayload, FormatError> {
+        let (_, plain) = self.open_bytes(text, receipt_bound_to)?;
+        postcard::from_bytes(&plain).map_err(|_| FormatError::Malformed)
+    }
+
+    fn seal_bytes(
+        &self,
+        version: u8,
+        bound: Option<&str>,
+        plain: &[u8],
+    ) -> Result<String, FormatError> {
+        let (number, key) = self.0.first().ok_or(FormatError::NoKey)?;
+        let bound = bound.ok_or(FormatError::Malformed)?;
+        let mut bytes = vec![version];
         bytes.extend_from_slice(&number.to_be_bytes());
-        let bound = bound_to(VERSION).ok_or(FormatError::Malformed)?;
-        bytes.extend_from_slice(&key.seal(&[bound, &number.to_string()], &plain)?);
+        bytes.extend_from_slice(&key.seal(&[bound, &number.to_string()], plain)?);
         Ok(URL_SAFE_NO_PAD.encode(bytes))
     }
 
@@ -181,6 +242,20 @@ impl TokenKeys {
     /// # Errors
     /// `Malformed`, `UnknownKey`, `Seal`.
     pub fn open(&self, text: &str) -> Result<TokenPayload, FormatError> {
+        let (version, plain) = self.open_bytes(text, bound_to)?;
+        let payload = match version {
+            VERSION_1 => postcard::from_bytes::<PayloadV1>(&plain).map(Into::into),
+            _ => postcard::from_bytes(&plain),
+        };
+        payload.map_err(|_| FormatError::Malformed)
+    }
+
+    /// The version and what was sealed.
+    fn open_bytes(
+        &self,
+        text: &str,
+        bound_to: fn(u8) -> Option<&'static str>,
+    ) -> Result<(u8, Zeroizing<Vec<u8>>), FormatError> {
         if text.len() > MAX_LEN {
             return Err(FormatError::Malformed);
         }
@@ -199,11 +274,7 @@ impl TokenKeys {
             .find(|(id, _)| *id == number)
             .ok_or(FormatError::UnknownKey)?;
         let plain = key.open(&[bound, &number.to_string()], sealed)?;
-        let payload = match *version {
-            VERSION_1 => postcard::from_bytes::<PayloadV1>(&plain).map(Into::into),
-            _ => postcard::from_bytes(&plain),
-        };
-        payload.map_err(|_| FormatError::Malformed)
+        Ok((*version, plain))
     }
 }
 
@@ -312,6 +383,27 @@ mod tests {
             keys(&[1]).open(&both.seal(&payload()).unwrap()),
             Err(FormatError::UnknownKey)
         ));
+    }
+
+    #[test]
+    fn a_receipt_is_no_token_and_a_token_no_receipt() {
+        let keys = keys(&[1]);
+        let receipt = ReceiptPayload {
+            user_id: "u".into(),
+            methods: vec![Method::Password],
+            issued_at: 1,
+            expires_at: 2,
+        };
+        let text = keys.seal_receipt(&receipt).unwrap();
+        assert_eq!(keys.open_receipt(&text).unwrap(), receipt);
+        assert!(keys.open(&text).is_err());
+        assert!(keys.open_receipt(&keys.seal(&payload()).unwrap()).is_err());
+        let mut bytes = URL_SAFE_NO_PAD.decode(&text).unwrap();
+        for version in [0, VERSION, 3] {
+            bytes[0] = version;
+            let text = URL_SAFE_NO_PAD.encode(&bytes);
+            assert!(keys.open(&text).is_err() && keys.open_receipt(&text).is_err());
+        }
     }
 
     #[test]

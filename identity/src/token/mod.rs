@@ -5,6 +5,7 @@ mod access_rules;
 mod cache;
 mod context;
 mod format;
+mod oauth;
 pub mod trust;
 
 pub use access_rules::{matches, permits};
@@ -12,4 +13,5 @@ pub use cache::TokenCache;
 pub use context::{
     AppCredentialRef, AuthContext, IdName, Scope, TokenError, TrustRef, UserRef, resolve,
 };
-pub use format::{FormatError, Method, TokenKeys, TokenPayload, TokenScope};
+pub use format::{FormatError, Method, ReceiptPayload, TokenKeys, TokenPayload, TokenScope};
+pub use oauth::{ACCESS_TOKEN_FAMILY, AccessTokenRef};

@@ -1,8 +1,21 @@
 //! `/v3/auth`: logging in, asking what a token is worth, revoking it.
 
+mod issue;
 mod login;
+mod methods;
+mod proof;
+mod receipt;
+mod scope;
 mod token_body;
 mod tokens;
+mod totp;
+
+pub(super) use issue::issue;
+pub(super) use login::issued;
+pub(super) use proof::{Failure, Proof};
+pub(super) use token_body::token_body;
+#[cfg(test)]
+pub(super) use totp::code_now;
 
 use std::sync::Arc;
 

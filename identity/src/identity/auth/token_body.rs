@@ -12,7 +12,7 @@ use crate::{
 const SECOND: i64 = 1_000_000;
 
 /// Everything that a token says about itself, as `{"token": {…}}`.
-pub(super) async fn token_body(
+pub(in crate::identity) async fn token_body(
     app: &App,
     context: &AuthContext,
     with_catalog: bool,
@@ -56,6 +56,10 @@ pub(super) async fn token_body(
         if with_catalog {
             token["catalog"] = crate::identity::catalog::catalog(app, context.project_id()).await?;
         }
+    }
+    if let Some(access) = &context.access_token {
+        token["OS-OAUTH1"] =
+            json!({"access_token_id": access.id, "consumer_id": access.consumer_id});
     }
     if let Some(credential) = &context.app_credential {
         let mut shown = json!({

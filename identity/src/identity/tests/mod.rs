@@ -4,8 +4,11 @@
 
 mod catalog;
 mod domain_config;
+mod ec2;
+mod factors;
 mod hierarchy;
 mod limits;
+mod oauth1;
 mod trusts;
 
 use serde_json::{Value, json};

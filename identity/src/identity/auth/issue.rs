@@ -1,0 +1,62 @@
+//! The token itself.
+
+use super::{
+    proof::{Failure, Proof, no_trust},
+    scope::Wanted,
+};
+use crate::{
+    app::App,
+    ids::audit_id,
+    time::now_us,
+    token::{AuthContext, TokenError, TokenPayload, resolve, trust::TrustError},
+};
+
+/// Makes the token that was proved to be somebody's, and takes a use of the trust that it is made with.
+///
+/// # Errors
+/// 401 or 403 if it would be worth nothing.
+pub(in crate::identity) async fn issue(
+    app: &App,
+    proof: Proof,
+    wanted: Wanted,
+) -> Result<(AuthContext, String), Failure> {
+    let issued_at = now_us();
+    let trust = wanted.trust.as_ref().map(|chain| &chain.own().trust);
+    // Nothing outlives what it was made with.
+    let expires_at = [proof.not_after, trust.and_then(|trust| trust.expires_at)]
+        .into_iter()
+        .flatten()
+        .fold(
+            proof.expires_at.unwrap_or(issued_at + app.token_lifetime()),
+            i64::min,
+        );
+    let payload = TokenPayload {
+        user_id: proof.user.id,
+        methods: proof.methods,
+        scope: wanted.scope,
+        app_credential_id: proof.app_credential_id,
+        trust_id: trust.map(|trust| trust.id.clone()),
+        access_token_id: proof.access_token_id,
+        issued_at,
+        expires_at,
+        audit_ids: std::iter::once(audit_id()).chain(proof.parent).collect(),
+    };
+    // The same question as at every later use, so that no token is dead at birth.
+    let context = resolve(&app.store, &payload)
+        .await
+        .map_err(|error| match error {
+            TokenError::Store(error) => Failure::from(error),
+            TokenError::Trust(text) => no_trust(TrustError::Broken(text)),
+            other => Failure::denied(other.reason()),
+        })?;
+    if let Some(trust) = trust.filter(|trust| trust.remaining_uses.is_some()) {
+        // Decides nothing about tokens that are there, so that these need not be worked out anew.
+        let mut change = app.store.change_keys().await?;
+        if !change.consume_trust(&trust.id).await? {
+            return Err(no_trust(TrustError::Broken("The trust is used up.")));
+        }
+        app.store.commit(change).await?;
+    }
+    let text = app.token_keys().seal(&payload)?;
+    Ok((context, text))
+}
