@@ -93,6 +93,8 @@ reasons! {
     KeyUnusable => "Name a symmetric key or passphrase secret in spec.key.secretRef.",
     /// The key manager's quota is used up.
     KeyQuotaExceeded => "Raise the project's secret quota in the key manager or delete secrets that are not needed.",
+    /// The project's limit of volumes, gibibytes or keys is used up.
+    QuotaExceeded => "Raise the project's limit in the identity service (openstack limit set) or delete volumes that are not needed; nothing was made, and cryptvol goes on by itself when there is room.",
     /// The CHAP Secret is not there or incomplete.
     ChapSecretInvalid => "Create the Secret named in source.iscsi.chapSecretRef with keys username and password, and for mutual CHAP username_in and password_in.",
     /// Erasure needs a node and there is none.

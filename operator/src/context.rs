@@ -19,6 +19,7 @@ use crate::{
     tenants::Tenants,
     volume::{
         observe,
+        quota::Ledger,
         transitions::{self, Note},
         world::{KeyState, World},
     },
@@ -36,6 +37,8 @@ pub struct Context {
     pub memos: Memos,
     /// Which volume has which disk.
     pub claims: Claims,
+    /// Which volumes have a place in their project.
+    pub ledger: Ledger,
     /// Attempts per object.
     pub retries: Retries,
     /// Metrics.
@@ -97,6 +100,7 @@ impl Context {
         self.retries.reset(&uid);
         self.memos.forget(&uid);
         self.claims.forget(&uid);
+        self.ledger.forget(&uid);
     }
 }
 
@@ -165,7 +169,8 @@ impl Memos {
         });
     }
 
-    fn forget(&self, uid: &str) {
+    /// Forgets what was said of a volume's key.
+    pub fn forget(&self, uid: &str) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -26,6 +26,7 @@ use crate::{
     release::{audit, audit::Audit, server::Endpoint, tls::Files},
     retry::Retries,
     tenants::Tenants,
+    volume::quota::Ledger,
     volume::{controller, orphans},
 };
 
@@ -210,6 +211,7 @@ async fn lead(process: &Process) -> anyhow::Result<()> {
         tenants: process.tenants.clone(),
         memos: Memos::default(),
         claims: Claims::default(),
+        ledger: Ledger::default(),
         retries: Retries::default(),
         metrics: process.metrics.clone(),
         recorder: Recorder::new(

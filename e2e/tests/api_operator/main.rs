@@ -5,4 +5,5 @@ mod ground;
 mod life;
 mod memory;
 mod namespace;
+mod quota;
 mod replicas;

@@ -27,8 +27,8 @@ const MAX_PAGES: usize = 10;
 
 /// A tenant's view of one key manager. Logs in again, once, when the service says that the token is no good any more.
 pub struct Barbican {
-    http: Http,
-    login: Arc<Login>,
+    pub(super) http: Http,
+    pub(super) login: Arc<Login>,
 }
 
 #[derive(Deserialize)]

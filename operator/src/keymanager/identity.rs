@@ -25,6 +25,8 @@ pub struct Session {
     pub expires: Timestamp,
     /// Project of the token.
     pub project_id: String,
+    /// The identity service, with version and a trailing slash.
+    pub identity: Url,
     /// Key manager of this project, without version, with a trailing slash.
     pub key_manager: Url,
     /// When the application credential itself ends, where it is one and the service tells.
@@ -123,6 +125,7 @@ pub async fn login(
         token,
         expires: time(&answer.token.expires_at).unwrap_or_else(Timestamp::now),
         project_id,
+        identity: base.clone(),
         key_manager,
         credential_expires: None,
     };

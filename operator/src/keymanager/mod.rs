@@ -7,6 +7,7 @@ pub mod barbican;
 pub mod clouds;
 pub mod http;
 pub mod identity;
+pub mod limits;
 pub mod sessions;
 
 #[cfg(test)]

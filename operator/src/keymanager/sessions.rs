@@ -49,6 +49,12 @@ impl Login {
         }
     }
 
+    /// The region of the catalog that is used.
+    pub fn region(&self) -> Option<&str> {
+        let region = self.service.region.as_deref();
+        region.or(self.credentials.region.as_deref())
+    }
+
     /// The session, made or renewed if need be. Those who come meanwhile wait for the one login.
     ///
     /// # Errors

@@ -139,6 +139,7 @@ fn again(problem: Option<&Problem>, reason: Reason) -> Again {
             | Reason::KeyNotFound
             | Reason::KeyUnusable
             | Reason::KeyQuotaExceeded
+            | Reason::QuotaExceeded
             | Reason::SourceInUse
             | Reason::KeyServiceUnavailable,
         ) => Again::Backoff,

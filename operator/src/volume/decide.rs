@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     conditions::{self, Picture},
-    delete, facts, node_volumes,
+    delete, facts, node_volumes, quota,
     world::{Action, Again, Decision, KeyState, NodeState, Problem, World},
 };
 
@@ -128,10 +128,17 @@ fn key(world: &World, status: &mut EncryptedVolumeStatus, then: &mut Vec<Action>
         KeyState::Failed { problem, .. } => picture.credentials = Some(problem.clone()),
         KeyState::Known {
             project_id,
+            limits,
             key: Some(key),
         } => {
             if let Err(e) = key.usable() {
                 picture.key = Some(e.into());
+                return picture;
+            }
+            if status.key.is_none()
+                && let Err(over) = quota::may_begin(world, limits)
+            {
+                picture.key = Some(over);
                 return picture;
             }
             facts::claim(world, status);
@@ -152,7 +159,13 @@ fn key(world: &World, status: &mut EncryptedVolumeStatus, then: &mut Vec<Action>
                 "spec.format is Never and spec.key.secretRef names no key: a new key cannot open a disk that has data",
             ));
         }
-        KeyState::Known { key: None, .. } => {
+        KeyState::Known {
+            limits, key: None, ..
+        } => {
+            if let Err(over) = quota::may_begin(world, limits) {
+                picture.key = Some(over);
+                return picture;
+            }
             // The claim is in the record before the key is made: a deletion knows by it that there may be a key.
             facts::claim(world, status);
             picture.making = true;
@@ -272,6 +285,7 @@ fn attach(
     if key.problem().is_some() || status.key.is_none() {
         return Ok(None);
     }
+    quota::may_be_handed_over(world)?;
     let encryption = encryption(world, status)?;
     status.last_node_name = Some(node.to_owned());
     let new = node_volumes::build(world, status, node, Desired::Attached, encryption);

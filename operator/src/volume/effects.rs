@@ -5,7 +5,10 @@
 //! a second operator can choose a second LUKS UUID, hand out a spent permit, or order a second key.
 
 use cryptvol_crds::{
-    EncryptedVolume, NodeVolume, conditions::Reason, names, v1alpha1::EncryptedVolumeStatus,
+    EncryptedVolume, NodeVolume,
+    conditions::{self, Reason},
+    names,
+    v1alpha1::EncryptedVolumeStatus,
 };
 use k8s_openapi::{
     api::core::v1::{Namespace, Node},
@@ -24,7 +27,7 @@ use super::{
 };
 use crate::{
     context::Context,
-    keymanager::{KeyError, KeyManager},
+    keymanager::{KeyError, KeyManager, limits::Limits},
 };
 
 /// Most rounds of deciding and doing in one pass; more would mean that two decisions undo each other.
@@ -83,8 +86,13 @@ pub async fn run(ctx: &Context, cached: &EncryptedVolume) -> Result<Again, Effec
         let mut world = observe::gather(ctx, &volume, source).await?;
         if let Some(key) = &key {
             world.key = key.clone();
+            world.used = ctx.ledger.used(ctx, &world);
         }
         let decision = decide(&world);
+        if is_over_quota(&decision.status) {
+            // The identity service does not tell when there is more room: the next pass asks it.
+            ctx.memos.forget(&world.volume.uid().unwrap_or_default());
+        }
         if decision.is_idle(&world.volume) {
             return Ok(decision.again);
         }
@@ -127,6 +135,16 @@ async fn carry_out(ctx: &Context, world: &World, decision: Decision) -> Result<N
     let mut key = None;
     // Of two volumes with one disk only the first comes further than this.
     if world.source_owner.is_none() && !ctx.claims.claim(ctx, &world.volume) {
+        return Err(EffectError::Conflict);
+    }
+    // Of several volumes of a project as many as there is room for.
+    let recorded = world
+        .volume
+        .status
+        .as_ref()
+        .is_some_and(|s| s.key.is_some());
+    let begins = decision.status.key.is_some() || decision.then.contains(&Action::CreateKey);
+    if begins && !recorded && !ctx.ledger.claim(ctx, world) {
         return Err(EffectError::Conflict);
     }
     for action in &decision.first {
@@ -244,9 +262,19 @@ async fn ask(ctx: &Context, world: &World) -> KeyState {
     {
         ctx.key_service_changed.notify_one();
     }
-    match find(&manager, world).await {
-        Ok(key) => KeyState::Known { project_id, key },
-        Err(e) => failed(e),
+    // A volume that goes makes room.
+    let limits = if world.volume.metadata.deletion_timestamp.is_some() {
+        Ok(Limits::default())
+    } else {
+        manager.limits().await
+    };
+    match (limits, find(&manager, world).await) {
+        (Ok(limits), Ok(key)) => KeyState::Known {
+            project_id,
+            limits,
+            key,
+        },
+        (Err(e), _) | (_, Err(e)) => failed(e),
     }
 }
 
@@ -287,8 +315,13 @@ async fn create_key(ctx: &Context, world: &World) -> KeyState {
             Some(key) => key,
             None => manager.create_key(&name).await?,
         };
+        let limits = match &world.key {
+            KeyState::Known { limits, .. } => *limits,
+            _ => manager.limits().await?,
+        };
         Ok::<_, KeyError>(KeyState::Known {
             project_id,
+            limits,
             key: Some(key),
         })
     };
@@ -348,6 +381,11 @@ async fn live(
         .await
         .map_err(at("reading the volume"))?;
     Ok(found.filter(|v| v.uid() == volume.uid()))
+}
+
+fn is_over_quota(status: &EncryptedVolumeStatus) -> bool {
+    let ready = conditions::get(&status.conditions, conditions::READY);
+    ready.is_some_and(|c| c.reason == Reason::QuotaExceeded.as_str())
 }
 
 fn unchanged(world: &World, status: &EncryptedVolumeStatus) -> bool {

@@ -11,6 +11,7 @@ pub mod facts;
 pub mod node_volumes;
 pub mod observe;
 pub mod orphans;
+pub mod quota;
 pub mod transitions;
 pub mod world;
 

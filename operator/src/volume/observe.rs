@@ -88,6 +88,7 @@ pub async fn gather(
         node_volumes,
         namespace_goes,
         source_owner: source_owner(ctx, volume),
+        used: super::quota::Usage::default(),
         now: effects::now(),
         fresh: Fresh {
             luks_uuid: uuid::Uuid::new_v4().to_string(),
@@ -95,6 +96,7 @@ pub async fn gather(
         },
     };
     world.key = ctx.memos.get(&world);
+    world.used = ctx.ledger.used(ctx, &world);
     Ok(world)
 }
 

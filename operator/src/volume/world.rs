@@ -9,7 +9,8 @@ use cryptvol_crds::{
 };
 use k8s_openapi::jiff::Timestamp;
 
-use crate::keymanager::{KeyError, KeyInfo};
+use super::quota::Usage;
+use crate::keymanager::{KeyError, KeyInfo, limits::Limits};
 
 /// Why something cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub enum KeyState {
     Known {
         /// Project of the credentials.
         project_id: String,
+        /// What the project may have. Nothing is limited where this was not asked: for a volume that is being deleted.
+        limits: Limits,
         /// The key, if there is one.
         key: Option<KeyInfo>,
     },
@@ -105,6 +108,8 @@ pub struct World {
     pub namespace_goes: bool,
     /// Another volume with the same target and LUN that came first.
     pub source_owner: Option<SourceOwner>,
+    /// What the other volumes of its project have, where something is limited.
+    pub used: Usage,
     /// Now.
     pub now: Timestamp,
     /// Random values.

@@ -7,6 +7,7 @@ mod events;
 mod life;
 mod lost_nodes;
 mod permits;
+mod quota;
 
 use cryptvol_crds::{
     EncryptedVolume, KeyService, NodeVolume,
@@ -27,9 +28,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     decide::decide,
+    quota::Usage,
     world::{Action, Again, Decision, Fresh, KeyState, NodeState, Problem, SourceOwner, World},
 };
-use crate::keymanager::KeyInfo;
+use crate::keymanager::{KeyInfo, limits::Limits};
 
 const KEY: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -39,6 +41,7 @@ struct Cluster {
     keys: Vec<KeyInfo>,
     /// What the key manager answers instead.
     broken: Option<(bool, Problem)>,
+    limits: Limits,
     keys_made: u32,
     keys_deleted: Vec<String>,
     told: Vec<&'static str>,
@@ -103,6 +106,7 @@ impl Cluster {
                 node_volumes: vec![],
                 namespace_goes: false,
                 source_owner: None,
+                used: Usage::default(),
                 now: at(0),
                 fresh: Fresh {
                     luks_uuid: String::new(),
@@ -111,6 +115,7 @@ impl Cluster {
             },
             keys: vec![],
             broken: None,
+            limits: Limits::default(),
             keys_made: 0,
             keys_deleted: vec![],
             told: vec![],
@@ -248,6 +253,7 @@ impl Cluster {
         }
         KeyState::Known {
             project_id: "p".into(),
+            limits: self.limits,
             key: self.keys.first().cloned(),
         }
     }

@@ -1,0 +1,274 @@
+//! What a project may have of cryptvol: the numbers are unified limits in the identity service, the counting is done here
+//! (as oslo.limit leaves it to the service whose resources they are).
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use cryptvol_crds::{EncryptedVolume, conditions::Reason};
+use kube::ResourceExt;
+
+use super::{
+    decide,
+    world::{KeyState, Problem, World},
+};
+use crate::{context::Context, keymanager::limits::Limits};
+
+const GIB: u64 = 1 << 30;
+
+/// What a volume, or a project, has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// EncryptedVolumes.
+    pub volumes: u64,
+    /// Sum of the sizes of their disks, as far as these are known.
+    pub bytes: u64,
+    /// Keys that were made for them.
+    pub keys: u64,
+}
+
+impl Usage {
+    fn add(&mut self, other: Self) {
+        self.volumes = self.volumes.saturating_add(other.volumes);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.keys = self.keys.saturating_add(other.keys);
+    }
+}
+
+/// Whether `wanted` may come on top of what is `used`. Only what is wanted is judged: a limit that was lowered below what
+/// is there takes nothing away.
+///
+/// # Errors
+/// A [`Problem`] that names the resource and the numbers.
+pub fn check(limits: &Limits, used: &Usage, wanted: &Usage) -> Result<(), Problem> {
+    let gib = |bytes: u64| bytes.div_ceil(GIB);
+    for (name, limit, before, after) in [
+        (
+            "volumes",
+            limits.volumes,
+            used.volumes,
+            (wanted.volumes > 0).then(|| used.volumes.saturating_add(wanted.volumes)),
+        ),
+        (
+            "gibibytes",
+            limits.gibibytes,
+            gib(used.bytes),
+            (wanted.bytes > 0).then(|| gib(used.bytes.saturating_add(wanted.bytes))),
+        ),
+        (
+            "keys",
+            limits.keys,
+            used.keys,
+            (wanted.keys > 0).then(|| used.keys.saturating_add(wanted.keys)),
+        ),
+    ] {
+        if let (Some(limit), Some(after)) = (limit, after)
+            && after > limit
+        {
+            return Err(Problem::new(
+                Reason::QuotaExceeded,
+                format!("the project may have {limit} {name}, and the other volumes have {before}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The size of a volume's disk. One byte where no node has reported it yet: such a volume comes through as long as there
+/// is any room, and is judged by its size when it is attached the next time.
+fn bytes(volume: &EncryptedVolume) -> u64 {
+    let known = volume.status.as_ref().and_then(|s| s.size_bytes);
+    known
+        .and_then(|b| u64::try_from(b).ok())
+        .unwrap_or(1)
+        .max(1)
+}
+
+/// Whether a volume that is not the project's yet may become so.
+///
+/// # Errors
+/// A [`Problem`] when a limit is in the way.
+pub fn may_begin(world: &World, limits: &Limits) -> Result<(), Problem> {
+    check(limits, &world.used, &of_new(&world.volume))
+}
+
+/// Whether a volume may be given to a node.
+///
+/// # Errors
+/// A [`Problem`] when its size is in the way.
+pub fn may_be_handed_over(world: &World) -> Result<(), Problem> {
+    let KeyState::Known { limits, .. } = &world.key else {
+        return Ok(());
+    };
+    let wanted = Usage {
+        bytes: bytes(&world.volume),
+        ..Usage::default()
+    };
+    check(limits, &world.used, &wanted)
+}
+
+fn of_new(volume: &EncryptedVolume) -> Usage {
+    Usage {
+        volumes: 1,
+        bytes: bytes(volume),
+        keys: u64::from(decide::secret_ref(volume).is_none()),
+    }
+}
+
+/// Whose limits count: a project of a KeyService.
+type Place = (String, String);
+
+/// Which volumes this process gave a place in their project: the cache does not show our own last write yet, so of two
+/// volumes at once each would find room for itself.
+#[derive(Default)]
+pub struct Ledger(Mutex<HashMap<String, (Place, Usage)>>);
+
+impl Ledger {
+    /// What the other volumes of the world's project have. Nothing where nothing is limited: then nobody asks.
+    pub fn used(&self, ctx: &Context, world: &World) -> Usage {
+        let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::sum(&taken, ctx, world)
+    }
+
+    fn sum(taken: &HashMap<String, (Place, Usage)>, ctx: &Context, world: &World) -> Usage {
+        let Some(place) = place(world) else {
+            return Usage::default();
+        };
+        let own = world.volume.uid();
+        let all = ctx.stores.volumes.0.state();
+        let mut used = Usage::default();
+        for volume in all.iter().filter_map(|o| o.0.as_ref().ok()) {
+            if volume.uid() != own {
+                used.add(has(volume, &place, taken));
+            }
+        }
+        used
+    }
+
+    /// Takes the place of a volume that begins, if there still is one.
+    pub fn claim(&self, ctx: &Context, world: &World) -> bool {
+        let (Some(place), KeyState::Known { limits, .. }) = (place(world), &world.key) else {
+            return true;
+        };
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = Self::sum(&taken, ctx, world);
+        let wanted = of_new(&world.volume);
+        let fits = check(limits, &used, &wanted).is_ok();
+        if fits {
+            taken.insert(world.volume.uid().unwrap_or_default(), (place, wanted));
+        }
+        fits
+    }
+
+    /// Forgets a volume that is gone.
+    pub fn forget(&self, uid: &str) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(uid);
+    }
+}
+
+/// The project of a world in which something is limited.
+fn place(world: &World) -> Option<Place> {
+    match (&world.key_service, &world.key) {
+        (
+            Ok(service),
+            KeyState::Known {
+                project_id, limits, ..
+            },
+        ) if limits.any() => Some((service.name_any(), project_id.clone())),
+        _ => None,
+    }
+}
+
+/// What a volume has in a project, by its record, or by the ledger while there is none.
+fn has(volume: &EncryptedVolume, place: &Place, taken: &HashMap<String, (Place, Usage)>) -> Usage {
+    let key = volume.status.as_ref().and_then(|s| s.key.as_ref());
+    let recorded = key.filter(|key| {
+        key.key_service_name == place.0 && key.project_id.as_deref() == Some(place.1.as_str())
+    });
+    match (key, recorded) {
+        (_, Some(key)) => Usage {
+            volumes: 1,
+            bytes: bytes(volume),
+            keys: u64::from(key.generated),
+        },
+        (None, _) => volume
+            .metadata
+            .uid
+            .as_ref()
+            .and_then(|uid| taken.get(uid))
+            .filter(|(at, _)| at == place)
+            .map_or_else(Usage::default, |(_, usage)| *usage),
+        (Some(_), None) => Usage::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usage(volumes: u64, gib: u64, keys: u64) -> Usage {
+        Usage {
+            volumes,
+            bytes: gib * GIB,
+            keys,
+        }
+    }
+
+    fn limits(volumes: Option<u64>, gibibytes: Option<u64>, keys: Option<u64>) -> Limits {
+        Limits {
+            volumes,
+            gibibytes,
+            keys,
+        }
+    }
+
+    #[test]
+    fn a_limit_is_what_may_be_had_and_not_more() {
+        let full = limits(Some(3), Some(10), Some(2));
+        for (limits, used, wanted, over) in [
+            (Limits::default(), usage(99, 99, 99), usage(1, 1, 1), None),
+            (full, usage(2, 9, 1), usage(1, 1, 1), None),
+            (full, usage(3, 0, 0), usage(1, 1, 1), Some("3 volumes")),
+            (full, usage(0, 9, 0), usage(1, 2, 1), Some("10 gibibytes")),
+            (full, usage(0, 0, 2), usage(1, 1, 1), Some("2 keys")),
+            // A key of somebody else's is not made and counts nothing.
+            (full, usage(0, 0, 2), usage(1, 1, 0), None),
+            (
+                limits(Some(0), None, None),
+                usage(0, 0, 0),
+                usage(1, 1, 1),
+                Some("0 volumes"),
+            ),
+            // What is over a limit already keeps what it has.
+            (full, usage(9, 0, 9), usage(0, 1, 0), None),
+            (
+                full,
+                usage(0, u64::MAX / GIB, 0),
+                usage(0, u64::MAX / GIB, 0),
+                Some("10 gibibytes"),
+            ),
+        ] {
+            let found = check(&limits, &used, &wanted).err();
+            let text = found.as_ref().map(|p| p.what.clone()).unwrap_or_default();
+            assert_eq!(found.is_some(), over.is_some(), "{text}");
+            assert!(text.contains(over.unwrap_or_default()), "{text}");
+            assert!(found.is_none_or(|p| p.reason == Reason::QuotaExceeded));
+        }
+    }
+
+    #[test]
+    fn a_disk_of_unknown_size_needs_some_room() {
+        let ten = limits(None, Some(10), None);
+        let unknown = Usage {
+            bytes: 1,
+            ..Usage::default()
+        };
+        assert!(check(&ten, &usage(0, 9, 0), &unknown).is_ok());
+        assert!(check(&ten, &usage(0, 10, 0), &unknown).is_err());
+        assert!(check(&limits(None, Some(0), None), &usage(0, 0, 0), &unknown).is_err());
+    }
+}

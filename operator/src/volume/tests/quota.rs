@@ -1,0 +1,122 @@
+//! What a project may have: over the limit nothing is made, and it goes on by itself when there is room.
+
+use super::*;
+
+fn over(limits: Limits, used: Usage, spec: serde_json::Value) -> Cluster {
+    let mut c = Cluster::new(spec);
+    c.limits = limits;
+    c.world.used = used;
+    let d = c.settle();
+    c.is(READY, "False", Reason::QuotaExceeded);
+    c.is(PROGRESSING, "False", Reason::QuotaExceeded);
+    assert!(
+        c.message().contains(Reason::QuotaExceeded.next_step()),
+        "{}",
+        c.message()
+    );
+    assert_eq!(d.again, Again::Backoff);
+    c
+}
+
+fn three() -> (Limits, Usage) {
+    let limits = Limits {
+        volumes: Some(3),
+        ..Limits::default()
+    };
+    let used = Usage {
+        volumes: 3,
+        ..Usage::default()
+    };
+    (limits, used)
+}
+
+#[test]
+fn over_the_limit_nothing_is_made() {
+    let (limits, used) = three();
+    let keys = Limits {
+        keys: Some(2),
+        ..Limits::default()
+    };
+    let used_keys = Usage {
+        keys: 2,
+        ..Usage::default()
+    };
+    for (limits, used) in [(limits, used), (keys, used_keys)] {
+        let mut c = over(limits, used, json!({}));
+        c.is(KEY_READY, "False", Reason::QuotaExceeded);
+        c.is(CREDENTIALS_VALID, "True", Reason::AsDesired);
+        let status = c.status();
+        assert!(
+            status.luks_uuid.is_none() && status.key.is_none() && status.format_permit.is_none()
+        );
+        assert_eq!((c.keys_made, c.applies), (0, 0));
+        let writes = c.status_writes;
+        c.settle();
+        assert_eq!(c.status_writes, writes, "the same refusal is written once");
+        // Room was made, or the limit raised: it goes on.
+        c.world.used = Usage::default();
+        c.world.key = KeyState::NotAsked;
+        c.settle();
+        assert_eq!((c.keys_made, c.applies), (1, 1));
+    }
+}
+
+#[test]
+fn a_key_that_somebody_else_made_is_not_counted_and_its_volume_is() {
+    let limits = Limits {
+        keys: Some(0),
+        ..Limits::default()
+    };
+    let spec = json!({"key": {"secretRef": KEY}});
+    let mut c = Cluster::new(spec.clone());
+    c.limits = limits;
+    c.keys.push(key(KEY));
+    c.settle();
+    assert_eq!((c.keys_made, c.applies), (0, 1));
+    let (limits, used) = three();
+    let mut c = Cluster::new(spec);
+    (c.limits, c.world.used) = (limits, used);
+    c.keys.push(key(KEY));
+    c.settle();
+    c.is(READY, "False", Reason::QuotaExceeded);
+    assert_eq!((c.applies, c.status().key), (0, None));
+}
+
+#[test]
+fn what_is_up_stays_up_and_a_size_over_the_limit_is_not_handed_over_again() {
+    let mut c = Cluster::attached(json!({}));
+    // Lowered under a volume that is attached: nothing is taken away.
+    c.limits.gibibytes = Some(1);
+    c.limits.volumes = Some(0);
+    c.world.used = Usage {
+        volumes: 5,
+        bytes: 1,
+        keys: 5,
+    };
+    c.world.key = c.ask();
+    c.settle();
+    c.is(READY, "True", Reason::AsDesired);
+    c.attach_to(&[]);
+    c.settle();
+    c.lets_go();
+    c.settle();
+    c.attach_to(&["b"]);
+    let applies = c.applies;
+    c.settle();
+    c.is(READY, "False", Reason::QuotaExceeded);
+    c.is(ATTACHED, "False", Reason::QuotaExceeded);
+    c.is(KEY_READY, "True", Reason::AsDesired);
+    assert_eq!(c.applies, applies, "nothing is handed over");
+    c.world.used.bytes = 0;
+    c.settle();
+    assert_eq!(c.applies, applies + 1);
+}
+
+#[test]
+fn deletion_asks_for_no_limit() {
+    let (limits, used) = three();
+    let mut c = over(limits, used, json!({}));
+    c.delete(DeletionPolicy::Erase);
+    c.settle();
+    assert!(c.gone);
+}
