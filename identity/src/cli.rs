@@ -59,6 +59,12 @@ pub enum Command {
     /// Rotate the key-encryption key: put a new one before the others in its file and seal everything by it. The
     /// service goes on meanwhile. Stopped at any point, run it again and it goes on there.
     Rekey(RekeyArgs),
+    /// Write all records into one sealed file, while the service runs. What opens it is the key-encryption key: keep that
+    /// elsewhere.
+    Backup(BackupArgs),
+    /// Restore a backup with the key-encryption key, on this machine or another one, and then start the service. All tokens
+    /// end.
+    Restore(RestoreArgs),
     /// Who may do what: print the default rules, try policy files before they are used.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -365,6 +371,37 @@ pub struct RekeyArgs {
     /// Take the older keys out of the file afterwards. Copies of the database from before cannot be opened then.
     #[arg(long)]
     pub forget_old: bool,
+}
+
+/// Options of `backup`.
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// Directory of the database. For as long as the backup runs it needs room for the database once more.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_DATA_DIR", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// File with the key-encryption key.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_KEK_FILE", value_name = "FILE")]
+    pub kek_file: PathBuf,
+    /// The sealed file, which must not exist yet; - for standard output.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// Options of `restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// Directory of the database; made if missing.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_DATA_DIR", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// File with the key-encryption key that the service had when the backup was made.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_KEK_FILE", value_name = "FILE")]
+    pub kek_file: PathBuf,
+    /// The sealed file; - for standard input.
+    #[arg(long, value_name = "FILE")]
+    pub from: PathBuf,
+    /// Replace the database that is there. It is gone then.
+    #[arg(long)]
+    pub replace: bool,
 }
 
 /// Commands about the key-encryption key.

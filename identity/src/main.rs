@@ -7,8 +7,12 @@ use clap::Parser;
 use cryptvol_identity::{
     accounts::PasswordRules,
     app::{App, AppConfig},
+    backup,
     bootstrap::{BootstrapRequest, bootstrap},
-    cli::{BootstrapArgs, Cli, Command, DataArgs, KekCommand, RekeyArgs, ServeArgs},
+    cli::{
+        BackupArgs, BootstrapArgs, Cli, Command, DataArgs, KekCommand, RekeyArgs, RestoreArgs,
+        ServeArgs,
+    },
     crypto::Kek,
     log, policy_command, rekey,
     server::{Listeners, serve},
@@ -40,6 +44,8 @@ async fn run(command: Command) -> Result<()> {
         Command::Policy(command) => Ok(policy_command::run(&command)?),
         Command::Kek(KekCommand::Generate { out }) => Ok(Kek::generate(&out)?),
         Command::Rekey(args) => run_rekey(&args).await,
+        Command::Backup(args) => run_backup(&args).await,
+        Command::Restore(args) => run_restore(&args).await,
         Command::Bootstrap(args) => run_bootstrap(&args).await,
         Command::Serve(args) => run_serve(*args).await,
     }
@@ -94,6 +100,52 @@ async fn run_rekey(args: &RekeyArgs) -> Result<()> {
         done,
         kek.count(),
         args.kek_file.display()
+    );
+    Ok(())
+}
+
+/// Stands for standard output or input.
+const STREAM: &str = "-";
+
+async fn run_backup(args: &BackupArgs) -> Result<()> {
+    let kek = Kek::read(&args.kek_file, &args.data_dir)?;
+    if args.out.as_os_str() == STREAM {
+        let mut out = std::io::stdout().lock();
+        let bytes = backup::backup(&args.data_dir, &kek, &mut out).await?;
+        eprintln!("{bytes} bytes of records sealed to standard output");
+        return Ok(());
+    }
+    let shown = args.out.display();
+    if args.out.exists() {
+        return Err(anyhow!("{shown} exists; a backup never overwrites a file"));
+    }
+    let folder = args.out.parent().filter(|dir| !dir.as_os_str().is_empty());
+    // Under another name until it is whole.
+    let mut file = tempfile::Builder::new()
+        .prefix(".backup-")
+        .tempfile_in(folder.unwrap_or_else(|| std::path::Path::new(".")))
+        .with_context(|| format!("cannot write beside {shown}"))?;
+    let bytes = backup::backup(&args.data_dir, &kek, &mut file).await?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(&args.out)
+        .with_context(|| format!("cannot write {shown}"))?;
+    println!("{bytes} bytes of records sealed in {shown}");
+    Ok(())
+}
+
+async fn run_restore(args: &RestoreArgs) -> Result<()> {
+    let kek = Kek::read(&args.kek_file, &args.data_dir)?;
+    let mut from: Box<dyn std::io::Read> = if args.from.as_os_str() == STREAM {
+        Box::new(std::io::stdin().lock())
+    } else {
+        let file = std::fs::File::open(&args.from)
+            .with_context(|| format!("cannot read the backup {}", args.from.display()))?;
+        Box::new(std::io::BufReader::new(file))
+    };
+    let bytes = backup::restore(&args.data_dir, &kek, &mut *from, args.replace).await?;
+    println!(
+        "{bytes} bytes of records restored into {}; all tokens have ended",
+        args.data_dir.display()
     );
     Ok(())
 }

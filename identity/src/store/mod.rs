@@ -25,6 +25,7 @@ pub mod secret_keys;
 pub mod secret_list;
 pub mod secret_meta;
 pub mod secrets;
+pub mod snapshot;
 pub mod token_state;
 pub mod trusts;
 pub mod users;
@@ -79,6 +80,9 @@ pub enum StoreError {
     /// The disk is full, or the database is busy or cannot be written just now. It may pass by itself.
     #[error("the database cannot be used just now: {0}")]
     Unavailable(sqlx::Error),
+    /// The database is damaged; what SQLite found.
+    #[error("the database is damaged ({0}); restore it from a backup")]
+    Damaged(String),
     /// Any other failure of a statement.
     #[error("the database refused a statement: {0}")]
     Query(sqlx::Error),
@@ -94,6 +98,7 @@ impl StoreError {
             Self::Duplicate => "Duplicate",
             Self::Dangling => "DanglingReference",
             Self::Unavailable(_) => "DatabaseUnavailable",
+            Self::Damaged(_) => "DatabaseDamaged",
             Self::Query(_) => "DatabaseFailed",
         }
     }
@@ -285,6 +290,19 @@ impl Store {
             .await?;
         let statement = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {}", now + more));
         sqlx::query(statement).execute(&self.write).await?;
+        Ok(())
+    }
+
+    /// Claims that a migration of a later release was made.
+    #[cfg(test)]
+    pub(crate) async fn later_release(&self, version: i64) -> StoreResult<()> {
+        sqlx::query(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES ($1, 'later', TRUE, x'00', 0)",
+        )
+        .bind(version)
+        .execute(&self.write)
+        .await?;
         Ok(())
     }
 
