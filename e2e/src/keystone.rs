@@ -1,5 +1,5 @@
 //! What a test does as the administrator of the identity service and as a tenant: projects, users, application credentials,
-//! and a look at the keys. Plain HTTP, so that it is quick; the official client is tried in `tests/api_identity.rs`.
+//! and a look at the keys. Plain HTTP, so that it is quick; the official client is tried in `tests/api_identity`.
 
 use std::net::SocketAddr;
 use std::path::Path;

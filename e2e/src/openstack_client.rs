@@ -1,8 +1,9 @@
 //! The official `openstack` command line, in a Python environment of its own under the cache folder.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -40,6 +41,25 @@ pub struct Answer {
     pub stdout: String,
     /// Standard error.
     pub stderr: String,
+}
+
+impl Answer {
+    fn of(output: &Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// Nothing of the caller's own clouds may get in.
+fn without_clouds(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("OS_") {
+            command.env_remove(name);
+        }
+    }
 }
 
 impl OpenStackClient {
@@ -98,15 +118,31 @@ impl OpenStackClient {
         Ok(cache_dir()?.join("venv").join(name))
     }
 
+    /// Runs a program of ours in the client's Python environment; `input` is its standard input.
+    pub fn python(&self, script: &str, args: &[&str], input: &str) -> Result<Answer> {
+        let python = self.program.with_file_name("python");
+        let mut command = Command::new(&python);
+        without_clouds(&mut command);
+        let mut child = command
+            .args(["-c", script])
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start {}", python.display()))?;
+        child
+            .stdin
+            .take()
+            .context("no standard input")?
+            .write_all(input.as_bytes())?;
+        Ok(Answer::of(&child.wait_with_output()?))
+    }
+
     /// Runs one command to its end.
     pub fn run(&self, cloud: &Cloud, args: &[&str]) -> Result<Answer> {
         let mut command = Command::new(&self.program);
-        // Nothing of the caller's own clouds may get in.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("OS_") {
-                command.env_remove(name);
-            }
-        }
+        without_clouds(&mut command);
         let output = command
             .env("OS_CLIENT_CONFIG_FILE", &cloud.file)
             .env("OS_CLOUD", &cloud.name)
@@ -114,11 +150,7 @@ impl OpenStackClient {
             .stdin(Stdio::null())
             .output()
             .with_context(|| format!("start {}", self.program.display()))?;
-        Ok(Answer {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
+        Ok(Answer::of(&output))
     }
 
     /// Runs a command that must succeed and prints nothing of interest.
