@@ -16,8 +16,8 @@ use crate::{
 /// First line of every version; what follows is the version's number and a line feed.
 const MAGIC: &[u8] = b"cryptvol-identity-backup ";
 const VERSION: &[u8] = b"1\n";
-/// Contents of one piece, in bytes.
-const PIECE: usize = 1 << 20;
+/// Contents of one piece, in bytes; few in tests, which open some thousand files.
+const PIECE: usize = if cfg!(test) { 1 << 10 } else { 1 << 20 };
 /// What sealing adds to a piece, and more.
 const OVERHEAD: usize = 256;
 const MORE: u8 = 0;
@@ -91,6 +91,9 @@ pub(super) fn read(
     for number in 0_u64.. {
         let mut kind = [0];
         exact(from, &mut kind)?;
+        if kind[0] != MORE && kind[0] != LAST {
+            return Err(BackupError::Altered);
+        }
         let sealed = take(from, PIECE + OVERHEAD)?;
         let plain = sealing
             .open(&place(id, &number.to_string(), kind[0]), &sealed)
@@ -196,8 +199,7 @@ mod tests {
     fn a_file_that_was_cut_anywhere_is_refused() {
         let kek = Kek::from_bytes(&[9; 32]);
         let file = sealed(&kek, &contents());
-        let cuts = (0..300).chain((300..file.len()).step_by(39_989));
-        for cut in cuts.chain(file.len() - 40..file.len()) {
+        for cut in 0..file.len() {
             match opened(&kek, &file[..cut]) {
                 Err(BackupError::Truncated) => {}
                 Err(BackupError::NotABackup) if cut < MAGIC.len() => {}
@@ -210,8 +212,7 @@ mod tests {
     fn a_file_that_was_altered_anywhere_is_refused() {
         let kek = Kek::from_bytes(&[9; 32]);
         let file = sealed(&kek, &contents());
-        let places = (0..300).chain((300..file.len()).step_by(39_989));
-        for at in places.chain(file.len() - 40..file.len()) {
+        for at in 0..file.len() {
             let mut altered = file.clone();
             altered[at] ^= 0x20;
             assert!(opened(&kek, &altered).is_err(), "altered at {at}");
