@@ -15,6 +15,7 @@ pub mod image;
 pub mod images;
 pub mod kept;
 pub mod keystone;
+pub mod kill_cycles;
 pub mod kind;
 pub mod node;
 pub mod openstack_client;

@@ -45,7 +45,7 @@ enum Sub {
     },
     /// Run a benchmark; rows go to the terminal and to target/bench/NAME.json
     Bench {
-        /// Its name: attach
+        /// Its name: attach, or kill-cycles
         name: String,
         /// Rounds of each side
         #[arg(long, default_value_t = 21)]

@@ -356,6 +356,18 @@ impl Site {
         self.start_agent(index).await
     }
 
+    /// What of ours is left on a node: mappings, links and what they are made by, names that lead on, disks, sessions, keys, cookies of
+    /// device-mapper. Empty on a clean node.
+    pub async fn left_behind(&self, index: usize) -> Result<String> {
+        self.node(index)
+            .sh("dmsetup ls 2>/dev/null | grep -v '^No devices'; find /dev/cryptvol -type l 2>/dev/null; find /run/udev/cryptvol/given -type f \
+                 2>/dev/null; ls /sys/class/iscsi_session; lsblk -dno NAME,TRAN 2>/dev/null | grep iscsi; grep -h cryptvol /proc/keys; \
+                 ipcs -s | grep 0x0d4d; true")
+            .await?
+            .ok()
+            .map(|text| text.trim().to_owned())
+    }
+
     /// The node of that number.
     pub fn node(&self, index: usize) -> &Node {
         &self.nodes[index].node

@@ -23,16 +23,6 @@ async fn prepare(site: &mut Site, name: &str) -> Result<(Tenant, Lun, Volume)> {
     Ok((tenant, lun, volume.with("deletionPolicy", json!("Erase"))))
 }
 
-/// What of ours is left on a node: mappings, links, disks, sessions. Empty on a clean node.
-async fn left_behind(site: &Site, node: usize) -> Result<String> {
-    site.node(node)
-        .sh("dmsetup ls 2>/dev/null | grep -v '^No devices'; find /dev/cryptvol -type l 2>/dev/null; ls /sys/class/iscsi_session; \
-             lsblk -dno NAME,TRAN 2>/dev/null | grep iscsi; grep -h cryptvol /proc/keys; true")
-        .await?
-        .ok()
-        .map(|text| text.trim().to_owned())
-}
-
 #[tokio::test]
 async fn a_volume_lives_through_power_cuts_moves_and_ends_erased() -> Result<()> {
     let work = WorkDir::new("life")?;
@@ -110,9 +100,9 @@ async fn a_volume_lives_through_power_cuts_moves_and_ends_erased() -> Result<()>
         .await?;
     volume.wait_ready(&site.plane).await?;
     ensure!(
-        left_behind(&site, 0).await?.is_empty(),
+        site.left_behind(0).await?.is_empty(),
         "left on node-1: {}",
-        left_behind(&site, 0).await?
+        site.left_behind(0).await?
     );
     ensure!(
         volume.read(site.node(1), 22).await? == "written before the cut",
@@ -138,9 +128,9 @@ async fn a_volume_lives_through_power_cuts_moves_and_ends_erased() -> Result<()>
         "in a command line or environment: {found:?}"
     );
     ensure!(
-        left_behind(&site, 1).await?.is_empty(),
+        site.left_behind(1).await?.is_empty(),
         "left on node-2: {}",
-        left_behind(&site, 1).await?
+        site.left_behind(1).await?
     );
     ensure!(
         node_volumes(&site.plane, "life").await?.is_empty(),
@@ -344,9 +334,9 @@ async fn the_agent_killed_before_and_after_every_step_goes_on() -> Result<()> {
                     .await
                     .with_context(|| what.clone())?;
                 ensure!(
-                    left_behind(&site, 0).await?.is_empty(),
+                    site.left_behind(0).await?.is_empty(),
                     "{what}: left behind: {}",
-                    left_behind(&site, 0).await?
+                    site.left_behind(0).await?
                 );
                 volume.apply(&site.plane).await?;
                 volume
@@ -374,9 +364,9 @@ async fn the_agent_killed_before_and_after_every_step_goes_on() -> Result<()> {
                 .await
                 .with_context(|| what.clone())?;
             ensure!(
-                left_behind(&site, 0).await?.is_empty(),
+                site.left_behind(0).await?.is_empty(),
                 "{what}: left behind: {}",
-                left_behind(&site, 0).await?
+                site.left_behind(0).await?
             );
         }
     }

@@ -1,0 +1,16 @@
+//! Kills and power cuts at steps of attach and detach, by a fixed list. `CRYPTVOL_KILL_CYCLES` says how many;
+//! `cargo xtask bench kill-cycles --rounds 100` goes through all of them.
+
+use anyhow::{Context, Result};
+
+/// As many as continuous integration has time for.
+const FEW: usize = 6;
+
+#[tokio::test]
+async fn kills_and_power_cuts_at_every_step_lose_nothing_and_leave_nothing() -> Result<()> {
+    let cycles = match std::env::var("CRYPTVOL_KILL_CYCLES") {
+        Ok(number) => number.parse().context("CRYPTVOL_KILL_CYCLES")?,
+        Err(_) => FEW,
+    };
+    cryptvol_e2e::kill_cycles::run(cycles, |line| eprintln!("{line}")).await
+}
