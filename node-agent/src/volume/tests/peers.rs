@@ -165,6 +165,39 @@ fn peer_failure_04_an_outage_ends_no_session_that_has_disks() {
     );
 }
 
+/// Sessions stay in recovery for ever after a reboot: one without disks is made anew, one at a time per target, and no volume waits
+/// for another's.
+#[test]
+fn peer_failure_05_a_session_that_does_not_recover_is_made_anew() {
+    let lab = Lab::new(8);
+    for n in 1..=8 {
+        lab.settle(n);
+    }
+    lab.world.borrow_mut().power_cut();
+    lab.target(|t| t.up = false);
+    for n in 1..=8 {
+        lab.settle(n);
+        assert_eq!(lab.reason(n).as_deref(), Some("PortalUnreachable"));
+    }
+    // The portal took the login and went away: iscsid tries for ever, each time later, with what it was told then.
+    lab.world.borrow_mut().kernel.sessions.push(SimSession {
+        sid: 99,
+        iqn: IQN.into(),
+        portal: None,
+        state: "FAILED".into(),
+        foreign: false,
+    });
+    lab.settle(1);
+    lab.target(|t| t.up = true);
+    for n in 1..=8 {
+        lab.settle(n);
+        attached(&lab, n);
+    }
+    let world = lab.world.borrow();
+    assert_eq!(world.kernel.sessions.len(), 1);
+    assert_ne!(world.kernel.sessions[0].sid, 99);
+}
+
 /// A LUN number is given to another tenant's disk.
 #[test]
 fn peer_failure_06_a_lun_number_that_was_given_to_another_disk() {

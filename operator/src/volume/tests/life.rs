@@ -74,7 +74,7 @@ fn a_volume_comes_up_with_few_writes_and_then_none() {
 }
 
 #[test]
-fn moving_waits_for_the_old_node() {
+fn peer_failure_10_moving_waits_for_the_old_node() {
     let mut c = Cluster::attached(json!({}));
     c.attach_to(&["b"]);
     c.settle();

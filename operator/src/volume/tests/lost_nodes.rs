@@ -13,7 +13,7 @@ fn moving_from(state: Option<NodeState>) -> Cluster {
 }
 
 #[test]
-fn a_dead_node_with_the_volume_shows_and_keeps_it() {
+fn peer_failure_18_a_dead_node_with_the_volume_shows_and_keeps_it() {
     let mut c = moving_from(Some(NodeState {
         ready: false,
         ..node()
