@@ -27,6 +27,7 @@ pub mod sandbox;
 pub mod scenario;
 pub mod search;
 pub mod site;
+pub mod slapd;
 pub mod system;
 pub mod volumes;
 pub mod workdir;

@@ -87,6 +87,16 @@ impl Authority {
         self.sign(params)
     }
 
+    /// The same, but its time is over.
+    pub fn expired_server(&self, names: &[&str]) -> Result<Identity> {
+        let mut params =
+            CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2020, 2, 1);
+        self.sign(params)
+    }
+
     fn sign(&self, params: CertificateParams) -> Result<Identity> {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?.pem();

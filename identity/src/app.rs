@@ -15,11 +15,15 @@ use crate::{
     },
     identity::LimitModel,
     ids::random_bytes,
+    ldap::{Directories, RefreshError, ReloadError},
     metrics::Metrics,
     policy::{Api, PolicySources, SiteError, SitePolicy},
     store::{Store, StoreError, token_state::TokenKey},
     time::now_us,
-    token::{AuthContext, TokenCache, TokenError, TokenKeys, resolve},
+    token::{
+        AuthContext, TokenCache, TokenError, TokenKeys, TokenPayload, resolve,
+        trust::MAX_REDELEGATION,
+    },
 };
 
 /// Sealed by the key-encryption key at first start, to tell a wrong key from damaged records.
@@ -46,6 +50,8 @@ pub struct AppConfig {
     pub tls: bool,
     /// A site's own policy files.
     pub policy: PolicySources,
+    /// Folder with a site's `keystone.DOMAIN.conf` files.
+    pub domain_config_dir: Option<PathBuf>,
     /// A site's rules for passwords.
     pub passwords: PasswordRules,
     /// Login attempts a second that one account may get; 0: any number.
@@ -84,6 +90,9 @@ pub enum AppError {
         .0.join(", ")
     )]
     TooDeep(Vec<String>),
+    /// The domains' configurations cannot be read.
+    #[error(transparent)]
+    Domains(#[from] ReloadError),
 }
 
 impl AppError {
@@ -97,6 +106,7 @@ impl AppError {
             Self::Password(error) => error.reason(),
             Self::Policy(error) => error.reason(),
             Self::TooDeep(_) => "ProjectsTooDeep",
+            Self::Domains(error) => error.reason(),
         }
     }
 }
@@ -117,6 +127,8 @@ pub struct App {
     pub identity_policy: SitePolicy,
     /// Rules of the key manager.
     pub key_policy: SitePolicy,
+    /// Domains whose users are in directories.
+    pub directories: Directories,
     /// Counters.
     pub metrics: Metrics,
     /// Settings.
@@ -145,6 +157,8 @@ impl App {
         crate::keymanager::upgrade(&store, &kek).await?;
         let token_keys = load_token_keys(&store, &kek).await?;
         let credential_key = load_credential_key(&store, &kek).await?;
+        let directories = Directories::new(config.domain_config_dir.clone());
+        directories.reload(&store, &credential_key).await?;
         let (rounds, parallel) = (config.password_rounds, config.password_parallel);
         let hasher = tokio::task::spawn_blocking(move || PasswordHasher::new(rounds, parallel))
             .await
@@ -157,6 +171,7 @@ impl App {
             login_limit: LoginLimit::new(config.login_rate),
             identity_policy,
             key_policy,
+            directories,
             metrics: Metrics::new(),
             config,
             token_keys,
@@ -198,7 +213,11 @@ impl App {
             };
             context.payload.expires_at + grace <= now_us()
         };
-        if let Some(context) = self.token_cache.get(token, generation) {
+        let cached = self.token_cache.get(token, generation);
+        // What is known of a directory's user may be too old even if no record changed.
+        if let Some(context) =
+            cached.filter(|context| self.directories.is_fresh(&context.payload.user_id))
+        {
             return if expired(&context) {
                 Err(TokenError::Expired)
             } else {
@@ -206,6 +225,8 @@ impl App {
             };
         }
         let payload = self.token_keys.open(token)?;
+        self.look_up(&payload).await?;
+        let generation = self.store.generation();
         let context = Arc::new(resolve(&self.store, &payload).await?);
         if expired(&context) {
             return Err(TokenError::Expired);
@@ -215,12 +236,51 @@ impl App {
         Ok(context)
     }
 
+    /// Looks up the users of directories that a token depends on, if what is known of them is too old to decide by: its own,
+    /// and those of the trusts it was made with.
+    ///
+    /// # Errors
+    /// `Directory`, `Store`.
+    pub async fn look_up(&self, payload: &TokenPayload) -> Result<(), TokenError> {
+        self.look_up_user(&payload.user_id).await?;
+        let mut next = payload.trust_id.clone();
+        for _ in 0..=MAX_REDELEGATION {
+            let Some(id) = next.take() else { break };
+            let Some(trust) = self.store.trust(&id).await? else {
+                break;
+            };
+            self.look_up_user(&trust.trustor_id).await?;
+            self.look_up_user(&trust.trustee_id).await?;
+            next = trust.redelegated_trust_id;
+        }
+        Ok(())
+    }
+
+    async fn look_up_user(&self, user_id: &str) -> Result<(), TokenError> {
+        let looked = self.directories.refresh_user(&self.store, user_id).await;
+        looked.map_err(|error| match error {
+            RefreshError::Directory(error) => TokenError::Directory(error),
+            RefreshError::Store(error) => TokenError::Store(error),
+        })
+    }
+
+    /// Takes what changed of the domains' directories.
+    ///
+    /// # Errors
+    /// What was known stays.
+    pub async fn reload_directories(&self) -> Result<(), ReloadError> {
+        self.directories
+            .reload(&self.store, &self.credential_key)
+            .await
+    }
+
     /// Housekeeping: forgets expired revocations, secrets and cached tokens, empties the write-ahead log.
     ///
     /// # Errors
     /// From the store.
     pub async fn housekeeping(&self) -> Result<(), StoreError> {
         self.token_cache.sweep();
+        self.directories.sweep();
         let mut change = self.store.change_keys().await?;
         let now = now_us();
         let lockout = i64::from(self.config.passwords.lockout_secs) * MICROSECONDS;

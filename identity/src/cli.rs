@@ -243,6 +243,10 @@ pub struct ServeArgs {
     /// Policy files.
     #[command(flatten)]
     pub policy: PolicyArgs,
+    /// Folder with files keystone.DOMAIN.conf, as Keystone's domain_config_dir: `[identity] driver = ldap` and `[ldap]` for
+    /// each domain whose users and groups are in a directory. Read again when they change.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_DOMAIN_CONFIG_DIR", value_name = "DIR")]
+    pub domain_config_dir: Option<PathBuf>,
     /// Passwords and accounts.
     #[command(flatten)]
     pub accounts: AccountArgs,

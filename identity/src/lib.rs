@@ -17,6 +17,7 @@ pub mod http;
 pub mod identity;
 pub mod ids;
 pub mod keymanager;
+pub mod ldap;
 pub mod log;
 pub mod metrics;
 pub mod policy;

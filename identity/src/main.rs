@@ -62,6 +62,7 @@ async fn open(data: &DataArgs, serve: Option<&ServeArgs>) -> Result<Arc<App>> {
             .unwrap_or_else(processors),
         tls: serve.is_none_or(|args| !args.no_tls),
         policy: serve.map(|args| args.policy.sources()).unwrap_or_default(),
+        domain_config_dir: serve.and_then(|args| args.domain_config_dir.clone()),
         passwords: match serve {
             Some(args) => args.accounts.rules()?,
             None => PasswordRules::default(),

@@ -23,6 +23,8 @@ const GRACE: Duration = Duration::from_secs(10);
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(10);
 /// How often policy files are looked at, for the same reason.
 const POLICY_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the domains' directories are looked at.
+const DIRECTORY_INTERVAL: Duration = Duration::from_secs(5);
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
 /// A client that has not sent its headers by then is let go.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -98,6 +100,7 @@ pub async fn serve(app: Arc<App>, listeners: Listeners) -> Result<(), ServerErro
     let admin_handle = Handle::new();
     tokio::spawn(stop_on_signal(vec![handle.clone(), admin_handle.clone()]));
     tokio::spawn(keep_house(Arc::clone(&app)));
+    tokio::spawn(follow_directories(Arc::clone(&app)));
     if app.identity_policy.has_files() || app.key_policy.has_files() {
         tokio::spawn(follow_policy(Arc::clone(&app)));
     }
@@ -185,6 +188,17 @@ async fn keep_house(app: Arc<App>) {
         ticks.tick().await;
         if let Err(error) = app.housekeeping().await {
             tracing::warn!(%error, reason = error.reason(), "housekeeping failed; trying again in a minute");
+        }
+    }
+}
+
+/// Takes changed configurations of domains: files, and what another process stored.
+async fn follow_directories(app: Arc<App>) {
+    let mut ticks = tokio::time::interval(DIRECTORY_INTERVAL);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = app.reload_directories().await {
+            tracing::error!(%error, reason = error.reason(), "the domains' configurations stay as they were");
         }
     }
 }

@@ -57,6 +57,7 @@ pub(crate) fn config(dir: &TempDir) -> AppConfig {
         password_parallel: 2,
         tls: true,
         policy: PolicySources::default(),
+        domain_config_dir: None,
         passwords: PasswordRules::default(),
         login_rate: 0,
         limit_model: crate::identity::LimitModel::default(),

@@ -27,14 +27,20 @@ async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, String) {
                 .iter()
                 .filter_map(|policy| policy.refused())
                 .collect();
-            if refused.is_empty() {
-                return (StatusCode::OK, "ok".into());
+            let mut lines = Vec::new();
+            if !refused.is_empty() {
+                lines.push(format!(
+                    "degraded: the policy of before stays in force: {}",
+                    refused.join("; ")
+                ));
             }
-            let text = format!(
-                "degraded: the policy of before stays in force: {}",
-                refused.join("; ")
-            );
-            (StatusCode::OK, text)
+            for problem in app.directories.problems() {
+                lines.push(format!("degraded: {problem}"));
+            }
+            if lines.is_empty() {
+                lines.push("ok".into());
+            }
+            (StatusCode::OK, lines.join("\n"))
         }
         Ok(_) => (
             StatusCode::SERVICE_UNAVAILABLE,

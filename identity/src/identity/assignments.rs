@@ -107,6 +107,7 @@ struct Line {
 async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Query) -> ApiResult {
     check_filters(&query)?;
     let tree = authorized(&app, &caller, &query).await?;
+    super::directory::before_list(&app, None).await?;
     let effective_wanted = query.flag("effective");
     let stored = match query.non_empty("user.id").filter(|_| effective_wanted) {
         Some(user) => app.store.assignments_reaching(user).await?,

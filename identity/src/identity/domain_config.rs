@@ -1,6 +1,6 @@
 //! `/v3/domains/{id}/config`: options of one domain, and their defaults.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Router,
@@ -22,6 +22,7 @@ use crate::{
     app::App,
     bootstrap::DEFAULT_DOMAIN,
     crypto::SealError,
+    ldap,
     policy::Target,
     store::{StoreResult, domain_config::DomainOption},
 };
@@ -77,16 +78,6 @@ fn answer(status: StatusCode, config: Value) -> Response {
     (status, Json(json!({ "config": config }))).into_response()
 }
 
-/// Where a sealed value belongs.
-pub(crate) fn place(option: &DomainOption) -> [&str; 4] {
-    [
-        "domain-config",
-        &option.domain_id,
-        &option.section,
-        &option.name,
-    ]
-}
-
 fn seal(app: &App, domain_id: &str, config: &Config) -> Result<Vec<DomainOption>, SealError> {
     let mut options = Vec::new();
     for (section, values) in config {
@@ -103,7 +94,7 @@ fn seal(app: &App, domain_id: &str, config: &Config) -> Result<Vec<DomainOption>
                 option.value = Value::Null.to_string();
                 let sealed = app
                     .credential_key()
-                    .seal(&place(&option), plain.as_bytes())?;
+                    .seal(&option.place(), plain.as_bytes())?;
                 option.sealed = Some(sealed);
             }
             options.push(option);
@@ -254,6 +245,38 @@ async fn update(
     Ok(answer(StatusCode::OK, Value::Object(shown)))
 }
 
+/// Refuses options with which the domain's users could not be looked up: what is stored is to work.
+async fn check_usable(
+    app: &App,
+    id: &str,
+    config: &Config,
+    alone: bool,
+) -> Result<(), IdentityError> {
+    let mut merged = BTreeMap::new();
+    if !alone {
+        for option in app.store.domain_options(Some(id)).await? {
+            let value = match &option.sealed {
+                // That there is one is all that matters.
+                Some(_) => Value::String("sealed".into()),
+                None => serde_json::from_str(&option.value).unwrap_or(Value::Null),
+            };
+            merged.insert((option.section, option.name), value);
+        }
+    }
+    for (section, values) in config {
+        for (name, value) in values.as_object().into_iter().flatten() {
+            merged.insert((section.clone(), name.clone()), value.clone());
+        }
+    }
+    let options = merged
+        .into_iter()
+        .map(|((section, name), value)| (section, name, value))
+        .collect();
+    ldap::domains::check(&app.store, id, options)
+        .await?
+        .map_err(invalid)
+}
+
 /// Stores options; `alone`: and no others.
 async fn store(
     app: &App,
@@ -262,14 +285,7 @@ async fn store(
     config: &Config,
     alone: bool,
 ) -> Result<(), IdentityError> {
-    let driver = config
-        .get("identity")
-        .and_then(|options| options.get("driver"));
-    if let Some(driver) = driver.filter(|driver| **driver != "sql") {
-        return Err(invalid(format!(
-            "[identity] driver {driver} is not available; every domain's users are in the database (sql)"
-        )));
-    }
+    check_usable(app, id, config, alone).await?;
     let options = seal(app, id, config)?;
     let mut change = app.store.change_identity().await?;
     if alone {
@@ -279,7 +295,9 @@ async fn store(
         change.set_domain_option(option).await?;
     }
     app.store.commit(change).await?;
+    app.store.mark_log_dirty();
     caller.audit("update", KIND, id);
+    app.reload_directories().await?;
     Ok(())
 }
 
@@ -303,6 +321,7 @@ async fn delete(
     app.store.commit(change).await?;
     app.store.mark_log_dirty();
     caller.audit("delete", KIND, id);
+    app.reload_directories().await?;
     Ok(no_content())
 }
 

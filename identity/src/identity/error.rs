@@ -10,6 +10,7 @@ use thiserror::Error;
 use crate::{
     accounts::PasswordRefusal,
     crypto::{SealError, password::PasswordError},
+    ldap::DirectoryError,
     store::StoreError,
     token::FormatError,
 };
@@ -54,6 +55,9 @@ pub enum IdentityError {
     /// A request that cannot be understood.
     #[error("{0}")]
     BadRequest(String),
+    /// The user's or domain's directory cannot be asked. What is wrong with it is the log's.
+    #[error("The directory of the domain cannot be used just now; try again.")]
+    Directory(DirectoryError),
     /// Records.
     #[error("An unexpected error prevented the server from fulfilling the request.")]
     Store(StoreError),
@@ -87,6 +91,7 @@ impl IdentityError {
             Self::TokenNotFound => "TokenNotFound",
             Self::Conflict(..) => "Conflict",
             Self::BadRequest(_) => "BadRequest",
+            Self::Directory(error) => error.reason(),
             Self::Store(error) => error.reason(),
             Self::Password(error) => error.reason(),
             Self::Seal(error) => error.reason(),
@@ -103,9 +108,9 @@ impl IdentityError {
             | Self::UnsupportedMethod => StatusCode::UNAUTHORIZED,
             Self::TooManyAttempts => StatusCode::TOO_MANY_REQUESTS,
             Self::PasswordRules(_) => StatusCode::BAD_REQUEST,
-            Self::Store(StoreError::Unavailable(_)) | Self::Password(PasswordError::Busy) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Directory(_)
+            | Self::Store(StoreError::Unavailable(_))
+            | Self::Password(PasswordError::Busy) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Policy(_) | Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(..) | Self::TokenNotFound => StatusCode::NOT_FOUND,
             Self::Conflict(..) | Self::Store(StoreError::Duplicate) => StatusCode::CONFLICT,

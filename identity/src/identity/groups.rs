@@ -12,6 +12,7 @@ use axum::{
 use serde_json::Value;
 
 use super::{
+    directory,
     error::{ApiResult, IdentityError},
     fields,
     support::{Caller, collection, linked, member, no_content, target},
@@ -26,6 +27,7 @@ use crate::{
 
 const NAME_MAX: usize = 64;
 const KIND: &str = "data/security/group";
+const CHECK_MEMBER: &str = "identity:check_user_in_group";
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -39,12 +41,19 @@ pub(super) fn routes() -> Router<Arc<App>> {
 }
 
 async fn authorized(
-    app: &App,
+    app: &Arc<App>,
     caller: &Caller,
     rule: &str,
     id: &str,
 ) -> Result<Group, IdentityError> {
-    let found = app.store.group(id).await?;
+    let mut found = app.store.group(id).await?;
+    if let Some(group) = found
+        .as_ref()
+        .filter(|group| app.directories.has(&group.domain_id))
+    {
+        directory::before_list(app, Some(&group.domain_id)).await?;
+        found = app.store.group(id).await?;
+    }
     caller.may(
         app,
         rule,
@@ -60,6 +69,7 @@ async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Qu
     }
     caller.may(&app, "identity:list_groups", &wanted)?;
     let domain = query.non_empty("domain_id").or(caller.confined_to());
+    directory::before_list(&app, domain).await?;
     let items = app
         .store
         .groups(domain, query.non_empty("name"))
@@ -90,6 +100,7 @@ async fn create(
         &target("group", Some(&Value::Object(object.clone()))),
     )?;
     let domain_id = super::projects::domain_of_request(&app, &caller, &mut object).await?;
+    directory::check_writable(&app, &domain_id)?;
     let mut group = Group {
         id: identity_id(),
         domain_id,
@@ -135,6 +146,7 @@ async fn update(
     bytes: Bytes,
 ) -> ApiResult {
     let mut group = authorized(&app, &caller, "identity:update_group", &id).await?;
+    directory::check_writable(&app, &group.domain_id)?;
     let mut object = fields::body(&bytes, "group")?;
     if fields::text(&mut object, "domain_id")?.is_some_and(|other| other != group.domain_id) {
         return Err(IdentityError::BadRequest(
@@ -163,7 +175,8 @@ async fn update(
 }
 
 async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> ApiResult {
-    authorized(&app, &caller, "identity:delete_group", &id).await?;
+    let group = authorized(&app, &caller, "identity:delete_group", &id).await?;
+    directory::check_writable(&app, &group.domain_id)?;
     let mut change = app.store.change_identity().await?;
     change.delete_group(&id).await?;
     app.store.commit(change).await?;
@@ -196,12 +209,13 @@ async fn users(
 }
 
 async fn membership(
-    app: &App,
+    app: &Arc<App>,
     caller: &Caller,
     rule: &str,
     group_id: &str,
     user_id: &str,
-) -> Result<(), IdentityError> {
+) -> Result<Group, IdentityError> {
+    directory::before_user(app, user_id).await?;
     let group = app.store.group(group_id).await?;
     let user = app.store.user(user_id).await?;
     let mut wanted = target("group", group.as_ref().map(Group::to_json).as_ref());
@@ -209,9 +223,19 @@ async fn membership(
         wanted = wanted.with("target.user", &User::to_json(user));
     }
     caller.may(app, rule, &wanted)?;
-    group.ok_or_else(|| IdentityError::NotFound("group", group_id.into()))?;
-    user.ok_or_else(|| IdentityError::NotFound("user", user_id.into()))?;
-    Ok(())
+    let group = group.ok_or_else(|| IdentityError::NotFound("group", group_id.into()))?;
+    let user = user.ok_or_else(|| IdentityError::NotFound("user", user_id.into()))?;
+    // A directory says who is in its groups, and a group of ours holds no user of a directory that may vanish: both
+    // are members by their directory alone, as in Keystone.
+    if rule != CHECK_MEMBER {
+        directory::check_writable(app, &group.domain_id)?;
+        if app.directories.has(&user.domain_id) {
+            return Err(IdentityError::Forbidden(
+                "A user of a directory can only be in groups of that directory.".into(),
+            ));
+        }
+    }
+    Ok(group)
 }
 
 async fn add(
@@ -261,14 +285,7 @@ async fn contains(
     caller: Caller,
     Path((group_id, user_id)): Path<(String, String)>,
 ) -> ApiResult {
-    membership(
-        &app,
-        &caller,
-        "identity:check_user_in_group",
-        &group_id,
-        &user_id,
-    )
-    .await?;
+    membership(&app, &caller, CHECK_MEMBER, &group_id, &user_id).await?;
     if app
         .store
         .groups_of_user(&user_id)

@@ -5,6 +5,7 @@ mod assignments;
 mod auth;
 mod catalog;
 mod credentials;
+mod directory;
 mod discovery;
 mod documents;
 mod domain_config;

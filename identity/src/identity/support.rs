@@ -37,6 +37,7 @@ impl FromRequestParts<Arc<App>> for Caller {
             .await
             .map_err(|error| match error {
                 TokenError::Store(error) => IdentityError::Store(error),
+                TokenError::Directory(error) => IdentityError::Directory(error),
                 // Measured: a disabled project makes the caller's token not found rather than unauthorized.
                 TokenError::Scope => IdentityError::TokenNotFound,
                 TokenError::Trust(text) => IdentityError::Forbidden(text.into()),

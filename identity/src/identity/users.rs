@@ -13,6 +13,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 use super::{
+    directory,
     error::{ApiResult, IdentityError},
     fields,
     passwords::{self, By},
@@ -61,6 +62,7 @@ async fn authorized(
     rule: &str,
     id: &str,
 ) -> Result<User, IdentityError> {
+    directory::before_user(app, id).await?;
     let found = app.store.user(id).await?;
     caller.may(app, rule, &user_target(found.as_ref()).text("user_id", id))?;
     found.ok_or_else(|| IdentityError::NotFound("user", id.into()))
@@ -73,6 +75,7 @@ async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Qu
     }
     caller.may(&app, "identity:list_users", &wanted)?;
     let domain = query.non_empty("domain_id").or(caller.confined_to());
+    directory::before_users(&app, domain, query.non_empty("name")).await?;
     let items = app
         .store
         .users(domain, query.non_empty("name"))
@@ -104,6 +107,7 @@ async fn create(
         &target("user", Some(&Value::Object(object.clone()))),
     )?;
     let domain_id = super::projects::domain_of_request(&app, &caller, &mut object).await?;
+    directory::check_writable(&app, &domain_id)?;
     let mut user = User {
         id: identity_id(),
         domain_id,
@@ -166,6 +170,7 @@ async fn update(
     bytes: Bytes,
 ) -> ApiResult {
     let mut user = authorized(&app, &caller, "identity:update_user", &id).await?;
+    directory::check_writable(&app, &user.domain_id)?;
     let mut object = fields::body(&bytes, "user")?;
     if fields::text(&mut object, "id")?.is_some_and(|other| other != id) {
         return Err(IdentityError::BadRequest(
@@ -218,7 +223,8 @@ async fn update(
 }
 
 async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> ApiResult {
-    authorized(&app, &caller, "identity:delete_user", &id).await?;
+    let user = authorized(&app, &caller, "identity:delete_user", &id).await?;
+    directory::check_writable(&app, &user.domain_id)?;
     let mut change = app.store.change_identity().await?;
     change.delete_user(&id).await?;
     app.store.commit(change).await?;
@@ -238,6 +244,9 @@ async fn change_password(
         .ok_or_else(|| missing("original_password"))?;
     let new = fields::text(&mut object, "password")?.ok_or_else(|| missing("password"))?;
     let user = app.store.user(&id).await?.filter(|user| user.enabled);
+    if let Some(user) = &user {
+        directory::check_writable(&app, &user.domain_id)?;
+    }
     if !app.login_limit.admit(account_key(("id", &id))) {
         return Err(IdentityError::TooManyAttempts);
     }

@@ -40,6 +40,7 @@ impl FromRequestParts<Arc<App>> for Caller {
             .await
             .map_err(|error| match error {
                 TokenError::Store(error) => KeyManagerError::Store(error),
+                TokenError::Directory(error) => KeyManagerError::Directory(error),
                 _ => KeyManagerError::Unauthorized,
             })?;
         audit::caller(&context);

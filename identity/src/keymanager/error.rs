@@ -7,7 +7,7 @@ use axum::{
 use serde_json::json;
 use thiserror::Error;
 
-use crate::{crypto::SealError, store::StoreError};
+use crate::{crypto::SealError, ldap::DirectoryError, store::StoreError};
 
 /// What a call was refused with.
 #[derive(Debug, Error)]
@@ -65,6 +65,9 @@ pub enum KeyManagerError {
     /// Records.
     #[error("The key manager failed to do this; try again, then look into its log.")]
     Store(#[from] StoreError),
+    /// The caller is in a directory that cannot be asked.
+    #[error("The directory of the caller's domain cannot be used just now; try again.")]
+    Directory(DirectoryError),
     /// A payload that does not open, or could not be sealed.
     #[error("The key manager failed to do this; look into its log.")]
     Seal(#[from] SealError),
@@ -90,6 +93,7 @@ impl KeyManagerError {
             Self::TooLarge(_) => "TooLarge",
             Self::MediaType(_) => "UnsupportedMediaType",
             Self::Store(error) => error.reason(),
+            Self::Directory(error) => error.reason(),
             Self::Seal(error) => error.reason(),
         }
     }
@@ -107,7 +111,9 @@ impl KeyManagerError {
             Self::NotAcceptable(_) => StatusCode::NOT_ACCEPTABLE,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Store(StoreError::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Directory(_) | Self::Store(StoreError::Unavailable(_)) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Store(_) | Self::Seal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

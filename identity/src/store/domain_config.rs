@@ -19,6 +19,13 @@ pub struct DomainOption {
     pub sealed: Option<Vec<u8>>,
 }
 
+impl DomainOption {
+    /// Where a sealed value belongs.
+    pub fn place(&self) -> [&str; 4] {
+        ["domain-config", &self.domain_id, &self.section, &self.name]
+    }
+}
+
 // By hand: values may name what a site keeps to itself.
 impl std::fmt::Debug for DomainOption {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -13,6 +13,7 @@ pub mod documents;
 pub mod domain_config;
 pub mod domains;
 pub mod groups;
+pub mod id_mapping;
 pub mod key_quotas;
 pub mod key_stores;
 pub mod limits;

@@ -10,6 +10,7 @@ use super::{
     trust::{self, TrustError},
 };
 use crate::{
+    ldap::DirectoryError,
     policy::Creds,
     store::{Store, StoreError, app_credentials::AccessRule, assignments::EffectiveRole},
     time::now_us,
@@ -158,6 +159,9 @@ pub enum TokenError {
     /// A call that the credential's access rules do not list.
     #[error("the application credential's access rules do not list this call")]
     AccessRules,
+    /// The user is in a directory that cannot be asked.
+    #[error(transparent)]
+    Directory(DirectoryError),
     /// The records could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -177,6 +181,7 @@ impl TokenError {
             Self::Trust(_) => "TrustBroken",
             Self::TrustGone => "TrustGone",
             Self::AccessRules => "AccessRules",
+            Self::Directory(error) => error.reason(),
             Self::Store(error) => error.reason(),
         }
     }

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     app::App,
+    identity::error::IdentityError,
     ids::audit_id,
     time::now_us,
     token::{AuthContext, TokenError, TokenPayload, resolve, trust::TrustError},
@@ -42,13 +43,17 @@ pub(in crate::identity) async fn issue(
         audit_ids: std::iter::once(audit_id()).chain(proof.parent).collect(),
     };
     // The same question as at every later use, so that no token is dead at birth.
-    let context = resolve(&app.store, &payload)
-        .await
-        .map_err(|error| match error {
-            TokenError::Store(error) => Failure::from(error),
-            TokenError::Trust(text) => no_trust(TrustError::Broken(text)),
-            other => Failure::denied(other.reason()),
-        })?;
+    let looked_up = app.look_up(&payload).await;
+    let resolved = match looked_up {
+        Ok(()) => resolve(&app.store, &payload).await,
+        Err(error) => Err(error),
+    };
+    let context = resolved.map_err(|error| match error {
+        TokenError::Store(error) => Failure::from(error),
+        TokenError::Directory(error) => IdentityError::Directory(error).into(),
+        TokenError::Trust(text) => no_trust(TrustError::Broken(text)),
+        other => Failure::denied(other.reason()),
+    })?;
     if let Some(trust) = trust.filter(|trust| trust.remaining_uses.is_some()) {
         // Decides nothing about tokens that are there, so that these need not be worked out anew.
         let mut change = app.store.change_keys().await?;

@@ -9,7 +9,7 @@ use super::proof::{Failure, Proof, no_trust};
 use crate::{
     accounts::account_key,
     app::App,
-    identity::{error::IdentityError, passwords},
+    identity::{directory, error::IdentityError, passwords},
     store::users::User,
     time::now_us,
     token::{AuthContext, Method, Scope, TokenError, TokenScope, trust::TrustError},
@@ -68,10 +68,17 @@ pub(super) async fn password(app: &Arc<App>, details: &Value) -> Result<Proof, F
         IdentityError::BadRequest("auth.identity.password.user.password is required.".into())
     })?;
     admit(app, &details["user"])?;
-    let user = find_user(app, &details["user"]).await?;
-    let user = passwords::prove(app, user, &SecretString::from(sent.to_owned()))
-        .await?
-        .map_err(Failure::denied)?;
+    let sent = SecretString::from(sent.to_owned());
+    let named = &details["user"];
+    let domain = match named["name"].as_str() {
+        Some(_) => domain_id(app, &named["domain"]).await?,
+        None => None,
+    };
+    let user = match directory::prove(app, domain.as_deref(), named, &sent).await? {
+        Some(proved) => proved,
+        None => passwords::prove(app, find_user(app, named).await?, &sent).await?,
+    };
+    let user = user.map_err(Failure::denied)?;
     if app
         .config
         .passwords
@@ -120,6 +127,7 @@ pub(super) async fn token(
         .await
         .map_err(|error| match error {
             TokenError::Store(error) => Failure::from(error),
+            TokenError::Directory(error) => IdentityError::Directory(error).into(),
             TokenError::Trust(text) => no_trust(TrustError::Broken(text)),
             other => Failure {
                 reason: other.reason(),

@@ -51,6 +51,7 @@ async fn subject(
         .map_err(|error| match error {
             TokenError::Store(error) => IdentityError::Store(error),
             TokenError::Trust(text) => IdentityError::Forbidden(text.into()),
+            TokenError::Directory(error) => IdentityError::Directory(error),
             _ => IdentityError::TokenNotFound,
         })
 }
