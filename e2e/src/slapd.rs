@@ -47,7 +47,8 @@ impl Slapd {
         };
         fs::create_dir_all(dir.join("db"))?;
         // Run from here: Ubuntu confines the program at its own place to the system's folders.
-        fs::copy(PROGRAM, dir.join("slapd"))
+        // And copied by a process of its own: a file that this one has open for writing, other threads' children have too.
+        run("cp", &[PROGRAM, &dir.join("slapd").to_string_lossy()])
             .with_context(|| format!("{PROGRAM}: on Debian it is in the package slapd"))?;
         fs::write(dir.join("slapd.conf"), server.config())?;
         server.certificate(&authority.server(&["127.0.0.1"])?)?;

@@ -84,6 +84,8 @@ impl Ground {
         let client = reqwest::Client::builder()
             .tls_certs_only([certificate])
             .timeout(PATIENCE)
+            // The service is started anew; a connection of before would be dead.
+            .pool_max_idle_per_host(0)
             .build()?;
         let mut ground = Self {
             work,
