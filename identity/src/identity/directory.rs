@@ -66,8 +66,14 @@ pub async fn before_list(app: &Arc<App>, domain_id: Option<&str>) -> Result<(), 
         return Ok(app.directories.refresh_domain(&app.store, id).await?);
     }
     for id in app.directories.ids() {
-        let looked = app.directories.refresh_domain(&app.store, &id);
-        tell(&id, tokio::time::timeout(PATIENCE, looked).await);
+        let (looking, of) = (Arc::clone(app), id.clone());
+        let look = async move {
+            looking
+                .directories
+                .refresh_domain(&looking.store, &of)
+                .await
+        };
+        tell(&id, look).await;
     }
     Ok(())
 }
@@ -88,10 +94,8 @@ pub async fn before_users(
         return Ok(look_for(app, id, name).await?);
     }
     for id in app.directories.ids() {
-        tell(
-            &id,
-            tokio::time::timeout(PATIENCE, look_for(app, &id, name)).await,
-        );
+        let (looking, of, name) = (Arc::clone(app), id.clone(), name.to_owned());
+        tell(&id, async move { look_for(&looking, &of, &name).await }).await;
     }
     Ok(())
 }
@@ -110,17 +114,22 @@ async fn look_for(app: &App, domain_id: &str, name: &str) -> Result<(), RefreshE
     Ok(())
 }
 
-fn tell(domain_id: &str, looked: Result<Result<(), RefreshError>, tokio::time::error::Elapsed>) {
-    match looked {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            tracing::warn!(domain = domain_id, %error, "a domain is listed as it was known last")
-        }
-        Err(_) => tracing::warn!(
-            domain = domain_id,
-            "a domain is listed as it was known last: no answer"
-        ),
-    }
+/// Looks, but waits no longer than a list should. The look goes on, so that a directory that is away is known to be.
+async fn tell(
+    domain_id: &str,
+    look: impl Future<Output = Result<(), RefreshError>> + Send + 'static,
+) {
+    let why = match tokio::time::timeout(PATIENCE, tokio::spawn(look)).await {
+        Ok(Ok(Ok(()))) => return,
+        Ok(Ok(Err(error))) => error.to_string(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer in {PATIENCE:?}"),
+    };
+    tracing::warn!(
+        domain = domain_id,
+        why,
+        "a domain is listed as it was known last"
+    );
 }
 
 /// Proves a password by the directory of the user's domain. `None`: the domain has none. The inner error is the cause

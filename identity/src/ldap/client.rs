@@ -28,8 +28,9 @@ use super::{
 const MOST_ENTRIES: usize = 200_000;
 /// How long a whole search may take, all its pages together.
 const WHOLE_SEARCH: Duration = Duration::from_secs(120);
-/// After a failure of all tries, nothing is tried for so long, so that requests do not queue up behind a dead server.
-const REST: Duration = Duration::from_secs(1);
+/// After a failure of all tries nothing is tried for as long as they took, within these bounds, so that requests do not queue
+/// up behind a dead server.
+const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 // Result codes of LDAP (RFC 4511, 4.1.9).
 const SUCCESS: u32 = 0;
@@ -144,6 +145,7 @@ impl Client {
     /// Any [`DirectoryError`] but `Config`; an entry given as base that is not there is no error.
     pub async fn search(&self, search: &Search<'_>) -> Result<Vec<Entry>, DirectoryError> {
         let _permit = self.admit().await?;
+        let began = Instant::now();
         let mut failure = DirectoryError::Resting;
         for attempt in 0..=self.config.pool.tries {
             // The first try may use a connection that has died since; it does not count.
@@ -183,7 +185,7 @@ impl Client {
                 }
             }
         }
-        self.rest();
+        self.rest(began);
         Err(failure)
     }
 
@@ -197,6 +199,7 @@ impl Client {
             return Ok(false);
         }
         let _permit = self.admit().await?;
+        let began = Instant::now();
         let mut failure = DirectoryError::Resting;
         for attempt in 1..=self.config.pool.tries {
             if attempt > 1 {
@@ -223,7 +226,7 @@ impl Client {
                 Err(error) => failure = DirectoryError::Away(error.to_string()),
             }
         }
-        self.rest();
+        self.rest(began);
         Err(failure)
     }
 
@@ -241,8 +244,8 @@ impl Client {
             .map_err(|_| DirectoryError::Busy)
     }
 
-    fn rest(&self) {
-        let until = Instant::now() + REST;
+    fn rest(&self, began: Instant) {
+        let until = Instant::now() + began.elapsed().clamp(REST.0, REST.1);
         *self
             .rest_until
             .lock()
