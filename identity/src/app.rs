@@ -147,6 +147,7 @@ impl App {
         let identity_policy = SitePolicy::open(Api::Identity, config.policy.clone())?;
         let key_policy = SitePolicy::open(Api::KeyManager, config.policy.clone())?;
         let store = Store::open(&config.data_dir).await?;
+        crate::backup::sweep(&config.data_dir);
         check_kek(&store, &kek, &config.data_dir).await?;
         if config.limit_model == LimitModel::StrictTwoLevel {
             let deep = store.projects_below_projects().await?;

@@ -1,5 +1,6 @@
 //! Backup and restore: the whole database in one sealed file. What opens it is the key-encryption key, which is not in it.
 
+mod aside;
 mod sealed;
 
 use std::{
@@ -10,6 +11,9 @@ use std::{
 };
 
 use thiserror::Error;
+
+use aside::Aside;
+pub use aside::sweep;
 
 use crate::{
     app::{AppError, KEK_CHECK, check_kek},
@@ -74,6 +78,9 @@ pub enum BackupError {
         "there is a database in {0} already, and restoring would destroy it; give an empty data directory, or --replace"
     )]
     NotEmpty(PathBuf),
+    /// Only one at a time.
+    #[error("another backup or restore runs on {0}; wait until it has ended")]
+    Busy(PathBuf),
     /// The service has the database open.
     #[error("the service still runs on {0}; stop it first. Nothing was restored")]
     InUse(PathBuf),
@@ -97,6 +104,7 @@ impl BackupError {
             Self::Stage(_) => "DataDirUnusable",
             Self::Contents(_) => "BackupContents",
             Self::NotEmpty(_) => "DataDirNotEmpty",
+            Self::Busy(_) => "BackupRunning",
             Self::InUse(_) => "DatabaseInUse",
         }
     }
@@ -113,7 +121,7 @@ pub async fn backup(data_dir: &Path, kek: &Kek, out: &mut dyn Write) -> Result<u
         return Err(BackupError::NoDatabase(data_dir.into()));
     }
     // Beside the database, so that what is readable in it is nowhere where the database is not.
-    let place = private_dir(data_dir, ".backup-")?;
+    let place = Aside::new(data_dir)?;
     let copy = place.path().join(DATABASE_FILE);
     let check = snapshot::take(&database, &copy, KEK_CHECK)
         .await
@@ -148,7 +156,7 @@ pub async fn restore(
         .mode(0o700)
         .create(data_dir)
         .map_err(BackupError::Stage)?;
-    let place = private_dir(data_dir, ".restore-")?;
+    let place = Aside::new(data_dir)?;
     let staged = place.path().join(DATABASE_FILE);
     let mut file = fs::OpenOptions::new()
         .write(true)
@@ -194,13 +202,6 @@ async fn make_usable(dir: &Path, kek: &Kek) -> Result<(), BackupError> {
     // Folds the write-ahead log into the file that is moved.
     store.close().await;
     done
-}
-
-fn private_dir(parent: &Path, prefix: &str) -> Result<tempfile::TempDir, BackupError> {
-    tempfile::Builder::new()
-        .prefix(prefix)
-        .tempdir_in(parent)
-        .map_err(BackupError::Stage)
 }
 
 #[cfg(test)]

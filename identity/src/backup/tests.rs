@@ -272,3 +272,26 @@ async fn records_are_replaced_only_when_told_and_only_when_nobody_uses_them() {
         .unwrap();
     assert!(App::open(config(&again.dir), kek()).await.is_ok());
 }
+
+#[tokio::test]
+async fn what_a_killed_backup_left_is_swept_away_and_a_running_one_is_not() {
+    let bench = Bench::new().await;
+    let left = bench.dir.path().join(".aside-left");
+    let leave = || {
+        fs::create_dir_all(&left).unwrap();
+        fs::write(left.join(DATABASE_FILE), b"a copy").unwrap();
+    };
+    leave();
+    sealed(&bench).await;
+    assert!(!left.exists(), "by the next backup");
+    leave();
+    let running = fs::File::open(bench.dir.path()).unwrap();
+    running.lock().unwrap();
+    let error = backup(bench.dir.path(), &kek(), &mut Vec::new()).await;
+    assert_eq!(error.unwrap_err().reason(), "BackupRunning");
+    sweep(bench.dir.path());
+    assert!(left.exists(), "it may be that one's");
+    drop(running);
+    let again = App::open(config(&bench.dir), kek()).await;
+    assert!(again.is_ok() && !left.exists(), "by a start of the service");
+}
