@@ -4,6 +4,7 @@ mod attach;
 mod check;
 mod connect;
 mod permit;
+mod rotate;
 mod status;
 mod text;
 
@@ -50,6 +51,17 @@ enum Command {
         #[arg(long, value_name = "UUID")]
         luks_uuid: Option<String>,
     },
+    /// Replace a volume's key by a new one; the data is not encrypted anew
+    #[command(
+        long_about = "Replace a volume's key by a new one; the data is not encrypted anew.\n\nThe key manager makes a new \
+        key, the header gets a key slot for it, and only when it was shown to open the volume are the former key's slot \
+        wiped and the former key destroyed. Guests go on meanwhile. A node that dies at any moment leaves a volume that the \
+        key on record opens. A volume that is detached is rotated when it is attached next."
+    )]
+    RotateKey {
+        #[command(flatten)]
+        target: Target,
+    },
     /// Attach a volume to a node
     Attach {
         #[command(flatten)]
@@ -95,6 +107,7 @@ async fn run() -> Result<()> {
         Command::PermitFormat { target, luks_uuid } => {
             permit::run(&cluster.volume(&target)?, luks_uuid).await
         }
+        Command::RotateKey { target } => rotate::run(&cluster.volume(&target)?).await,
         Command::Attach { target, node, wait } => {
             attach::attach(&cluster.volume(&target)?, &node, &wait).await
         }

@@ -16,6 +16,8 @@ pub const PATH: &str = "/v1/release";
 pub enum Purpose {
     /// Passphrase of the volume's LUKS header: lower-case hex of the secret's bytes.
     Passphrase,
+    /// Passphrase of the key that a rotation brings, while its key slot is to be made.
+    NextPassphrase,
     /// CHAP credentials for the login to the target.
     ChapCredentials,
 }
@@ -39,7 +41,7 @@ pub struct Request {
 /// What the agent gets. `Debug` shows no secret.
 #[derive(Debug)]
 pub enum Released {
-    /// For [`Purpose::Passphrase`].
+    /// For [`Purpose::Passphrase`] and [`Purpose::NextPassphrase`].
     Passphrase(SecretString),
     /// For [`Purpose::ChapCredentials`].
     Chap {

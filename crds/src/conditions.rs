@@ -21,6 +21,8 @@ pub const DEVICE_VERIFIED: &str = "DeviceVerified";
 pub const HEADER_VERIFIED: &str = "HeaderVerified";
 /// The mapping exists and the link leads to it.
 pub const ATTACHED: &str = "Attached";
+/// The last rotation of the passphrase that was asked for, or was due, is done. Absent where there was none.
+pub const KEY_ROTATED: &str = "KeyRotated";
 
 macro_rules! reasons {
     ($(#[doc = $doc:literal] $name:ident => $next:literal,)*) => {
@@ -134,6 +136,10 @@ reasons! {
     FormatNotPermitted => "The disk is blank and formatting is not allowed. Map the right disk, or set spec.format to IfPermitted for a new volume.",
     /// The key does not open the header.
     KeyDoesNotOpen => "The key in the key manager does not open this disk. Check status.key and that the right disk is mapped.",
+    /// The volume has no key slots that could be rotated.
+    RotationUnsupported => "Remove spec.rotation: only volumes with encryption provider luks2 are rotated.",
+    /// All key slots of the header are taken.
+    NoFreeKeySlot => "Remove a key slot that nobody needs (cryptsetup luksDump, luksKillSlot); cryptvol removes none that it did not make, and goes on by itself.",
     /// The operator refused to release the key.
     KeyReleaseRefused => "See the operator's audit log for this volume (kubectl logs, audit lines).",
     /// The operator cannot be reached for key release.

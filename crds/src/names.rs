@@ -11,6 +11,9 @@ pub const DEFAULT_CLASS_ANNOTATION: &str = "cryptvol.dev/is-default-class";
 /// Annotation by which a person asks for a new format permit; its value is the volume's LUKS UUID, as a proof that the
 /// person read the status. Honoured only for a volume that was never opened.
 pub const NEW_PERMIT_ANNOTATION: &str = "cryptvol.dev/new-format-permit";
+/// Annotation by which a person asks for a rotation of the passphrase; its value is the version of the key that is to go
+/// (`status.key.version`), so that a wish that comes twice is not carried out twice. Removed once it was acted upon.
+pub const ROTATE_KEY_ANNOTATION: &str = "cryptvol.dev/rotate-key";
 /// Annotation by which a person says that a node (its value) which went from the cluster without letting go of the volume
 /// has no access to the disk any more. Removed once it was acted upon.
 pub const NODE_GONE_ANNOTATION: &str = "cryptvol.dev/node-is-gone";
@@ -60,6 +63,15 @@ pub fn mapping_uuid(luks_uuid: &str, volume_uid: &str) -> String {
 /// Name of a volume's key in the key manager. Found again after a crash between making it and recording it.
 pub fn key_name(namespace: &str, name: &str, volume_uid: &str) -> String {
     format!("cryptvol/{namespace}/{name}/{volume_uid}")
+}
+
+/// Name of a version of a volume's key. The first version has the plain name.
+pub fn key_version_name(namespace: &str, name: &str, volume_uid: &str, version: i64) -> String {
+    let plain = key_name(namespace, name, volume_uid);
+    match version {
+        ..=1 => plain,
+        later => format!("{plain}/{later}"),
+    }
 }
 
 /// Name of the NodeVolume of a volume on a node. Both together can exceed what a name may have; the volume's name is

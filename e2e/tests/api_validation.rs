@@ -215,9 +215,11 @@ async fn what_cannot_work_is_refused_at_apply_with_a_sentence() -> Result<()> {
             says: "a name as udev makes them",
         },
         Case {
-            what: "rotation",
-            patch: spec(json!({"rotation": {"intervalDays": 3}})),
-            says: "rotation is not implemented",
+            what: "rotation of a key of somebody else",
+            patch: spec(
+                json!({"rotation": {"intervalDays": 3}, "key": {"secretRef": "0b7b2f0e-54bc-4a0b-9d6d-8f3e0ed1f4a5"}}),
+            ),
+            says: "rotation needs a key that the key manager generates",
         },
         Case {
             what: "both kinds of key",

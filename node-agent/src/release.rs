@@ -75,7 +75,19 @@ impl ReleaseClient {
     /// # Errors
     /// The operator's refusal with its reason, or `KeyReleaseUnavailable`.
     pub async fn passphrase(&self, asker: &Asker) -> Result<Passphrase, StepError> {
-        match self.ask(asker, Purpose::Passphrase).await? {
+        self.secret(asker, Purpose::Passphrase).await
+    }
+
+    /// The passphrase of the key that a rotation brings.
+    ///
+    /// # Errors
+    /// As of [`Self::passphrase`].
+    pub async fn next_passphrase(&self, asker: &Asker) -> Result<Passphrase, StepError> {
+        self.secret(asker, Purpose::NextPassphrase).await
+    }
+
+    async fn secret(&self, asker: &Asker, purpose: Purpose) -> Result<Passphrase, StepError> {
+        match self.ask(asker, purpose).await? {
             Released::Passphrase(secret) => Ok(Passphrase(secret.expose_secret().to_owned())),
             Released::Chap { .. } => Err(unavailable("the operator answered another question")),
         }

@@ -42,7 +42,9 @@ async fn answer(
         return (StatusCode::from_u16(*status).unwrap(), body.clone());
     }
     let released = match purpose {
-        Purpose::Passphrase => Released::Passphrase("00ff".to_owned().into()),
+        Purpose::Passphrase | Purpose::NextPassphrase => {
+            Released::Passphrase("00ff".to_owned().into())
+        }
         Purpose::ChapCredentials => Released::Chap {
             username: "u".into(),
             password: "p".to_owned().into(),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     encryption::Encryption,
     node_volume::{EraseReceipt, HeaderFacts, Stage},
+    rotation::RotationStatus,
     source::Source,
     status::LastError,
 };
@@ -51,7 +52,7 @@ use super::{
     validation = ("!has(self.link) || !has(self.link.shadow) || !has(self.source.iscsi) || !self.link.shadow.startsWith('/dev/disk/by-path/') || (self.link.shadow.startsWith('/dev/disk/by-path/ip-') && self.link.shadow.contains('-iscsi-' + self.source.iscsi.iqn + '-lun-'))", "link.shadow is not a by-path name of this volume's own disk: write /dev/disk/by-path/ip-ADDRESS:PORT-iscsi-IQN-lun-LUN with source.iscsi's IQN and LUN"),
     validation = ("!has(self.link) || !has(self.link.shadow) || !has(self.source.iscsi) || !self.link.shadow.startsWith('/dev/disk/by-id/') || (has(self.source.iscsi.wwid) && self.source.iscsi.wwid.startsWith('naa.') && self.link.shadow in ['/dev/disk/by-id/wwn-0x' + self.source.iscsi.wwid.substring(4), '/dev/disk/by-id/scsi-3' + self.source.iscsi.wwid.substring(4)])", "a by-id name in link.shadow needs source.iscsi.wwid of the form naa.HEX, and is /dev/disk/by-id/wwn-0xHEX or /dev/disk/by-id/scsi-3HEX of that WWID"),
     validation = ("(has(self.link) && has(self.link.shadow)) == (has(oldSelf.link) && has(oldSelf.link.shadow)) && (!has(self.link) || !has(self.link.shadow) || self.link.shadow == oldSelf.link.shadow)", "link.shadow is immutable: whoever opens that name must never find another device there; create another EncryptedVolume"),
-    validation = ("!has(self.rotation)", "rotation is not implemented in this version: remove it"),
+    validation = ("!has(self.rotation) || !has(self.key) || !has(self.key.secretRef)", "rotation needs a key that the key manager generates: a key named in key.secretRef belongs to whoever made it"),
 )]
 pub struct EncryptedVolumeSpec {
     /// Where the ciphertext lies.
@@ -83,7 +84,7 @@ pub struct EncryptedVolumeSpec {
     /// What becomes of key and data when this object is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
-    /// Rotation of the passphrase. Not implemented in this version.
+    /// When the passphrase is rotated: a new key opens the volume, and the former one is destroyed. The data is not encrypted anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<Rotation>,
     /// Whether a blank disk may be formatted, once.
@@ -157,12 +158,13 @@ pub enum DeletionPolicy {
     Erase,
 }
 
-/// Rotation of the passphrase.
+/// When the passphrase is rotated.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Rotation {
-    /// Days between rotations.
+    /// Days between rotations. A rotation that is due is begun when the volume is attached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 36500))]
     pub interval_days: Option<i32>,
 }
 
@@ -230,6 +232,9 @@ pub struct EncryptedVolumeStatus {
     /// When the volume was first opened; from then on no format permit exists for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_opened: Option<Time>,
+    /// A rotation of the passphrase that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<RotationStatus>,
     /// When the passphrase was last rotated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_rotation: Option<Time>,

@@ -5,6 +5,7 @@ pub mod encryption;
 pub mod encryption_class;
 pub mod key_service;
 pub mod node_volume;
+pub mod rotation;
 pub mod source;
 pub mod status;
 
@@ -23,6 +24,7 @@ pub use node_volume::{
     NodeFile, NodeIscsi, NodeSource, NodeVolume, NodeVolumeSpec, NodeVolumeStatus, PermitReceipt,
     Stage, VolumeRef,
 };
+pub use rotation::{KeySlotRef, NodeRotation, NodeRotationStatus, RotationPhase, RotationStatus};
 pub use source::{DeviceSource, EphemeralSource, FileSource, IscsiSource, SecretName, Source};
 pub use status::LastError;
 

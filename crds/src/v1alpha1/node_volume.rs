@@ -5,7 +5,11 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{encryption::Encryption, status::LastError};
+use super::{
+    encryption::Encryption,
+    rotation::{NodeRotation, NodeRotationStatus},
+    status::LastError,
+};
 
 /// What one node shall do for one volume.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -66,6 +70,9 @@ pub struct NodeVolumeSpec {
     /// Set once the permit of this volume was spent, by whatever node: a missing header is then an error.
     #[serde(default)]
     pub formatted_before: bool,
+    /// A part of a rotation of the passphrase, to be done while the volume is attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<NodeRotation>,
     /// Link that the hypervisor opens, `/dev/cryptvol/NAMESPACE/NAME`.
     #[schemars(length(min = 1, max = 4096))]
     pub link: String,
@@ -256,6 +263,9 @@ pub struct NodeVolumeStatus {
     /// When the mapping of this volume was first made on this node; written before the link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_opened: Option<Time>,
+    /// What was done of the rotation in the spec.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<NodeRotationStatus>,
     /// Proof of erasure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erased: Option<EraseReceipt>,

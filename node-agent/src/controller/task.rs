@@ -289,6 +289,10 @@ impl Office for Volume {
         self.cx.release.passphrase(&self.asker()).await
     }
 
+    async fn next_passphrase(&self) -> Result<Passphrase, StepError> {
+        self.cx.release.next_passphrase(&self.asker()).await
+    }
+
     async fn chap(&self) -> Result<Chap, StepError> {
         self.cx.release.chap(&self.asker()).await
     }

@@ -14,6 +14,7 @@ pub mod shown;
 #[cfg(test)]
 pub mod sim;
 
+use cryptvol_crds::v1alpha1::KeySlotRef;
 pub use model::*;
 
 /// What can be observed and done on a node.
@@ -106,6 +107,28 @@ pub trait Host {
     /// # Errors
     /// `StepFailed`.
     fn logout(&mut self, target: &Target) -> Result<(), StepError>;
+
+    /// Gives the header of an attached volume a key slot for `order.next`, and shows that it opens as the header lies on the
+    /// disk then. Success when it has one already. Gives back the key slots that `order.passphrase` opens.
+    ///
+    /// # Errors
+    /// `KeyDoesNotOpen` (the present passphrase opens nothing), `HeaderMismatch`, `NoFreeKeySlot`, `DeviceUnreadable`,
+    /// `WwidMismatch`, `StepFailed`.
+    fn add_key_slot(
+        &mut self,
+        device: &DeviceId,
+        order: &AddSlotOrder,
+    ) -> Result<Vec<KeySlotRef>, StepError>;
+
+    /// Wipes the key slots that are named, once `order.passphrase` was shown to open another one, and takes them out of the header.
+    ///
+    /// # Errors
+    /// `KeyDoesNotOpen` (no key slot but those that go would open), `HeaderMismatch`, `DeviceUnreadable`, `WwidMismatch`, `StepFailed`.
+    fn drop_key_slots(
+        &mut self,
+        device: &DeviceId,
+        order: &DropSlotsOrder,
+    ) -> Result<(), StepError>;
 
     /// Wipes all key slots of the header with this UUID, reads the area back and says what it found. Needs no key.
     ///

@@ -2,7 +2,7 @@
 
 use cryptvol_crds::{
     conditions::Reason,
-    v1alpha1::{Encryption, HeaderFacts},
+    v1alpha1::{Encryption, HeaderFacts, KeySlotRef},
 };
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -360,6 +360,28 @@ pub struct OpenOrder {
     pub expected: HeaderFacts,
     /// Opens a key slot.
     pub passphrase: Passphrase,
+}
+
+/// What key slot to add.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AddSlotOrder {
+    /// What the header must be.
+    pub expected: HeaderFacts,
+    /// Opens a key slot.
+    pub passphrase: Passphrase,
+    /// Shall open one as well.
+    pub next: Passphrase,
+}
+
+/// What key slots to drop.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DropSlotsOrder {
+    /// What the header must be.
+    pub expected: HeaderFacts,
+    /// Opens a key slot that is not to be dropped.
+    pub passphrase: Passphrase,
+    /// Key slots to drop. One that is not there any more, or is another one by now, is none of them.
+    pub former: Vec<KeySlotRef>,
 }
 
 /// Result of an erasure.

@@ -7,7 +7,7 @@ use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Instant}
 
 use cryptvol_crds::{
     conditions::Reason,
-    v1alpha1::{HeaderFacts, Stage},
+    v1alpha1::{HeaderFacts, KeySlotRef, Stage},
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tracing::{debug, info};
@@ -19,8 +19,8 @@ use super::{
     wanted::Wanted,
 };
 use crate::host::{
-    Chap, DeviceId, Erased, FormatOrder, Header, HeaderFound, Mapping, NameOrder, Observed,
-    OpenOrder, Passphrase, Query, StepError, Target,
+    AddSlotOrder, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header, HeaderFound,
+    Mapping, NameOrder, Observed, OpenOrder, Passphrase, Query, StepError, Target,
 };
 
 /// `host::Host` as the agent calls it: in a worker process, with a deadline.
@@ -39,6 +39,16 @@ pub trait Node {
     async fn delete_device(&self, device: &DeviceId) -> Result<(), StepError>;
     async fn logout(&self, target: &Target) -> Result<(), StepError>;
     async fn erase(&self, device: &DeviceId, luks_uuid: &str) -> Result<Erased, StepError>;
+    async fn add_key_slot(
+        &self,
+        device: &DeviceId,
+        order: AddSlotOrder,
+    ) -> Result<Vec<KeySlotRef>, StepError>;
+    async fn drop_key_slots(
+        &self,
+        device: &DeviceId,
+        order: DropSlotsOrder,
+    ) -> Result<(), StepError>;
 }
 
 /// What a run needs from outside the node.
@@ -46,6 +56,8 @@ pub trait Node {
 pub trait Office {
     /// Asks for the passphrase of the volume's header.
     async fn passphrase(&self) -> Result<Passphrase, StepError>;
+    /// Asks for the passphrase of the key that a rotation brings.
+    async fn next_passphrase(&self) -> Result<Passphrase, StepError>;
     /// Asks for the CHAP credentials of the login.
     async fn chap(&self) -> Result<Chap, StepError>;
     /// Writes a receipt into the status and gives back what the status says, once the API server has acknowledged it.
@@ -98,6 +110,8 @@ pub struct Outcome {
     pub observed: Option<Observed>,
     /// Key slots wiped in this run, whatever came after.
     pub erased: Option<Erased>,
+    /// How the step of a rotation ended, where one was tried in this run.
+    pub rotation: Option<Result<Vec<KeySlotRef>, StepError>>,
 }
 
 /// Called after each step with its name, the time it took and its error, for metrics.
@@ -136,6 +150,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             end,
             observed: at.observed,
             erased: at.run.erased,
+            rotation: at.run.rotation,
         }
     }
 
@@ -185,7 +200,10 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             FailPoint::hit(self.fail_point, step.name(), When::After);
             (self.on_step)(&step, took, result.as_ref().err());
             debug!(step = step.name(), ?took, ok = result.is_ok(), "step");
-            result.map_err(|e| failed(step.stage(), &e))?;
+            match result {
+                Err(e) if step.is_rotation() => at.run.rotation = Some(Err(e)),
+                result => result.map_err(|e| failed(step.stage(), &e))?,
+            }
             stale = changes_the_node(&step);
         }
         Err(stopped(
@@ -327,6 +345,32 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 at.run.erased = Some(erased);
                 Ok(())
             }
+            Step::AddKeySlot { device, expected } => {
+                let order = AddSlotOrder {
+                    expected: expected.clone(),
+                    passphrase: self.office.passphrase().await?,
+                    next: self.office.next_passphrase().await?,
+                };
+                let former = node.add_key_slot(device, order).await?;
+                info!(device = device.path, "the new key opens the header");
+                at.run.rotation = Some(Ok(former));
+                Ok(())
+            }
+            Step::DropKeySlots {
+                device,
+                expected,
+                former,
+            } => {
+                let order = DropSlotsOrder {
+                    expected: expected.clone(),
+                    passphrase: self.office.passphrase().await?,
+                    former: former.clone(),
+                };
+                node.drop_key_slots(device, order).await?;
+                info!(device = device.path, "key slots of the former key wiped");
+                at.run.rotation = Some(Ok(vec![]));
+                Ok(())
+            }
             Step::NothingToErase { verified } => {
                 at.run.erased = Some(Erased {
                     key_slots_wiped: 0,
@@ -363,6 +407,8 @@ fn changes_the_node(step: &Step) -> bool {
             | Step::SpendPermit { .. }
             | Step::Format { .. }
             | Step::RecordFirstOpened { .. }
+            | Step::AddKeySlot { .. }
+            | Step::DropKeySlots { .. }
             | Step::NothingToErase { .. }
     )
 }

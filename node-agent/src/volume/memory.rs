@@ -1,9 +1,11 @@
 //! What was remembered: across restarts in the NodeVolume's own status, within a process in `Hand`, within one run in `Run`.
 //! None of it replaces what the kernel says; it holds only what the kernel cannot know.
 
-use cryptvol_crds::v1alpha1::{Desired, EraseReceipt, HeaderFacts, NodeVolumeStatus, Stage};
+use cryptvol_crds::v1alpha1::{
+    Desired, EraseReceipt, HeaderFacts, KeySlotRef, NodeRotationStatus, NodeVolumeStatus, Stage,
+};
 
-use crate::host::{DeviceId, Erased, HeaderFound};
+use crate::host::{DeviceId, Erased, HeaderFound, StepError};
 
 /// What the NodeVolume's status says, as last acknowledged by the API server.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,6 +22,8 @@ pub struct Memory {
     pub size_bytes: Option<u64>,
     /// Receipt of an erasure.
     pub erased: Option<EraseReceipt>,
+    /// What was done of a rotation.
+    pub rotation: Option<NodeRotationStatus>,
     /// Nothing of this volume was left on the node, for this generation of the spec.
     pub detached_at: Option<i64>,
 }
@@ -35,6 +39,7 @@ impl Memory {
             wwid: device.and_then(|d| d.wwid.clone()),
             size_bytes: device.and_then(|d| u64::try_from(d.size_bytes).ok()),
             erased: status.erased.clone(),
+            rotation: status.rotation.clone(),
             detached_at: status.observed_generation.filter(|_| {
                 status.error.is_none() && matches!(status.stage, Stage::Detached | Stage::Erased)
             }),
@@ -72,6 +77,8 @@ pub struct Run {
     pub logged_out: bool,
     /// Key slots were wiped.
     pub erased: Option<Erased>,
+    /// How the step of a rotation ended; with the key slots that the key that goes opens, where it found them.
+    pub rotation: Option<Result<Vec<KeySlotRef>, StepError>>,
 }
 
 /// A header and the device that it was read from. For another device it is worth nothing.

@@ -2,10 +2,10 @@
 //! nothing.
 
 use cryptvol_crds::{
-    conditions,
+    conditions::{self, Reason},
     v1alpha1::{
-        DeviceStatus, EraseReceipt, HeaderFacts, LastError, MappingStatus, NodeVolumeStatus,
-        PermitReceipt, Stage,
+        DeviceStatus, EraseReceipt, HeaderFacts, LastError, MappingStatus, NodeRotation,
+        NodeRotationStatus, NodeVolumeStatus, PermitReceipt, Stage,
     },
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
@@ -74,6 +74,7 @@ pub fn after(
             node_name: node_name.to_owned(),
         });
     }
+    new.rotation = rotation(old.rotation.as_ref(), wanted, outcome, now);
     match &outcome.end {
         Ok(done) => {
             let stage = match done {
@@ -118,17 +119,54 @@ fn set_stage(status: &mut NodeVolumeStatus, stage: Stage, now: Timestamp) {
 /// The time of an error is that of its first sight.
 fn set_error(status: &mut NodeVolumeStatus, stop: &Stop, now: Timestamp) {
     set_stage(status, stop.stage, now);
-    let message = conditions::message(stop.reason, &shown(&stop.message, MAX_MESSAGE));
-    let same = status
-        .error
-        .as_ref()
-        .is_some_and(|e| e.reason == stop.reason.as_str() && e.message == message);
-    if !same {
-        status.error = Some(LastError {
-            reason: stop.reason.as_str().to_owned(),
+    status.error = Some(error_of(
+        status.error.as_ref(),
+        stop.reason,
+        &stop.message,
+        now,
+    ));
+}
+
+fn error_of(old: Option<&LastError>, reason: Reason, what: &str, now: Timestamp) -> LastError {
+    let message = conditions::message(reason, &shown(what, MAX_MESSAGE));
+    match old.filter(|e| e.reason == reason.as_str() && e.message == message) {
+        Some(same) => same.clone(),
+        None => LastError {
+            reason: reason.as_str().to_owned(),
             message,
             time: Time(now),
-        });
+        },
+    }
+}
+
+/// What was done of the rotation that is wanted; nothing where none is.
+fn rotation(
+    old: Option<&NodeRotationStatus>,
+    wanted: &Wanted,
+    outcome: &Outcome,
+    now: Timestamp,
+) -> Option<NodeRotationStatus> {
+    let NodeRotation { phase, key_id, .. } = wanted.rotation.as_ref()?;
+    let before = old.filter(|r| (r.phase, &r.key_id) == (*phase, key_id));
+    let of = |done, former_slots, error| NodeRotationStatus {
+        phase: *phase,
+        key_id: key_id.clone(),
+        done,
+        former_slots,
+        error,
+    };
+    match &outcome.rotation {
+        None => before.cloned(),
+        Some(Ok(former)) => Some(of(true, former.clone(), None)),
+        Some(Err(e)) => {
+            let error = error_of(
+                before.and_then(|b| b.error.as_ref()),
+                e.reason(),
+                &e.message,
+                now,
+            );
+            Some(of(false, vec![], Some(error)))
+        }
     }
 }
 

@@ -2,7 +2,10 @@
 
 use cryptvol_crds::{
     NodeVolume, names,
-    v1alpha1::{Desired, Encryption, FormatPermit, HeaderFacts, NodeIscsi, NodeSource, Provider},
+    v1alpha1::{
+        Desired, Encryption, FormatPermit, HeaderFacts, NodeIscsi, NodeRotation, NodeSource,
+        Provider,
+    },
 };
 
 use super::shadow;
@@ -36,6 +39,8 @@ pub struct Wanted {
     pub permit: Option<FormatPermit>,
     /// Whether a permit of this volume was spent before, by whatever node.
     pub formatted_before: bool,
+    /// A part of a rotation of the passphrase.
+    pub rotation: Option<NodeRotation>,
     /// Generation of the spec.
     pub generation: i64,
     /// Another volume of this node wants the same LUN of the same target: the raw device is not ours alone to remove.
@@ -96,6 +101,7 @@ impl Wanted {
             pinned: spec.header.clone(),
             permit: spec.format_permit.clone(),
             formatted_before: spec.formatted_before,
+            rotation: spec.rotation.clone(),
             generation: volume.metadata.generation.unwrap_or_default(),
             lun_wanted_by_another: false,
         })

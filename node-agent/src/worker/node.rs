@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use cryptvol_crds::conditions::Reason;
+use cryptvol_crds::{conditions::Reason, v1alpha1::KeySlotRef};
 
 use super::{
     pool::Pool,
@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     host::{
-        Chap, DeviceId, Erased, FormatOrder, Header, HeaderFound, Mapping, NameOrder, Observed,
-        OpenOrder, Query, StepError, Target,
+        AddSlotOrder, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header, HeaderFound,
+        Mapping, NameOrder, Observed, OpenOrder, Query, StepError, Target,
     },
     volume::execute::Node,
 };
@@ -105,6 +105,23 @@ impl Node for Workers {
 
     async fn logout(&self, target: &Target) -> Result<(), StepError> {
         self.act(Call::Logout(target.clone())).await
+    }
+
+    async fn add_key_slot(
+        &self,
+        device: &DeviceId,
+        order: AddSlotOrder,
+    ) -> Result<Vec<KeySlotRef>, StepError> {
+        self.ask(Call::AddKeySlot(device.clone(), order), of!(Slots))
+            .await
+    }
+
+    async fn drop_key_slots(
+        &self,
+        device: &DeviceId,
+        order: DropSlotsOrder,
+    ) -> Result<(), StepError> {
+        self.act(Call::DropKeySlots(device.clone(), order)).await
     }
 
     async fn erase(&self, device: &DeviceId, luks_uuid: &str) -> Result<Erased, StepError> {

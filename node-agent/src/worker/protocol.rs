@@ -6,12 +6,13 @@ use std::{
     time::Duration,
 };
 
+use cryptvol_crds::v1alpha1::KeySlotRef;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use crate::host::{
-    Chap, DeviceId, Erased, FormatOrder, Header, HeaderFound, Host, Mapping, NameOrder, Observed,
-    OpenOrder, Query, StepError, Target,
+    AddSlotOrder, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header, HeaderFound, Host,
+    Mapping, NameOrder, Observed, OpenOrder, Query, StepError, Target,
     probe::{self, NodeCheck},
 };
 
@@ -51,6 +52,10 @@ pub enum Call {
     Logout(Target),
     /// `Host::erase`.
     Erase(DeviceId, String),
+    /// `Host::add_key_slot`.
+    AddKeySlot(DeviceId, AddSlotOrder),
+    /// `Host::drop_key_slots`.
+    DropKeySlots(DeviceId, DropSlotsOrder),
     /// `host::probe::node`.
     Probe,
 }
@@ -72,6 +77,8 @@ pub enum Answer {
     Opened(Mapping),
     /// Of `erase`.
     Erased(Erased),
+    /// Of `add_key_slot`.
+    Slots(Vec<KeySlotRef>),
     /// Of the node check.
     Probed(Vec<NodeCheck>),
 }
@@ -94,6 +101,8 @@ impl Call {
             Self::DeleteDevice(_) => "remove the device",
             Self::Logout(_) => "log out",
             Self::Erase(..) => "erase",
+            Self::AddKeySlot(..) => "add a key slot",
+            Self::DropKeySlots(..) => "drop key slots",
             Self::Probe => "check the node",
         }
     }
@@ -109,7 +118,9 @@ impl Call {
             // Several portals, each with its own time.
             Self::Login(..) => 75,
             Self::DeleteDevice(_) | Self::Logout(_) | Self::Open(..) => 45,
-            Self::Format(..) | Self::Erase(..) => 90,
+            Self::Format(..) | Self::Erase(..) | Self::AddKeySlot(..) | Self::DropKeySlots(..) => {
+                90
+            }
         })
     }
 
@@ -133,6 +144,8 @@ impl Call {
             Self::DeleteDevice(device) => unit(host.delete_device(device)),
             Self::Logout(target) => unit(host.logout(target)),
             Self::Erase(device, uuid) => host.erase(device, uuid).map(Answer::Erased),
+            Self::AddKeySlot(device, order) => host.add_key_slot(device, order).map(Answer::Slots),
+            Self::DropKeySlots(device, order) => unit(host.drop_key_slots(device, order)),
             Self::Probe => Ok(Answer::Probed(probe::node())),
         }
     }

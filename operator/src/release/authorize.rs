@@ -160,7 +160,9 @@ pub fn authorize(
                 Err(Denied::NotWanted("its EncryptedVolume is not to be erased"))
             }
         }
-        (Desired::Erased, Purpose::Passphrase) => Err(Denied::NotWanted("erasing needs no key")),
+        (Desired::Erased, Purpose::Passphrase | Purpose::NextPassphrase) => {
+            Err(Denied::NotWanted("erasing needs no key"))
+        }
         (Desired::Detached, _) => Err(Denied::NotWanted("it is being detached")),
     }
 }

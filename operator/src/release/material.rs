@@ -1,7 +1,7 @@
 //! Fetches what is released: the passphrase from the key manager, CHAP credentials from their Secret.
 
 use cryptvol_common::release::{Purpose, Released, TargetChap};
-use cryptvol_crds::{EncryptedVolume, KeyService, conditions::Reason};
+use cryptvol_crds::{EncryptedVolume, KeyService, conditions::Reason, v1alpha1::RotationPhase};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, Client, ResourceExt};
 use secrecy::{ExposeSecret, SecretString};
@@ -26,15 +26,35 @@ pub async fn fetch(
     purpose: Purpose,
 ) -> Result<(Released, String), Problem> {
     match purpose {
-        Purpose::Passphrase => key(client, tenants, volume).await,
+        Purpose::Passphrase => {
+            let id = volume.status.as_ref().and_then(|s| s.key.as_ref());
+            let id = id.map(|k| k.id.as_str()).unwrap_or_default();
+            key(client, tenants, volume, id).await
+        }
+        Purpose::NextPassphrase => key(client, tenants, volume, next(volume)?).await,
         Purpose::ChapCredentials => Ok((chap(client, volume).await?, String::new())),
     }
+}
+
+/// The key that a rotation brings, as long as its key slot is to be made.
+fn next(volume: &EncryptedVolume) -> Result<&str, Problem> {
+    let rotation = volume.status.as_ref().and_then(|s| s.rotation.as_ref());
+    rotation
+        .filter(|r| r.phase == RotationPhase::Adding)
+        .and_then(|r| r.key_id.as_deref())
+        .ok_or_else(|| {
+            Problem::new(
+                Reason::KeyReleaseRefused,
+                "no rotation of this volume waits for a key slot",
+            )
+        })
 }
 
 async fn key(
     client: &Client,
     tenants: &Tenants,
     volume: &EncryptedVolume,
+    id: &str,
 ) -> Result<(Released, String), Problem> {
     let Some(reference) = volume.status.as_ref().and_then(|s| s.key.as_ref()) else {
         return Err(Problem::new(
@@ -57,7 +77,7 @@ async fn key(
     let manager = tenants
         .key_manager(&service, &namespace, &volume.spec.credentials)
         .await?;
-    let key = manager.get_metadata(&reference.id).await?;
+    let key = manager.get_metadata(id).await?;
     key.usable()?;
     let payload = manager.get_payload(&key).await?;
     Ok((Released::Passphrase(passphrase(&key, &payload)?), key.id))

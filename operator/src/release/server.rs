@@ -214,6 +214,7 @@ impl Endpoint {
         entry.request_id = id.to_string();
         entry.purpose = match request.purpose {
             Purpose::Passphrase => "Passphrase",
+            Purpose::NextPassphrase => "NextPassphrase",
             Purpose::ChapCredentials => "ChapCredentials",
         }
         .to_owned();

@@ -269,7 +269,7 @@ pub fn agent_problem(node_volume: &NodeVolume, status: &EncryptedVolumeStatus) -
 }
 
 /// An agent's message without the next step that it ends with, which comes again with the reason.
-fn without_next_step(text: &str) -> String {
+pub(super) fn without_next_step(text: &str) -> String {
     let text = text.trim();
     let cut = Reason::ALL
         .iter()
@@ -283,7 +283,7 @@ fn without_next_step(text: &str) -> String {
 }
 
 /// Whether the device is there.
-fn is_up(seen: &NodeVolumeStatus) -> bool {
+pub(super) fn is_up(seen: &NodeVolumeStatus) -> bool {
     seen.stage == Stage::Attached && seen.error.is_none() && seen.link.is_some()
 }
 

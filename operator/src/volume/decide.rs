@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     conditions::{self, Picture},
-    delete, facts, node_volumes, quota,
+    delete, facts, node_volumes, quota, rotate,
     world::{Action, Again, Decision, KeyState, NodeState, Problem, World},
 };
 
@@ -40,7 +40,7 @@ pub fn decide(world: &World) -> Decision {
     if deleting {
         return delete::decide(world, status);
     }
-    let first = facts::new_permit(world, &mut status);
+    let mut first = facts::new_permit(world, &mut status);
     status.observed_generation = world.volume.metadata.generation;
 
     let mut then = vec![];
@@ -57,8 +57,12 @@ pub fn decide(world: &World) -> Decision {
             again: Again::Backoff,
         };
     }
+    let turn = rotate::advance(world, &mut status);
+    first.extend(turn.first);
     attachments(world, &mut status, &mut then, &mut picture);
+    then.extend(turn.then);
     let again = conditions::write(world, &mut status, &picture);
+    let again = turn.again.unwrap_or(again);
     Decision {
         first,
         status,

@@ -23,11 +23,12 @@ use serde_json::json;
 use super::{
     decide,
     observe::{self, Source},
-    world::{Action, Again, Decision, KeyState, World},
+    rotate,
+    world::{Action, Again, Decision, KeyState, Problem, RotationKeys, World},
 };
 use crate::{
     context::Context,
-    keymanager::{KeyError, KeyManager, limits::Limits},
+    keymanager::{KeyError, KeyInfo, KeyManager, limits::Limits},
 };
 
 /// Most rounds of deciding and doing in one pass; more would mean that two decisions undo each other.
@@ -80,14 +81,15 @@ pub(crate) fn at(step: &'static str) -> impl Fn(kube::Error) -> EffectError {
 /// See [`EffectError`].
 pub async fn run(ctx: &Context, cached: &EncryptedVolume) -> Result<Again, EffectError> {
     let mut source = Source::Cache;
-    let mut key: Option<KeyState> = None;
+    let mut answers = Answers::default();
     let mut volume = cached.clone();
     for _ in 0..MAX_ROUNDS {
         let mut world = observe::gather(ctx, &volume, source).await?;
-        if let Some(key) = &key {
+        if let Some(key) = &answers.key {
             world.key = key.clone();
             world.used = ctx.ledger.used(ctx, &world);
         }
+        world.rotation = answers.rotation.clone();
         let decision = decide(&world);
         if is_over_quota(&decision.status) {
             // The identity service does not tell when there is more room: the next pass asks it.
@@ -100,7 +102,7 @@ pub async fn run(ctx: &Context, cached: &EncryptedVolume) -> Result<Again, Effec
             // A read: no need to look at the object again first.
             let state = ask(ctx, &world).await;
             ctx.memos.put(ctx, &world, &state);
-            key = Some(state);
+            answers.key = Some(state);
             if !unchanged(&world, &decision.status) {
                 return Err(EffectError::NoEnd);
             }
@@ -114,25 +116,33 @@ pub async fn run(ctx: &Context, cached: &EncryptedVolume) -> Result<Again, Effec
             source = Source::Live;
             continue;
         }
-        match carry_out(ctx, &world, decision).await? {
-            Next::Round(fresh, state) => {
-                volume = *fresh;
-                key = state.or(key);
-            }
+        match carry_out(ctx, &world, decision, &mut answers).await? {
+            Next::Round(fresh) => volume = *fresh,
             Next::Done(again) => return Ok(again),
         }
     }
     Err(EffectError::NoEnd)
 }
 
+/// What the key manager said in this pass.
+#[derive(Default)]
+struct Answers {
+    key: Option<KeyState>,
+    rotation: RotationKeys,
+}
+
 enum Next {
-    Round(Box<EncryptedVolume>, Option<KeyState>),
+    Round(Box<EncryptedVolume>),
     Done(Again),
 }
 
-async fn carry_out(ctx: &Context, world: &World, decision: Decision) -> Result<Next, EffectError> {
+async fn carry_out(
+    ctx: &Context,
+    world: &World,
+    decision: Decision,
+    answers: &mut Answers,
+) -> Result<Next, EffectError> {
     let mut volume = world.volume.clone();
-    let mut key = None;
     // Of two volumes with one disk only the first comes further than this.
     if world.source_owner.is_none() && !ctx.claims.claim(ctx, &world.volume) {
         return Err(EffectError::Conflict);
@@ -148,7 +158,7 @@ async fn carry_out(ctx: &Context, world: &World, decision: Decision) -> Result<N
         return Err(EffectError::Conflict);
     }
     for action in &decision.first {
-        act(ctx, world, &mut volume, &mut key, action).await?;
+        act(ctx, world, &mut volume, answers, action).await?;
     }
     if !unchanged(world, &decision.status) {
         let old = world.volume.status.clone().unwrap_or_default();
@@ -156,7 +166,7 @@ async fn carry_out(ctx: &Context, world: &World, decision: Decision) -> Result<N
         ctx.tell_transitions(&volume, &old, &decision.status).await;
     }
     for action in &decision.then {
-        act(ctx, world, &mut volume, &mut key, action).await?;
+        act(ctx, world, &mut volume, answers, action).await?;
         if matches!(action, Action::RemoveFinalizer) {
             ctx.forget(&world.volume);
             return Ok(Next::Done(Again::Seldom));
@@ -169,13 +179,15 @@ async fn carry_out(ctx: &Context, world: &World, decision: Decision) -> Result<N
             Action::AddFinalizer
                 | Action::CreateKey
                 | Action::DeleteKey(_)
+                | Action::CreateNextKey(_)
+                | Action::DestroyFormerKey { .. }
                 | Action::AskKeyManager
                 | Action::Release(_)
                 | Action::RemoveAnnotation(_)
         )
     });
     if more {
-        Ok(Next::Round(Box::new(volume), key))
+        Ok(Next::Round(Box::new(volume)))
     } else {
         Ok(Next::Done(decision.again))
     }
@@ -185,7 +197,7 @@ async fn act(
     ctx: &Context,
     world: &World,
     volume: &mut EncryptedVolume,
-    key: &mut Option<KeyState>,
+    answers: &mut Answers,
     action: &Action,
 ) -> Result<(), EffectError> {
     let name = volume.name_any();
@@ -214,14 +226,26 @@ async fn act(
         Action::AskKeyManager => {
             let state = ask(ctx, world).await;
             ctx.memos.put(ctx, world, &state);
-            *key = Some(state);
+            answers.key = Some(state);
         }
         Action::CreateKey => {
             let state = create_key(ctx, world).await;
             ctx.memos.put(ctx, world, &state);
-            *key = Some(state);
+            answers.key = Some(state);
         }
-        Action::DeleteKey(id) => *key = delete_key(ctx, world, id).await,
+        Action::DeleteKey(id) => {
+            answers.key = delete_key(ctx, world, id).await.or(answers.key.take())
+        }
+        Action::CreateNextKey(version) => {
+            let name = rotate::key_name(world, *version);
+            let made = make_key(ctx, world, &name).await;
+            let made = made.map(|(_, key)| key.id).map_err(|(_, problem)| problem);
+            answers.rotation.made = Some((*version, made));
+        }
+        Action::DestroyFormerKey { version, id } => {
+            let gone = destroy_key(ctx, world, id).await;
+            answers.rotation.destroyed = Some((*version, gone));
+        }
         Action::Apply(wanted) => apply(ctx, wanted).await?,
         Action::Release(found) => release(ctx, found).await?,
         Action::Tell {
@@ -278,68 +302,85 @@ async fn ask(ctx: &Context, world: &World) -> KeyState {
     }
 }
 
-async fn find(
-    manager: &impl KeyManager,
-    world: &World,
-) -> Result<Option<crate::keymanager::KeyInfo>, KeyError> {
+async fn find(manager: &impl KeyManager, world: &World) -> Result<Option<KeyInfo>, KeyError> {
     let recorded = world.volume.status.as_ref().and_then(|s| s.key.as_ref());
     let named = decide::secret_ref(&world.volume).map(crate::keymanager::barbican::id_of);
     let deleting = world.volume.metadata.deletion_timestamp.is_some();
     if deleting && named.is_none() {
         // All that bear this volume's name must go, also one that was made twice.
-        if let Some(key) = manager.find_key(&key_name(world)).await? {
-            return Ok(Some(key));
+        for name in rotate::key_names(world) {
+            if let Some(key) = manager.find_key(&name).await? {
+                return Ok(Some(key));
+            }
         }
     }
     match named.or_else(|| recorded.map(|k| k.id.clone())) {
         Some(id) => manager.get_metadata(&id).await.map(Some),
-        None => manager.find_key(&key_name(world)).await,
+        None => manager.find_key(&rotate::key_name(world, 1)).await,
     }
 }
 
 async fn create_key(ctx: &Context, world: &World) -> KeyState {
-    let manager = match ctx.tenants.of(world).await {
-        Ok(manager) => manager,
-        Err(problem) => {
-            return KeyState::Failed {
-                logged_in: false,
-                problem,
-            };
-        }
+    let made = match make_key(ctx, world, &rotate::key_name(world, 1)).await {
+        Ok((project_id, key)) => limits_of(ctx, world)
+            .await
+            .map(|limits| (project_id, key, limits)),
+        Err(failure) => Err(failure),
     };
-    let made = async {
-        let project_id = manager.project_id().await?;
-        let name = key_name(world);
-        // Looked for once more, right before: what was not there a moment ago may be there now.
-        let key = match manager.find_key(&name).await? {
-            Some(key) => key,
-            None => manager.create_key(&name).await?,
-        };
-        let limits = match &world.key {
-            KeyState::Known { limits, .. } => *limits,
-            _ => manager.limits().await?,
-        };
-        Ok::<_, KeyError>(KeyState::Known {
+    match made {
+        Ok((project_id, key, limits)) => KeyState::Known {
             project_id,
             limits,
             key: Some(key),
-        })
+        },
+        Err((logged_in, problem)) => KeyState::Failed { logged_in, problem },
+    }
+}
+
+/// The limits of the project, as they were told in this pass, or asked for.
+async fn limits_of(ctx: &Context, world: &World) -> Result<Limits, (bool, Problem)> {
+    if let KeyState::Known { limits, .. } = &world.key {
+        return Ok(*limits);
+    }
+    let manager = ctx.tenants.of(world).await.map_err(|p| (false, p))?;
+    let limits = manager.limits().await;
+    limits.map_err(|e| (logged_in(&e), e.into()))
+}
+
+/// Has a key of this name made, if there is none; with the project of the credentials, and on failure with whether the login
+/// worked.
+async fn make_key(
+    ctx: &Context,
+    world: &World,
+    name: &str,
+) -> Result<(String, KeyInfo), (bool, Problem)> {
+    let manager = ctx.tenants.of(world).await.map_err(|p| (false, p))?;
+    let made = async {
+        let project_id = manager.project_id().await?;
+        // Looked for once more, right before: what was not there a moment ago may be there now.
+        let key = match manager.find_key(name).await? {
+            Some(key) => key,
+            None => manager.create_key(name).await?,
+        };
+        key.usable()?;
+        Ok::<_, KeyError>((project_id, key))
     };
-    made.await.unwrap_or_else(failed)
+    made.await.map_err(|e| (logged_in(&e), e.into()))
+}
+
+/// Destroys a key and tells of it.
+async fn destroy_key(ctx: &Context, world: &World, id: &str) -> Result<(), Problem> {
+    let manager = ctx.tenants.of(world).await?;
+    manager.delete_key(id).await.map_err(Problem::from)?;
+    let note = format!("key {id} was destroyed in the key manager");
+    ctx.tell(&world.volume, false, "KeyDestroyed", &note).await;
+    Ok(())
 }
 
 async fn delete_key(ctx: &Context, world: &World, id: &str) -> Option<KeyState> {
-    let result = match ctx.tenants.of(world).await {
-        Ok(manager) => manager.delete_key(id).await.map_err(Into::into),
-        Err(problem) => Err(problem),
-    };
-    match result {
-        Ok(()) => {
-            let note = format!("key {id} was destroyed in the key manager");
-            ctx.tell(&world.volume, false, "KeyDestroyed", &note).await;
-            // Looked for again: there may be another of that name.
-            Some(KeyState::NotAsked)
-        }
+    match destroy_key(ctx, world, id).await {
+        // Looked for again: there may be another of that name.
+        Ok(()) => Some(KeyState::NotAsked),
         Err(problem) => Some(KeyState::Failed {
             logged_in: true,
             problem,
@@ -349,21 +390,15 @@ async fn delete_key(ctx: &Context, world: &World, id: &str) -> Option<KeyState> 
 
 fn failed(e: KeyError) -> KeyState {
     KeyState::Failed {
-        logged_in: !matches!(
-            e.reason(),
-            Reason::CredentialsInvalid | Reason::CredentialsRejected | Reason::CredentialsExpired
-        ),
+        logged_in: logged_in(&e),
         problem: e.into(),
     }
 }
 
-/// Name of the volume's key.
-pub fn key_name(world: &World) -> String {
-    let v = &world.volume;
-    names::key_name(
-        &v.namespace().unwrap_or_default(),
-        &v.name_any(),
-        &v.uid().unwrap_or_default(),
+fn logged_in(e: &KeyError) -> bool {
+    !matches!(
+        e.reason(),
+        Reason::CredentialsInvalid | Reason::CredentialsRejected | Reason::CredentialsExpired
     )
 }
 

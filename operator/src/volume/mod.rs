@@ -12,6 +12,7 @@ pub mod node_volumes;
 pub mod observe;
 pub mod orphans;
 pub mod quota;
+pub mod rotate;
 pub mod transitions;
 pub mod world;
 

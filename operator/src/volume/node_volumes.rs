@@ -9,7 +9,7 @@ use cryptvol_crds::{
 };
 use kube::{Resource, ResourceExt};
 
-use super::{facts, world::World};
+use super::{facts, rotate, world::World};
 
 /// iSCSI's registered port, for portals that name none.
 const ISCSI_PORT: u16 = 3260;
@@ -43,6 +43,7 @@ pub fn build(
             .then(|| facts::permit_to_hand_out(status))
             .flatten(),
         formatted_before: facts::formatted_before(status),
+        rotation: rotate::order(status, desired),
         link: names::link_path(&namespace, &name),
         shadow: volume
             .spec

@@ -84,6 +84,7 @@ pub async fn gather(
         encryption,
         key_service,
         key: super::world::KeyState::NotAsked,
+        rotation: super::world::RotationKeys::default(),
         nodes,
         node_volumes,
         namespace_goes,

@@ -1,7 +1,7 @@
 //! What is worth an Event: what changed between two statuses, never a state that lasts.
 
 use cryptvol_crds::{
-    conditions::{READY, Reason, get, is_true},
+    conditions::{KEY_ROTATED, READY, Reason, get, is_true},
     v1alpha1::{EncryptedVolumeStatus, PermitState},
 };
 
@@ -49,6 +49,24 @@ pub fn between(old: &EncryptedVolumeStatus, new: &EncryptedVolumeStatus) -> Vec<
             receipt.node_name, receipt.key_slots_wiped
         );
         note(false, "Erased", "Erase", text);
+    }
+    if let (None, Some(rotation)) = (&old.rotation, &new.rotation) {
+        let text = format!(
+            "key version {} is to replace key {}",
+            rotation.version, rotation.former_key_id
+        );
+        note(false, "KeyRotationBegun", "RotateKey", text);
+    }
+    let rotated = |s: &EncryptedVolumeStatus| get(&s.conditions, KEY_ROTATED).cloned();
+    let change = rotated(new).filter(|n| rotated(old).is_none_or(|o| o.reason != n.reason));
+    if let Some(now) = change {
+        match Reason::parse(&now.reason) {
+            Some(Reason::AsDesired) => note(false, "KeyRotated", "RotateKey", now.message),
+            Some(r) if !r.next_step().is_empty() => {
+                note(true, &now.reason, "RotateKey", now.message);
+            }
+            _ => {}
+        }
     }
     let ready = |s: &EncryptedVolumeStatus| is_true(&s.conditions, READY);
     let word = |s: &EncryptedVolumeStatus| get(&s.conditions, READY).map(|c| c.reason.clone());

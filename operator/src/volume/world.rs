@@ -80,6 +80,28 @@ pub struct SourceOwner {
     pub name: String,
 }
 
+/// What the key manager answered in this pass about the keys of a rotation, with the version of the key that it brings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RotationKeys {
+    /// The id of the new key.
+    pub made: Option<(i64, Result<String, Problem>)>,
+    /// Whether the former one is gone.
+    pub destroyed: Option<(i64, Result<(), Problem>)>,
+}
+
+impl RotationKeys {
+    /// The new key of a version, if it was asked for.
+    pub fn made(&self, version: i64) -> Option<&Result<String, Problem>> {
+        self.made.as_ref().filter(|m| m.0 == version).map(|m| &m.1)
+    }
+
+    /// What became of the key that a version replaces, if anything was done.
+    pub fn destroyed(&self, version: i64) -> Option<&Result<(), Problem>> {
+        let this = self.destroyed.as_ref().filter(|d| d.0 == version);
+        this.map(|d| &d.1)
+    }
+}
+
 /// Random values, chosen outside so that a decision is a function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fresh {
@@ -100,6 +122,8 @@ pub struct World {
     pub key_service: Result<Arc<KeyService>, Problem>,
     /// Its key.
     pub key: KeyState,
+    /// What was done in this pass with the keys of a rotation.
+    pub rotation: RotationKeys,
     /// The nodes that it has to do with; one that is missing here does not exist.
     pub nodes: BTreeMap<String, NodeState>,
     /// Its NodeVolumes.
@@ -131,6 +155,15 @@ pub enum Action {
     CreateKey,
     /// Destroy a key.
     DeleteKey(String),
+    /// Have the key made that a rotation brings, of this version.
+    CreateNextKey(i64),
+    /// Destroy the key that a rotation has replaced.
+    DestroyFormerKey {
+        /// Version of the key that replaced it.
+        version: i64,
+        /// Its id.
+        id: String,
+    },
     /// Write a NodeVolume.
     Apply(Box<NodeVolume>),
     /// Let a NodeVolume go: nothing of the volume is left on its node.

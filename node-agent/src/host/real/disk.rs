@@ -64,9 +64,34 @@ pub struct Disk {
     file: File,
     size: u64,
     name: String,
+    /// Writes that still succeed; the next one writes its first half and fails.
+    #[cfg(test)]
+    writes_left: std::cell::Cell<u32>,
 }
 
 impl Disk {
+    /// After so many writes the next one writes its first half and fails, as a power cut has it.
+    #[cfg(test)]
+    pub fn cut_after(&self, writes: u32) {
+        self.writes_left.set(writes);
+    }
+
+    #[cfg(test)]
+    fn cut(&self, offset: u64, bytes: &[u8]) -> Result<(), StepError> {
+        match self.writes_left.get() {
+            u32::MAX => Ok(()),
+            0 => {
+                let half = &bytes[..bytes.len() / 2];
+                let _ = self.file.write_all_at(half, offset);
+                Err(failed("writing", "power cut"))
+            }
+            left => {
+                self.writes_left.set(left - 1);
+                Ok(())
+            }
+        }
+    }
+
     /// Opens the device when it still is the one that `id` names: same kernel path, device number, SCSI address, WWID
     /// and size, in sysfs before and at the opened file after opening.
     ///
@@ -95,6 +120,8 @@ impl Disk {
             file,
             size: id.size_bytes,
             name: id.path.clone(),
+            #[cfg(test)]
+            writes_left: std::cell::Cell::new(u32::MAX),
         })
     }
 
@@ -110,7 +137,13 @@ impl Disk {
             .open(path)
             .map_err(|e| unreadable(&name, e))?;
         let size = file.metadata().map_err(|e| unreadable(&name, e))?.len();
-        Ok(Self { file, size, name })
+        Ok(Self {
+            file,
+            size,
+            name,
+            #[cfg(test)]
+            writes_left: std::cell::Cell::new(u32::MAX),
+        })
     }
 
     /// Size in bytes.
@@ -161,6 +194,8 @@ impl Disk {
     /// `StepFailed`.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), StepError> {
         let what = || format!("writing {} bytes at {offset} of {}", bytes.len(), self.name);
+        #[cfg(test)]
+        self.cut(offset, bytes)?;
         if bytes.as_ptr().align_offset(ALIGN) == 0 {
             return self
                 .file

@@ -85,7 +85,8 @@ fn steps(start: u64, end: u64) -> impl Iterator<Item = (u64, usize)> {
         .map(move |at| (at, STEP.min(end - at) as usize))
 }
 
-fn noise(disk: &Disk, start: u64, end: u64) -> Result<(), StepError> {
+/// Overwrites with random bytes.
+pub(super) fn noise(disk: &Disk, start: u64, end: u64) -> Result<(), StepError> {
     let mut random =
         std::fs::File::open("/dev/urandom").map_err(|e| failed("opening /dev/urandom", e))?;
     for (at, len) in steps(start, end) {
@@ -98,7 +99,8 @@ fn noise(disk: &Disk, start: u64, end: u64) -> Result<(), StepError> {
     Ok(())
 }
 
-fn zeros(disk: &Disk, start: u64, end: u64) -> Result<(), StepError> {
+/// Overwrites with zeros.
+pub(super) fn zeros(disk: &Disk, start: u64, end: u64) -> Result<(), StepError> {
     let bytes = Aligned::zeroed(STEP as usize);
     for (at, len) in steps(start, end) {
         disk.write(at, &bytes[..len])?;
@@ -106,7 +108,8 @@ fn zeros(disk: &Disk, start: u64, end: u64) -> Result<(), StepError> {
     Ok(())
 }
 
-fn reads_as_zeros(disk: &Disk, start: u64, end: u64) -> Result<bool, StepError> {
+/// Whether the device holds nothing but zeros there.
+pub(super) fn reads_as_zeros(disk: &Disk, start: u64, end: u64) -> Result<bool, StepError> {
     let mut bytes = Aligned::zeroed(STEP as usize);
     for (at, len) in steps(start, end) {
         disk.read(at, &mut bytes[..len])?;

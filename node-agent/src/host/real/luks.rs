@@ -34,7 +34,7 @@ use crate::host::{FormatOrder, Header, HeaderFound, Passphrase, StepError};
 const ITERATIONS: u32 = 1000;
 
 /// A volume key, in locked memory that is wiped when dropped.
-pub struct VolumeKey(SafeMemHandle);
+pub struct VolumeKey(pub(super) SafeMemHandle);
 
 impl VolumeKey {
     /// A new key that is stored nowhere. The kernel's random numbers, as for a header.
@@ -179,6 +179,19 @@ fn make(device_size: u64, order: &FormatOrder) -> Result<Made, StepError> {
     Ok(Made { luks, areas })
 }
 
+/// How our key slots derive their keys.
+pub(super) fn pbkdf() -> CryptPbkdfType {
+    CryptPbkdfType {
+        type_: CryptKdf::Pbkdf2,
+        hash: Some("sha256".into()),
+        time_ms: 0,
+        iterations: ITERATIONS,
+        max_memory_kb: 0,
+        parallel_threads: 0,
+        flags: CryptPbkdf::NO_BENCHMARK,
+    }
+}
+
 fn make_in(memory: &Memory, order: &FormatOrder) -> Result<(), LibcryptErr> {
     let uuid = uuid::Uuid::parse_str(&order.luks_uuid)
         .map_err(|e| LibcryptErr::Other(format!("LUKS UUID: {e}")))?;
@@ -187,15 +200,6 @@ fn make_in(memory: &Memory, order: &FormatOrder) -> Result<(), LibcryptErr> {
         .cipher
         .split_once('-')
         .ok_or_else(|| LibcryptErr::Other("cipher without a mode".into()))?;
-    let pbkdf = || CryptPbkdfType {
-        type_: CryptKdf::Pbkdf2,
-        hash: Some("sha256".into()),
-        time_ms: 0,
-        iterations: ITERATIONS,
-        max_memory_kb: 0,
-        parallel_threads: 0,
-        flags: CryptPbkdf::NO_BENCHMARK,
-    };
     let params = CryptParamsLuks2 {
         pbkdf: Some(pbkdf()),
         integrity: None,
@@ -252,13 +256,7 @@ fn write(disk: &Disk, made: &Made, over: bool) -> Result<(), StepError> {
 /// `KeyDoesNotOpen`, `DeviceUnreadable`, `StepFailed`.
 pub fn unlock(disk: &Disk, luks: &Luks, passphrase: &Passphrase) -> Result<VolumeKey, StepError> {
     let what = || format!("opening the header of {}", disk.name());
-    let memory = Memory::new(disk.size()).map_err(|e| failed(what(), e))?;
-    let put = |bytes: &[u8], at| memory.file.write_all_at(bytes, at);
-    put(&luks.bytes, 0).map_err(|e| failed(what(), e))?;
-    for slot in &luks.slots {
-        let area = disk.read_vec(slot.area.start, (slot.area.end - slot.area.start) as usize)?;
-        put(&area, slot.area.start).map_err(|e| failed(what(), e))?;
-    }
+    let memory = Memory::of(disk, luks)?;
     let len = luks.header.facts.key_size as usize / 8;
     let opened = open_in(&memory, len, passphrase);
     match opened {
@@ -293,18 +291,34 @@ fn open_in(memory: &Memory, len: usize, passphrase: &Passphrase) -> Result<Volum
 }
 
 /// A file in memory that stands for the device.
-struct Memory {
-    file: File,
+pub(super) struct Memory {
+    pub(super) file: File,
 }
 
 impl Memory {
-    fn new(size: u64) -> std::io::Result<Self> {
+    /// Zeros.
+    pub(super) fn new(size: u64) -> std::io::Result<Self> {
         let file = File::from(memfd_create(c"cryptvol-header", MFdFlags::MFD_CLOEXEC)?);
         file.set_len(size)?;
         Ok(Self { file })
     }
 
-    fn device(&self) -> Result<CryptDevice, LibcryptErr> {
+    /// The header that was judged, and of the disk nothing but its key slots.
+    pub(super) fn of(disk: &Disk, luks: &Luks) -> Result<Self, StepError> {
+        let what = || format!("opening the header of {}", disk.name());
+        let memory = Self::new(disk.size()).map_err(|e| failed(what(), e))?;
+        let put = |bytes: &[u8], at| memory.file.write_all_at(bytes, at);
+        put(&luks.bytes, 0).map_err(|e| failed(what(), e))?;
+        for slot in &luks.slots {
+            let area =
+                disk.read_vec(slot.area.start, (slot.area.end - slot.area.start) as usize)?;
+            put(&area, slot.area.start).map_err(|e| failed(what(), e))?;
+        }
+        Ok(memory)
+    }
+
+    /// For libcryptsetup.
+    pub(super) fn device(&self) -> Result<CryptDevice, LibcryptErr> {
         sys::cryptsetup_messages_to_log();
         let path = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
         let mut device = CryptInit::init(&path)?;

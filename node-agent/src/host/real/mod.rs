@@ -11,16 +11,20 @@ pub mod iscsi;
 pub mod links;
 pub mod luks;
 pub mod names;
+mod rotate;
 pub(crate) mod sys;
 pub mod sysfs;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use cryptvol_crds::{conditions::Reason, v1alpha1::HeaderFacts};
+use cryptvol_crds::{
+    conditions::Reason,
+    v1alpha1::{HeaderFacts, KeySlotRef},
+};
 
 use super::{
-    Chap, DeviceId, Erased, FormatOrder, Header, HeaderFound, Host, Mapping, NameOrder, NameTo,
-    Observed, OpenOrder, Query, Source, StepError, Target,
+    AddSlotOrder, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header, HeaderFound, Host,
+    Mapping, NameOrder, NameTo, Observed, OpenOrder, Query, Source, StepError, Target,
 };
 use disk::{Access, Disk};
 use error::{because, failed};
@@ -123,21 +127,7 @@ impl Host for RealHost {
         if let Some(found) = dm::existing(&plan)? {
             return Ok(found);
         }
-        let luks = match header::read_luks(&disk)? {
-            Ok(luks) => luks,
-            Err(found) => {
-                return Err(because(
-                    Reason::HeaderMismatch,
-                    format!("{} carries no LUKS2 header but {found:?}", device.path),
-                ));
-            }
-        };
-        if let Some(difference) = difference(&order.expected, &luks.header) {
-            return Err(because(
-                Reason::HeaderMismatch,
-                format!("the header of {}: {difference}", device.path),
-            ));
-        }
+        let luks = pinned_header(&disk, &order.expected)?;
         let key = luks::unlock(&disk, &luks, &order.passphrase)?;
         dm::create(&plan, &key)
     }
@@ -190,6 +180,22 @@ impl Host for RealHost {
         self.initiator.logout(&self.sysfs, target)
     }
 
+    fn add_key_slot(
+        &mut self,
+        device: &DeviceId,
+        order: &AddSlotOrder,
+    ) -> Result<Vec<KeySlotRef>, StepError> {
+        rotate::add(&Disk::open(&self.sysfs, device, Access::Write)?, order)
+    }
+
+    fn drop_key_slots(
+        &mut self,
+        device: &DeviceId,
+        order: &DropSlotsOrder,
+    ) -> Result<(), StepError> {
+        rotate::drop_slots(&Disk::open(&self.sysfs, device, Access::Write)?, order)
+    }
+
     fn erase(&mut self, device: &DeviceId, luks_uuid: &str) -> Result<Erased, StepError> {
         let disk = Disk::open(&self.sysfs, device, Access::Write)?;
         let holders = self
@@ -203,6 +209,21 @@ impl Host for RealHost {
             ));
         }
         erase::erase(&disk, luks_uuid)
+    }
+}
+
+/// The header of a disk, where it is the one that was pinned and acceptable.
+fn pinned_header(disk: &Disk, expected: &HeaderFacts) -> Result<header::Luks, StepError> {
+    let mismatch = |what| Err(because(Reason::HeaderMismatch, what));
+    match header::read_luks(disk)? {
+        Err(found) => mismatch(format!(
+            "{} carries no LUKS2 header but {found:?}",
+            disk.name()
+        )),
+        Ok(luks) => match difference(expected, &luks.header) {
+            Some(difference) => mismatch(format!("the header of {}: {difference}", disk.name())),
+            None => Ok(luks),
+        },
     }
 }
 

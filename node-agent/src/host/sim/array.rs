@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cryptvol_crds::v1alpha1::HeaderFacts;
+use cryptvol_crds::v1alpha1::{HeaderFacts, KeySlotRef};
 
 /// A target.
 #[derive(Clone, Debug, Default)]
@@ -83,7 +83,35 @@ impl Disk {
     }
 }
 
+/// What a key slot says whose area was wiped and that the header still names; its fingerprint follows.
+pub const WIPED: &str = "wiped ";
+
+/// What a key slot is known by.
+pub fn fingerprint(slot: &str) -> String {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    match slot.strip_prefix(WIPED) {
+        Some(name) => name.to_owned(),
+        None => {
+            let mut hasher = DefaultHasher::new();
+            slot.hash(&mut hasher);
+            format!("{:016x}", hasher.finish())
+        }
+    }
+}
+
 impl SimHeader {
+    /// Key slots that a passphrase opens.
+    pub fn opened_by(&self, passphrase: &str) -> Vec<KeySlotRef> {
+        let slots = self.slots.iter().enumerate();
+        slots
+            .filter(|(_, slot)| *slot == passphrase)
+            .map(|(number, slot)| KeySlotRef {
+                number: i32::try_from(number).unwrap(),
+                fingerprint: fingerprint(slot),
+            })
+            .collect()
+    }
+
     /// A header as the simulated kernel writes it.
     pub fn new(luks_uuid: &str, passphrase: &str) -> Self {
         Self {

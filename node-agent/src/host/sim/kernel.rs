@@ -1,12 +1,16 @@
 //! The simulated kernel and tools: `impl Host`.
 
-use cryptvol_crds::{conditions::Reason, names};
+use cryptvol_crds::{
+    conditions::Reason,
+    names,
+    v1alpha1::{HeaderFacts, KeySlotRef},
+};
 
-use super::{Content, Disk, SimHeader, SimLink, World};
+use super::{Content, Disk, SimHeader, SimLink, WIPED, World, fingerprint};
 use crate::host::{
-    Chap, CryptTable, Device, DeviceId, Erased, FormatOrder, Header, HeaderFound, Host, LinkFound,
-    Mapping, NameOrder, Observed, OpenOrder, Portal, Query, RawKind, Session, Source, StepError,
-    Target,
+    AddSlotOrder, Chap, CryptTable, Device, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header,
+    HeaderFound, Host, LinkFound, Mapping, NameOrder, Observed, OpenOrder, Portal, Query, RawKind,
+    Session, Source, StepError, Target,
 };
 
 /// What the kernel holds.
@@ -193,6 +197,18 @@ impl World {
                     self.kernel.mappings.push(SimMapping { mapping, disk });
                 }
             }
+            TornStep::DropSlots(id, order) => {
+                // The areas are noise, and the header still names them.
+                let Ok(header) = self.pinned(id, &order.expected) else {
+                    return;
+                };
+                for slot in &mut header.slots {
+                    let name = fingerprint(slot);
+                    if order.former.iter().any(|f| f.fingerprint == name) && torn != Torn::Early {
+                        *slot = format!("{WIPED}{name}");
+                    }
+                }
+            }
             TornStep::Erase(id, uuid) => {
                 let Ok(disk) = self.check(id) else { return };
                 if let Content::Luks(h) = &self.disks[disk].content
@@ -236,6 +252,20 @@ impl World {
         }
     }
 
+    /// The header on a disk, where it is as it was pinned.
+    fn pinned(
+        &mut self,
+        id: &DeviceId,
+        expected: &HeaderFacts,
+    ) -> Result<&mut SimHeader, StepError> {
+        let disk = self.check(id)?;
+        self.found(disk)?;
+        match &mut self.disks[disk].content {
+            Content::Luks(h) if h.facts == *expected && h.objections.is_empty() => Ok(h),
+            _ => error(Reason::HeaderMismatch, "the header is another one"),
+        }
+    }
+
     fn new_mapping(&self, id: &DeviceId, order: &OpenOrder) -> Mapping {
         // The least free number, as the kernel gives them: a number is used again soon.
         let minor = (0..)
@@ -276,6 +306,8 @@ pub enum TornStep {
     Open(DeviceId, OpenOrder),
     /// See `Host::erase`.
     Erase(DeviceId, String),
+    /// See `Host::drop_key_slots`.
+    DropSlots(DeviceId, DropSlotsOrder),
 }
 
 fn write(disk: &mut Disk, content: Content) {
@@ -563,6 +595,45 @@ impl Host for World {
             return Ok(());
         }
         self.kernel.sessions.remove(i);
+        Ok(())
+    }
+
+    fn add_key_slot(
+        &mut self,
+        device: &DeviceId,
+        order: &AddSlotOrder,
+    ) -> Result<Vec<KeySlotRef>, StepError> {
+        let header = self.pinned(device, &order.expected)?;
+        let former = header.opened_by(&order.passphrase.0);
+        if former.is_empty() {
+            return error(Reason::KeyDoesNotOpen, "the present key opens nothing");
+        }
+        if header.opened_by(&order.next.0).is_empty() {
+            header.slots.push(order.next.0.clone());
+        }
+        Ok(former)
+    }
+
+    fn drop_key_slots(
+        &mut self,
+        device: &DeviceId,
+        order: &DropSlotsOrder,
+    ) -> Result<(), StepError> {
+        let header = self.pinned(device, &order.expected)?;
+        let goes = |slot: &String| {
+            order
+                .former
+                .iter()
+                .any(|f| f.fingerprint == fingerprint(slot))
+        };
+        if !header
+            .slots
+            .iter()
+            .any(|s| *s == order.passphrase.0 && !goes(s))
+        {
+            return error(Reason::KeyDoesNotOpen, "nothing would open");
+        }
+        header.slots.retain(|slot| !goes(slot));
         Ok(())
     }
 

@@ -11,11 +11,12 @@ mod down;
 mod erase;
 mod names;
 mod reach;
+mod rotate;
 mod up;
 
 use cryptvol_crds::{
     conditions::Reason,
-    v1alpha1::{Desired, HeaderFacts, Stage},
+    v1alpha1::{Desired, HeaderFacts, KeySlotRef, Stage},
 };
 
 use super::{
@@ -100,6 +101,22 @@ pub enum Step {
         /// UUID that the header must have.
         luks_uuid: String,
     },
+    /// Rotation: give the header a key slot for the new key. Gets both keys itself, and drops them when it ends.
+    AddKeySlot {
+        /// Where.
+        device: DeviceId,
+        /// What the header must be.
+        expected: HeaderFacts,
+    },
+    /// Rotation: wipe the key slots of the former key.
+    DropKeySlots {
+        /// Where.
+        device: DeviceId,
+        /// What the header must be.
+        expected: HeaderFacts,
+        /// Which.
+        former: Vec<KeySlotRef>,
+    },
     /// Note that this volume has no key slot anywhere: none was ever written, or the disk of a volume that was never
     /// opened does not carry its header. No effect on the node.
     NothingToErase {
@@ -131,6 +148,8 @@ impl Step {
             Self::DeleteDevice(_) => "delete-device",
             Self::Logout(_) => "logout",
             Self::Erase { .. } => "erase",
+            Self::AddKeySlot { .. } => "add-key-slot",
+            Self::DropKeySlots { .. } => "drop-key-slots",
             Self::NothingToErase { .. } => "nothing-to-erase",
         }
     }
@@ -154,6 +173,8 @@ impl Step {
         "delete-device",
         "logout",
         "erase",
+        "add-key-slot",
+        "drop-key-slots",
         "nothing-to-erase",
     ];
 
@@ -165,7 +186,7 @@ impl Step {
             Self::ReadHeader(_) | Self::SpendPermit { .. } | Self::Format { .. } => Stage::Header,
             Self::ReleaseKey => Stage::KeyRelease,
             Self::Open { .. } | Self::RecordFirstOpened { .. } => Stage::Mapping,
-            Self::Link(_) => Stage::Attached,
+            Self::Link(_) | Self::AddKeySlot { .. } | Self::DropKeySlots { .. } => Stage::Attached,
             Self::Name { to, .. } => match to {
                 NameTo::Nobody => Stage::Device,
                 NameTo::Mapping(_) => Stage::Attached,
@@ -178,6 +199,11 @@ impl Step {
             | Self::Erase { .. }
             | Self::NothingToErase { .. } => Stage::Detaching,
         }
+    }
+
+    /// Whether the step belongs to a rotation: its failure is told of and ends nothing else.
+    pub fn is_rotation(&self) -> bool {
+        matches!(self, Self::AddKeySlot { .. } | Self::DropKeySlots { .. })
     }
 
     /// Whether the step changes what a target's session holds: such steps of volumes that share a target go one by one.

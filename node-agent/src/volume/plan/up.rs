@@ -326,6 +326,7 @@ impl At<'_> {
         if self.observed.link != LinkFound::To(mapping.path.clone()) {
             return Err(Next::Do(Step::Link(mapping.clone())));
         }
+        self.rotate(id, facts)?;
         Ok(Next::Done(Done::Attached {
             facts: facts.clone(),
         }))

@@ -11,7 +11,8 @@ use cryptvol_crds::{
     conditions::Reason,
     names,
     v1alpha1::{
-        Desired, FormatPermit, NodeIscsi, NodeSource, NodeVolumeSpec, NodeVolumeStatus, VolumeRef,
+        Desired, FormatPermit, KeySlotRef, NodeIscsi, NodeRotation, NodeSource, NodeVolumeSpec,
+        NodeVolumeStatus, RotationPhase, VolumeRef,
     },
 };
 use futures::FutureExt;
@@ -69,6 +70,10 @@ pub struct Lab {
     pub busy_targets: RefCell<BTreeMap<String, usize>>,
     /// What the operator sees of the volume is pinned at once, as it does after the first opening.
     pub operator_pins: Cell<bool>,
+    /// The key on record: whatever happens, it opens the disk.
+    pub stored: RefCell<String>,
+    /// The key that a rotation brings.
+    pub next: RefCell<Option<String>>,
     /// Somebody removed mappings by hand: a link may lead nowhere until the agent looks again.
     pub vandalised: Cell<bool>,
     /// A raw disk may have a name that no volume has kept yet.
@@ -98,6 +103,8 @@ impl Default for Lab {
             locks: TargetLocks::default(),
             busy_targets: RefCell::default(),
             operator_pins: Cell::new(true),
+            stored: RefCell::new(KEY.to_owned()),
+            next: RefCell::default(),
             vandalised: Cell::new(false),
             names_free_until_kept: Cell::new(false),
         }
@@ -217,6 +224,7 @@ impl Lab {
     pub fn operate(&self, n: usize) {
         let status = self.status(n);
         self.change(n, |spec| {
+            self.operate_rotation(spec, &status);
             if status.permit.is_some() {
                 spec.formatted_before = true;
                 spec.format_permit = None;
@@ -232,6 +240,38 @@ impl Lab {
                 spec.format_permit = None;
             }
         });
+    }
+
+    /// A person wants another key.
+    pub fn rotate(&self, n: usize, key: &str) {
+        *self.next.borrow_mut() = Some(key.to_owned());
+        self.change(n, |spec| {
+            spec.rotation = Some(NodeRotation {
+                phase: RotationPhase::Adding,
+                key_id: fingerprint(key),
+                former_slots: vec![],
+            });
+        });
+    }
+
+    /// The operator's part of a rotation: the new key is on record before the former one's key slot goes.
+    fn operate_rotation(&self, spec: &mut NodeVolumeSpec, status: &NodeVolumeStatus) {
+        let (Some(wanted), Some(found)) = (&mut spec.rotation, &status.rotation) else {
+            return;
+        };
+        if !found.done || (found.phase, &found.key_id) != (wanted.phase, &wanted.key_id) {
+            return;
+        }
+        match wanted.phase {
+            RotationPhase::Adding => {
+                let next = self.next.take().unwrap();
+                *self.stored.borrow_mut() = next.clone();
+                *self.operator.borrow_mut() = Ok(next);
+                wanted.phase = RotationPhase::Dropping;
+                wanted.former_slots.clone_from(&found.former_slots);
+            }
+            _ => spec.rotation = None,
+        }
     }
 
     /// One run of the agent for one volume, to its end and the status after it. `None`: the agent died on the way.
@@ -439,11 +479,10 @@ impl Lab {
             let disk = &world.disks[truth];
             if disk.data.is_some() {
                 let erased = volume.spec.desired == Desired::Erased;
-                let intact =
-                    matches!(&disk.content, Content::Luks(h) if h.slots.iter().any(|k| k == KEY));
+                let intact = matches!(&disk.content, Content::Luks(h) if h.slots.contains(&*self.stored.borrow()));
                 assert!(
                     intact || erased,
-                    "7: data of {name} lost: {:?}",
+                    "7, 8: data of {name} lost: {:?}",
                     disk.content
                 );
             }
@@ -546,6 +585,14 @@ impl Office for Side<'_> {
         self.note("key released");
         self.lab.pause("after key release").await?;
         Ok(Passphrase(key))
+    }
+
+    async fn next_passphrase(&self) -> Result<Passphrase, StepError> {
+        self.lab.pause("before key release").await?;
+        let next = self.lab.next.borrow().clone();
+        let next = next.ok_or_else(|| StepError::new(Reason::KeyReleaseRefused, "no rotation"))?;
+        self.lab.pause("after key release").await?;
+        Ok(Passphrase(next))
     }
 
     async fn chap(&self) -> Result<Chap, StepError> {
@@ -657,6 +704,30 @@ impl Node for Side<'_> {
             );
         }
         self.alone("logout", &target.iqn, |w| w.logout(target))
+            .await
+    }
+
+    async fn add_key_slot(
+        &self,
+        device: &DeviceId,
+        order: AddSlotOrder,
+    ) -> Result<Vec<KeySlotRef>, StepError> {
+        self.call("add-key-slot", |w| w.add_key_slot(device, &order))
+            .await
+    }
+
+    async fn drop_key_slots(
+        &self,
+        device: &DeviceId,
+        order: DropSlotsOrder,
+    ) -> Result<(), StepError> {
+        self.lab
+            .tearing(
+                "drop-key-slots",
+                TornStep::DropSlots(device.clone(), order.clone()),
+            )
+            .await?;
+        self.call("drop-key-slots", |w| w.drop_key_slots(device, &order))
             .await
     }
 

@@ -6,4 +6,5 @@ mod invariants;
 pub(crate) mod lab;
 mod names;
 mod peers;
+mod rotation;
 mod schedules;

@@ -8,6 +8,7 @@ mod life;
 mod lost_nodes;
 mod permits;
 mod quota;
+mod rotation;
 
 use cryptvol_crds::{
     EncryptedVolume, KeyService, NodeVolume,
@@ -29,7 +30,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     decide::decide,
     quota::Usage,
-    world::{Action, Again, Decision, Fresh, KeyState, NodeState, Problem, SourceOwner, World},
+    world::{
+        Action, Again, Decision, Fresh, KeyState, NodeState, Problem, RotationKeys, SourceOwner,
+        World,
+    },
 };
 use crate::keymanager::{KeyInfo, limits::Limits};
 
@@ -102,6 +106,7 @@ impl Cluster {
                 encryption: Ok(Encryption::default()),
                 key_service: Ok(Arc::new(service)),
                 key: KeyState::NotAsked,
+                rotation: RotationKeys::default(),
                 nodes: ["a", "b"].map(|n| (n.to_owned(), node())).into(),
                 node_volumes: vec![],
                 namespace_goes: false,
@@ -190,6 +195,35 @@ impl Cluster {
                 self.keys.retain(|k| k.id != *id);
                 self.keys_deleted.push(id.clone());
                 self.world.key = KeyState::NotAsked;
+            }
+            Action::CreateNextKey(version) => {
+                let status = self.world.volume.status.as_ref().unwrap();
+                assert_eq!(status.rotation.as_ref().unwrap().version, *version);
+                let id = format!("key-{version}");
+                let made = match &self.broken {
+                    Some((_, problem)) => Err(problem.clone()),
+                    None => {
+                        if self.keys.iter().all(|k| k.id != id) {
+                            self.keys_made += 1;
+                            self.keys.push(key(&id));
+                        }
+                        Ok(id)
+                    }
+                };
+                self.world.rotation.made = Some((*version, made));
+            }
+            Action::DestroyFormerKey { version, id } => {
+                let status = self.world.volume.status.as_ref().unwrap();
+                assert_ne!(status.key.as_ref().unwrap().id, *id, "8: the key on record");
+                let gone = match &self.broken {
+                    Some((_, problem)) => Err(problem.clone()),
+                    None => {
+                        self.keys.retain(|k| k.id != *id);
+                        self.keys_deleted.push(id.clone());
+                        Ok(())
+                    }
+                };
+                self.world.rotation.destroyed = Some((*version, gone));
             }
             Action::Apply(nv) => self.apply(nv),
             Action::Release(nv) => {

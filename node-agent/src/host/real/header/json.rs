@@ -53,6 +53,8 @@ pub struct KeySlot {
     pub id: u32,
     /// Where its key material lies.
     pub area: Range<u64>,
+    /// SHA-256 (lower-case hex) over its salt and the place of its area: a slot made anew under the same number has another.
+    pub fingerprint: String,
 }
 
 /// Place of a key slot.
@@ -213,6 +215,7 @@ pub fn read(json: &str, copy_size: usize, device_size: u64) -> Result<Read, Stri
         slots.push(KeySlot {
             id: *id,
             area: area.offset..area.offset.saturating_add(area.size),
+            fingerprint: slot_fingerprint(slot, area),
         });
     }
     if slots.is_empty() {
@@ -463,6 +466,12 @@ fn is_null(cipher: &str) -> bool {
     cipher.is_empty() || cipher.contains("null") || cipher.contains("none")
 }
 
+fn slot_fingerprint(slot: &Slot, area: &Area) -> String {
+    let salt = slot.kdf.as_ref().map_or("", |k| &k.salt);
+    let text = format!("{salt} {} {}", area.offset, area.size);
+    hexadecimal(&Sha256::digest(text.as_bytes()))
+}
+
 /// SHA-256 over salt and digest: another volume key, or the same under another salt, is another volume.
 fn fingerprint(digest: &Digest) -> Result<String, String> {
     let mut hash = Sha256::new();
@@ -470,7 +479,11 @@ fn fingerprint(digest: &Digest) -> Result<String, String> {
         let bytes = STANDARD.decode(part).map_err(|e| format!("digest: {e}"))?;
         hash.update(bytes);
     }
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hexadecimal(&hash.finalize()))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Numbers above 2^31 stand as text in LUKS2 metadata.

@@ -285,16 +285,46 @@ impl<'a> Copy<'a> {
     }
 }
 
+/// Where a copy has its checksum.
+const CHECKSUM: usize = 448;
+/// Room for a checksum.
+const CHECKSUM_LEN: usize = 64;
+
 /// The checksum covers the whole copy with its own field as zeros.
-fn checksum_is_right<D: Digest>(copy: &[u8]) -> bool {
-    const AT: usize = 448;
-    const FIELD: usize = 64;
+fn checksum<D: Digest>(copy: &[u8]) -> Vec<u8> {
     let mut hash = D::new();
-    hash.update(&copy[..AT]);
-    hash.update([0; FIELD]);
-    hash.update(&copy[AT + FIELD..]);
-    let hash = hash.finalize();
-    copy[AT..].starts_with(&hash)
+    hash.update(&copy[..CHECKSUM]);
+    hash.update([0; CHECKSUM_LEN]);
+    hash.update(&copy[CHECKSUM + CHECKSUM_LEN..]);
+    hash.finalize().to_vec()
+}
+
+fn checksum_is_right<D: Digest>(copy: &[u8]) -> bool {
+    copy[CHECKSUM..].starts_with(&checksum::<D>(copy))
+}
+
+/// Both copies of a header of which one may be missing in `bytes` because it was damaged or older: the other one again.
+pub fn both_copies(luks: &Luks) -> Vec<u8> {
+    let mut bytes = luks.bytes.clone();
+    let (first, second) = bytes.split_at_mut(luks.copy_size);
+    match (is_zero(first), is_zero(second)) {
+        (false, true) => recopy(first, second, SECONDARY, luks.copy_size as u64),
+        (true, false) => recopy(second, first, PRIMARY, 0),
+        _ => {}
+    }
+    bytes
+}
+
+fn recopy(from: &[u8], to: &mut [u8], magic: &[u8; 6], offset: u64) {
+    to.copy_from_slice(from);
+    to[..6].copy_from_slice(magic);
+    to[256..264].copy_from_slice(&offset.to_be_bytes());
+    let sum = match text(from, 72, 32) {
+        Ok("sha512") => checksum::<Sha512>(to),
+        _ => checksum::<Sha256>(to),
+    };
+    to[CHECKSUM..CHECKSUM + CHECKSUM_LEN].fill(0);
+    to[CHECKSUM..CHECKSUM + sum.len()].copy_from_slice(&sum);
 }
 
 fn be16(bytes: &[u8], at: usize) -> Option<u16> {
