@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 mod guest_lvm;
 mod iscsi;
+mod shadow;
 
 const IQN: &str = "iqn.2026-11.dev.cryptvol:db-0";
 const MIB: u64 = 1 << 20;
