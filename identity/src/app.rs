@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use thiserror::Error;
@@ -18,12 +18,13 @@ use crate::{
     ldap::{Directories, RefreshError, ReloadError},
     metrics::Metrics,
     policy::{Api, PolicySources, SiteError, SitePolicy},
-    store::{Store, StoreError, token_state::TokenKey},
+    store::{Store, StoreError},
     time::now_us,
     token::{
-        AuthContext, TokenCache, TokenError, TokenKeys, TokenPayload, resolve,
+        AuthContext, FormatError, TokenCache, TokenError, TokenKeys, TokenPayload, resolve,
         trust::MAX_REDELEGATION,
     },
+    token_keys::{self, TokenKeyError},
 };
 
 /// Sealed by the key-encryption key at first start, to tell a wrong key from damaged records.
@@ -80,6 +81,9 @@ pub enum AppError {
     /// Password hashing is set up wrongly.
     #[error("{0}; --password-rounds must be from 4 to 31")]
     Password(#[from] PasswordError),
+    /// The keys that seal tokens.
+    #[error(transparent)]
+    TokenKeys(#[from] Box<TokenKeyError>),
     /// The policy files cannot be used.
     #[error(transparent)]
     Policy(#[from] SiteError),
@@ -104,6 +108,7 @@ impl AppError {
             Self::Seal(error) => error.reason(),
             Self::WrongKek(_) => "WrongKek",
             Self::Password(error) => error.reason(),
+            Self::TokenKeys(error) => error.reason(),
             Self::Policy(error) => error.reason(),
             Self::TooDeep(_) => "ProjectsTooDeep",
             Self::Domains(error) => error.reason(),
@@ -133,7 +138,7 @@ pub struct App {
     pub metrics: Metrics,
     /// Settings.
     pub config: AppConfig,
-    token_keys: TokenKeys,
+    token_keys: RwLock<Arc<TokenKeys>>,
     credential_key: SealingKey,
     token_cache: TokenCache,
 }
@@ -156,7 +161,7 @@ impl App {
             }
         }
         crate::keymanager::upgrade(&store, &kek).await?;
-        let token_keys = load_token_keys(&store, &kek).await?;
+        let token_keys = token_keys::load(&store, &kek).await.map_err(Box::new)?;
         let credential_key = load_credential_key(&store, &kek).await?;
         let directories = Directories::new(config.domain_config_dir.clone());
         directories.reload(&store, &credential_key).await?;
@@ -175,7 +180,7 @@ impl App {
             directories,
             metrics: Metrics::new(),
             config,
-            token_keys,
+            token_keys: RwLock::new(Arc::new(token_keys)),
             credential_key,
             token_cache: TokenCache::default(),
         }))
@@ -187,8 +192,43 @@ impl App {
     }
 
     /// The keys that seal tokens.
-    pub fn token_keys(&self) -> &TokenKeys {
-        &self.token_keys
+    pub fn token_keys(&self) -> Arc<TokenKeys> {
+        let keys = self
+            .token_keys
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&keys)
+    }
+
+    /// Reads the keys that seal tokens again, and forgets what was worked out with keys that are gone.
+    ///
+    /// # Errors
+    /// From the store, or a key that does not open.
+    async fn read_token_keys(&self) -> Result<(), TokenKeyError> {
+        let keys = token_keys::load(&self.store, &self.kek).await?;
+        let mut known = self
+            .token_keys
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !known.numbers().eq(keys.numbers()) {
+            *known = Arc::new(keys);
+            self.token_cache.clear();
+        }
+        Ok(())
+    }
+
+    /// Opens a token. One that names a key of which this process does not know yet makes it look.
+    async fn open_token(&self, token: &str) -> Result<TokenPayload, TokenError> {
+        match self.token_keys().open(token) {
+            Err(FormatError::UnknownKey) => {}
+            done => return Ok(done?),
+        }
+        match self.read_token_keys().await {
+            Ok(()) => {}
+            Err(TokenKeyError::Store(error)) => return Err(error.into()),
+            Err(error) => tracing::error!(%error, "token keys not read again"),
+        }
+        Ok(self.token_keys().open(token)?)
     }
 
     /// The key that seals the blobs of users' credentials.
@@ -225,7 +265,7 @@ impl App {
                 Ok(context)
             };
         }
-        let payload = self.token_keys.open(token)?;
+        let payload = self.open_token(token).await?;
         self.look_up(&payload).await?;
         let generation = self.store.generation();
         let context = Arc::new(resolve(&self.store, &payload).await?);
@@ -295,6 +335,13 @@ impl App {
         }
         self.store.commit(change).await?;
         crate::identity::prune_oauth(self).await?;
+        let shown = self.token_lifetime() + EXPIRED_WINDOW_SECS * MICROSECONDS;
+        token_keys::forget_over(&self.store, shown).await?;
+        match self.read_token_keys().await {
+            Ok(()) => {}
+            Err(TokenKeyError::Store(error)) => return Err(error),
+            Err(error) => tracing::error!(%error, "token keys not read again"),
+        }
         self.store.truncate_log().await
     }
 }
@@ -334,28 +381,4 @@ async fn load_credential_key(store: &Store, kek: &Kek) -> Result<SealingKey, App
     Ok(SealingKey::from_slice(
         &kek.open(&[CREDENTIAL_KEY], &sealed)?,
     )?)
-}
-
-async fn load_token_keys(store: &Store, kek: &Kek) -> Result<TokenKeys, AppError> {
-    if store.token_keys().await?.is_empty() {
-        let key = zeroize::Zeroizing::new(random_bytes::<KEY_LEN>());
-        let check = store.meta(KEK_CHECK).await?.unwrap_or_default();
-        let sealed = kek.seal_like((&[KEK_CHECK], &check), &["token-key", "1"], key.as_slice())?;
-        let mut change = store.change_keys().await?;
-        match change
-            .insert_token_key(&TokenKey { id: 1, sealed }, now_us())
-            .await
-        {
-            Ok(()) => store.commit(change).await?,
-            Err(StoreError::Duplicate) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let mut keys = Vec::new();
-    for key in store.token_keys().await? {
-        let number = u32::try_from(key.id).map_err(|_| SealError::Format)?;
-        let opened = kek.open(&["token-key", &number.to_string()], &key.sealed)?;
-        keys.push((number, SealingKey::from_slice(&opened)?));
-    }
-    Ok(TokenKeys::new(keys))
 }

@@ -65,6 +65,9 @@ pub enum Command {
     /// Restore a backup with the key-encryption key, on this machine or another one, and then start the service. All tokens
     /// end.
     Restore(RestoreArgs),
+    /// Keys that seal tokens.
+    #[command(subcommand)]
+    TokenKeys(TokenKeysCommand),
     /// Who may do what: print the default rules, try policy files before they are used.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -406,6 +409,28 @@ pub struct RestoreArgs {
     /// Replace the database that is there. It is gone then.
     #[arg(long)]
     pub replace: bool,
+}
+
+/// Commands about the keys that seal tokens.
+#[derive(Debug, Subcommand)]
+pub enum TokenKeysCommand {
+    /// Make a new key that seals tokens from now on. The service goes on meanwhile, and takes it within a minute; tokens that are
+    /// there live on, and a key is forgotten once none of them can be left.
+    Rotate(RotateArgs),
+}
+
+/// Options of `token-keys rotate`.
+#[derive(Debug, Args)]
+pub struct RotateArgs {
+    /// Directory of the database.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_DATA_DIR", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// File with the key-encryption keys, as the running service reads it.
+    #[arg(long, env = "CRYPTVOL_IDENTITY_KEK_FILE", value_name = "FILE")]
+    pub kek_file: PathBuf,
+    /// Forget all older keys at once, which ends every token that there is: for when a key became known.
+    #[arg(long)]
+    pub end_tokens: bool,
 }
 
 /// Commands about the key-encryption key.

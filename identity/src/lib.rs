@@ -29,3 +29,4 @@ pub mod store;
 mod testing;
 pub mod time;
 pub mod token;
+pub mod token_keys;

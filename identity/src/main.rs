@@ -11,11 +11,12 @@ use cryptvol_identity::{
     bootstrap::{BootstrapRequest, bootstrap},
     cli::{
         BackupArgs, BootstrapArgs, Cli, Command, DataArgs, KekCommand, RekeyArgs, RestoreArgs,
-        ServeArgs,
+        RotateArgs, ServeArgs, TokenKeysCommand,
     },
     crypto::Kek,
     log, policy_command, rekey,
     server::{Listeners, serve},
+    token_keys,
 };
 use secrecy::SecretString;
 
@@ -46,6 +47,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Rekey(args) => run_rekey(&args).await,
         Command::Backup(args) => run_backup(&args).await,
         Command::Restore(args) => run_restore(&args).await,
+        Command::TokenKeys(TokenKeysCommand::Rotate(args)) => run_rotate(&args).await,
         Command::Bootstrap(args) => run_bootstrap(&args).await,
         Command::Serve(args) => run_serve(*args).await,
     }
@@ -148,6 +150,13 @@ async fn run_restore(args: &RestoreArgs) -> Result<()> {
         "{bytes} bytes of records restored into {}; all tokens have ended",
         args.data_dir.display()
     );
+    Ok(())
+}
+
+async fn run_rotate(args: &RotateArgs) -> Result<()> {
+    let kek = Kek::read(&args.kek_file, &args.data_dir)?;
+    let count = token_keys::run(&args.data_dir, &kek, args.end_tokens).await?;
+    println!("{count} token keys; a running service takes the new one within a minute");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! `/v3/users/{id}/application_credentials` and the access rules in them.
+//! `/v3/users/{id}/application_credentials`.
 
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use super::{
+    access_rules::{self, rule_json},
     error::{ApiResult, IdentityError},
     fields,
     support::{Caller, collection, linked, member, no_content},
@@ -23,10 +24,7 @@ use crate::{
     http::{Base, Query},
     ids::{generated_secret, identity_id},
     policy::Target,
-    store::{
-        app_credentials::{AccessRule, AppCredential},
-        roles::Role,
-    },
+    store::{access_rules::AccessRule, app_credentials::AppCredential, roles::Role},
     time::{now_us, parse_time, zoneless_time},
 };
 
@@ -43,8 +41,6 @@ pub(super) fn routes() -> Router<Arc<App>> {
             "/users/{user_id}/application_credentials/{id}",
             get(show).delete(delete),
         )
-        .route("/users/{user_id}/access_rules", get(list_rules))
-        .route("/users/{user_id}/access_rules/{id}", get(show_rule))
 }
 
 /// The object of the API; the secret is added only in the answer to its creation.
@@ -62,10 +58,6 @@ fn object(base: &Base, credential: &AppCredential, roles: &[Role], rules: &[Acce
     linked(base, &collection, object)
 }
 
-fn rule_json(rule: &AccessRule) -> Value {
-    json!({"id": rule.id, "service": rule.service, "method": rule.method, "path": rule.path})
-}
-
 /// What would outlive a trust, an OAuth1 access token or an EC2 credential may not be looked at or made with it. Application
 /// credentials have a rule of their own: [`unrestricted`].
 fn not_delegated(caller: &Caller) -> Result<(), IdentityError> {
@@ -76,7 +68,7 @@ fn not_delegated(caller: &Caller) -> Result<(), IdentityError> {
 }
 
 /// A restricted credential may not manage credentials: it could make itself an unrestricted one.
-fn unrestricted(caller: &Caller) -> Result<(), IdentityError> {
+pub(super) fn unrestricted(caller: &Caller) -> Result<(), IdentityError> {
     match &caller.0.app_credential {
         Some(credential) if !credential.unrestricted => Err(IdentityError::Forbidden(
             "A restricted application credential may not manage application credentials.".into(),
@@ -85,7 +77,7 @@ fn unrestricted(caller: &Caller) -> Result<(), IdentityError> {
     }
 }
 
-async fn authorized(
+pub(super) async fn authorized(
     app: &App,
     caller: &Caller,
     rule: &str,
@@ -201,7 +193,8 @@ async fn create(
         ),
     };
     let roles = requested_roles(&caller, sent.remove("roles"))?;
-    let rules = requested_rules(sent.remove("access_rules"))?;
+    let known = app.store.access_rules_of_user(&user_id).await?;
+    let rules = access_rules::requested(sent.remove("access_rules"), &known)?;
     let secret = fields::text(&mut sent, "secret")?
         .filter(|text| !text.is_empty())
         .unwrap_or_else(generated_secret);
@@ -234,6 +227,7 @@ async fn create(
     app.store.commit(change).await?;
     caller.audit("create", KIND, &credential.id);
     let roles = app.store.app_credential_roles(&credential.id).await?;
+    let rules = app.store.access_rules(&credential.id).await?;
     let mut shown = object(&base, &credential, &roles, &rules);
     shown["secret"] = secret.into();
     Ok(member(StatusCode::CREATED, "application_credential", shown))
@@ -275,49 +269,6 @@ fn requested_roles(caller: &Caller, sent: Option<Value>) -> Result<Vec<String>, 
         .collect()
 }
 
-fn requested_rules(sent: Option<Value>) -> Result<Vec<AccessRule>, IdentityError> {
-    let list = match sent {
-        None | Some(Value::Null) => return Ok(Vec::new()),
-        Some(Value::Array(list)) => list,
-        Some(_) => {
-            return Err(IdentityError::BadRequest(
-                "The attribute access_rules must be a list.".into(),
-            ));
-        }
-    };
-    let bad = || {
-        IdentityError::BadRequest(
-            "An access rule has a service, a method (DELETE, GET, HEAD, PATCH, POST, PUT) and a path that begins with a slash."
-                .into(),
-        )
-    };
-    list.iter()
-        .map(|rule| {
-            let field = |name: &str| {
-                rule[name]
-                    .as_str()
-                    .filter(|text| !text.is_empty())
-                    .map(str::to_owned)
-                    .ok_or_else(bad)
-            };
-            let (service, method, path) = (field("service")?, field("method")?, field("path")?);
-            let known = matches!(
-                method.as_str(),
-                "DELETE" | "GET" | "HEAD" | "PATCH" | "POST" | "PUT"
-            );
-            if !known || !path.starts_with('/') {
-                return Err(bad());
-            }
-            Ok(AccessRule {
-                id: identity_id(),
-                service,
-                method,
-                path,
-            })
-        })
-        .collect()
-}
-
 async fn delete(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -337,49 +288,4 @@ async fn delete(
     app.store.commit(change).await?;
     caller.audit("delete", KIND, &id);
     Ok(no_content())
-}
-
-async fn list_rules(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    base: Base,
-    query: Query,
-    Path(user_id): Path<String>,
-) -> ApiResult {
-    authorized(&app, &caller, "identity:list_access_rules", &user_id).await?;
-    let path = format!("users/{user_id}/access_rules");
-    let items = app
-        .store
-        .access_rules_of_user(&user_id)
-        .await?
-        .iter()
-        .map(|rule| linked(&base, &path, rule_json(rule)))
-        .collect();
-    Ok(collection(
-        &base,
-        &query,
-        "access_rules",
-        &["service", "method", "path"],
-        items,
-    ))
-}
-
-async fn show_rule(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    base: Base,
-    Path((user_id, id)): Path<(String, String)>,
-) -> ApiResult {
-    authorized(&app, &caller, "identity:get_access_rule", &user_id).await?;
-    let rules = app.store.access_rules_of_user(&user_id).await?;
-    let rule = rules
-        .iter()
-        .find(|rule| rule.id == id)
-        .ok_or_else(|| IdentityError::NotFound("access rule", id.clone()))?;
-    let shown = linked(
-        &base,
-        &format!("users/{user_id}/access_rules"),
-        rule_json(rule),
-    );
-    Ok(member(StatusCode::OK, "access_rule", shown))
 }

@@ -1,5 +1,6 @@
 //! The identity API: Keystone v3 on the wire. One file a family of routes.
 
+mod access_rules;
 mod app_credentials;
 mod assignments;
 mod auth;
@@ -72,6 +73,7 @@ pub fn router(_: Arc<App>) -> Router<Arc<App>> {
                 .merge(oauth1::routes())
                 .merge(limits::routes())
                 .merge(trusts::routes())
+                .merge(access_rules::routes())
                 .merge(app_credentials::routes()),
         )
         .layer(DefaultBodyLimit::max(MAX_BODY))

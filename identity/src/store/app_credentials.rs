@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult, roles::Role};
+use super::{Change, Store, StoreResult, access_rules::AccessRule, roles::Role};
 
 /// An application credential.
 #[derive(Clone, FromRow)]
@@ -32,19 +32,6 @@ impl std::fmt::Debug for AppCredential {
             .field("name", &self.name)
             .finish_non_exhaustive()
     }
-}
-
-/// One call that a credential with access rules may make.
-#[derive(Debug, Clone, PartialEq, FromRow)]
-pub struct AccessRule {
-    /// 32 hex digits.
-    pub id: String,
-    /// Service type.
-    pub service: String,
-    /// HTTP method.
-    pub method: String,
-    /// Path pattern: `*` and `{name}` stand for one segment, `**` for anything.
-    pub path: String,
 }
 
 impl Store {
@@ -105,33 +92,6 @@ impl Store {
         .fetch_all(&self.read)
         .await?)
     }
-
-    /// The access rules of a credential; none means every call.
-    ///
-    /// # Errors
-    /// `Query`.
-    pub async fn access_rules(&self, app_credential_id: &str) -> StoreResult<Vec<AccessRule>> {
-        Ok(sqlx::query_as(
-            "SELECT id, service, method, path FROM app_credential_access_rules WHERE app_credential_id = $1 ORDER BY id",
-        )
-        .bind(app_credential_id)
-        .fetch_all(&self.read)
-        .await?)
-    }
-
-    /// The access rules of all credentials of a user.
-    ///
-    /// # Errors
-    /// `Query`.
-    pub async fn access_rules_of_user(&self, user_id: &str) -> StoreResult<Vec<AccessRule>> {
-        Ok(sqlx::query_as(
-            "SELECT r.id, r.service, r.method, r.path FROM app_credential_access_rules r
-             JOIN app_credentials c ON c.id = r.app_credential_id WHERE c.user_id = $1 ORDER BY r.id",
-        )
-        .bind(user_id)
-        .fetch_all(&self.read)
-        .await?)
-    }
 }
 
 impl Change {
@@ -166,19 +126,8 @@ impl Change {
                 .execute(&mut *self.tx)
                 .await?;
         }
-        for rule in rules {
-            sqlx::query(
-                "INSERT INTO app_credential_access_rules (id, app_credential_id, service, method, path)
-                 VALUES ($1, $2, $3, $4, $5)",
-            )
-            .bind(&rule.id)
-            .bind(&credential.id)
-            .bind(&rule.service)
-            .bind(&rule.method)
-            .bind(&rule.path)
-            .execute(&mut *self.tx)
+        self.use_access_rules(&credential.id, &credential.user_id, rules)
             .await?;
-        }
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! ours. A change of an identity record raises the generation, which empties whatever was worked out from
 //! the records before (see `token::cache`).
 
+pub mod access_rules;
 pub mod acls;
 pub mod app_credentials;
 pub mod assignments;

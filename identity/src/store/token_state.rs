@@ -11,6 +11,8 @@ pub struct TokenKey {
     pub id: i64,
     /// The key, sealed by the key-encryption key.
     pub sealed: Vec<u8>,
+    /// When it was made (microseconds).
+    pub created: i64,
 }
 
 impl Store {
@@ -20,7 +22,7 @@ impl Store {
     /// `Query`.
     pub async fn token_keys(&self) -> StoreResult<Vec<TokenKey>> {
         Ok(
-            sqlx::query_as("SELECT id, sealed FROM token_keys ORDER BY id DESC")
+            sqlx::query_as("SELECT id, sealed, created FROM token_keys ORDER BY id DESC")
                 .fetch_all(&self.read)
                 .await?,
         )
@@ -45,11 +47,35 @@ impl Change {
     ///
     /// # Errors
     /// `Duplicate`, `Query`.
-    pub async fn insert_token_key(&mut self, key: &TokenKey, created: i64) -> StoreResult<()> {
+    pub async fn insert_token_key(&mut self, key: &TokenKey) -> StoreResult<()> {
         sqlx::query("INSERT INTO token_keys (id, sealed, created) VALUES ($1, $2, $3)")
             .bind(key.id)
             .bind(&key.sealed)
-            .bind(created)
+            .bind(key.created)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    /// The numbers of all token keys.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn token_key_ids(&mut self) -> StoreResult<Vec<i64>> {
+        Ok(
+            sqlx::query_scalar("SELECT id FROM token_keys ORDER BY id DESC")
+                .fetch_all(&mut *self.tx)
+                .await?,
+        )
+    }
+
+    /// Deletes a token key; what it sealed is worth nothing afterwards.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn delete_token_key(&mut self, id: i64) -> StoreResult<()> {
+        sqlx::query("DELETE FROM token_keys WHERE id = $1")
+            .bind(id)
             .execute(&mut *self.tx)
             .await?;
         Ok(())

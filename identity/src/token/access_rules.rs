@@ -1,6 +1,6 @@
 //! Access rules of application credentials: which calls a token may make.
 
-use crate::store::app_credentials::AccessRule;
+use crate::store::access_rules::AccessRule;
 
 /// Whether a token with these rules may make the call. No rules permit every call.
 pub fn permits(rules: &[AccessRule], service: &str, method: &str, path: &str) -> bool {

@@ -57,6 +57,12 @@ impl TokenCache {
         );
     }
 
+    /// Drops everything.
+    pub fn clear(&self) {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        map.clear();
+    }
+
     /// Drops what is too old to be used.
     pub fn sweep(&self) {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);

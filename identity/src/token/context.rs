@@ -12,7 +12,7 @@ use super::{
 use crate::{
     ldap::DirectoryError,
     policy::Creds,
-    store::{Store, StoreError, app_credentials::AccessRule, assignments::EffectiveRole},
+    store::{Store, StoreError, access_rules::AccessRule, assignments::EffectiveRole},
     time::now_us,
 };
 

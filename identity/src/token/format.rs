@@ -196,6 +196,11 @@ impl TokenKeys {
         Self(keys)
     }
 
+    /// The numbers of the keys, newest first.
+    pub fn numbers(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().map(|(number, _)| *number)
+    }
+
     /// Seals a payload into the text of a token.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod access_rules;
 mod catalog;
 mod domain_config;
 mod ec2;
@@ -9,6 +10,7 @@ mod factors;
 mod hierarchy;
 mod limits;
 mod oauth1;
+mod token_ends;
 mod trusts;
 
 use serde_json::{Value, json};

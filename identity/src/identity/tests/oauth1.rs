@@ -15,13 +15,18 @@ const OAUTH: &str = "/identity/v3/OS-OAUTH1";
 
 /// A key with its secret.
 #[derive(Clone, Default)]
-struct Pair {
-    key: String,
-    secret: String,
+pub(super) struct Pair {
+    pub(super) key: String,
+    pub(super) secret: String,
 }
 
 /// The header that a client signs a POST with, as RFC 5849 says.
-fn header(path: &str, consumer: &Pair, token: Option<&Pair>, more: &[(&str, &str)]) -> String {
+pub(super) fn header(
+    path: &str,
+    consumer: &Pair,
+    token: Option<&Pair>,
+    more: &[(&str, &str)],
+) -> String {
     let now = (now_us() / 1_000_000).to_string();
     let mut parameters = vec![
         ("oauth_consumer_key", consumer.key.as_str()),
@@ -60,7 +65,7 @@ fn header(path: &str, consumer: &Pair, token: Option<&Pair>, more: &[(&str, &str
 }
 
 /// The pair in an answer that is a form.
-fn pair(answer: &Answer) -> Pair {
+pub(super) fn pair(answer: &Answer) -> Pair {
     let text = String::from_utf8(answer.bytes.clone()).unwrap();
     let value = |name: &str| {
         let found = text
