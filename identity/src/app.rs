@@ -94,9 +94,6 @@ pub enum AppError {
         .0.join(", ")
     )]
     TooDeep(Vec<String>),
-    /// The domains' configurations cannot be read.
-    #[error(transparent)]
-    Domains(#[from] ReloadError),
 }
 
 impl AppError {
@@ -111,7 +108,6 @@ impl AppError {
             Self::TokenKeys(error) => error.reason(),
             Self::Policy(error) => error.reason(),
             Self::TooDeep(_) => "ProjectsTooDeep",
-            Self::Domains(error) => error.reason(),
         }
     }
 }
@@ -164,7 +160,6 @@ impl App {
         let token_keys = token_keys::load(&store, &kek).await.map_err(Box::new)?;
         let credential_key = load_credential_key(&store, &kek).await?;
         let directories = Directories::new(config.domain_config_dir.clone());
-        directories.reload(&store, &credential_key).await?;
         let (rounds, parallel) = (config.password_rounds, config.password_parallel);
         let hasher = tokio::task::spawn_blocking(move || PasswordHasher::new(rounds, parallel))
             .await
@@ -305,7 +300,8 @@ impl App {
         })
     }
 
-    /// Takes what changed of the domains' directories.
+    /// Takes what changed of the domains' directories. First done by who serves: a command such as `bootstrap` knows nothing of
+    /// the site's files, and must not take their absence for the end of a directory.
     ///
     /// # Errors
     /// What was known stays.

@@ -162,6 +162,7 @@ async fn run_rotate(args: &RotateArgs) -> Result<()> {
 
 async fn run_serve(args: ServeArgs) -> Result<()> {
     let app = open(&args.data, Some(&args)).await?;
+    app.reload_directories().await?;
     let tls = match (args.tls_cert, args.tls_key) {
         (Some(cert), Some(key)) if !args.no_tls => Some((cert, key)),
         _ => None,

@@ -266,3 +266,6 @@ pub async fn whole(store: &Store, domain_id: &str, whole: &Whole) -> StoreResult
     differences.members(&was_in, &now_in);
     differences.store(store).await
 }
+
+#[cfg(test)]
+mod tests;
