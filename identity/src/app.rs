@@ -13,8 +13,11 @@ use crate::{
         Kek, KekError, PasswordHasher, SealError, SealingKey, password::PasswordError,
         seal::KEY_LEN,
     },
+    directory::Directory,
+    generation::PerGeneration,
     identity::LimitModel,
     ids::random_bytes,
+    keymanager::ProjectKeys,
     ldap::{Directories, RefreshError, ReloadError},
     metrics::Metrics,
     policy::{Api, PolicySources, SiteError, SitePolicy},
@@ -118,6 +121,8 @@ pub struct App {
     pub store: Store,
     /// Key-encryption key.
     pub kek: Kek,
+    /// Projects' keys that were opened lately.
+    pub(crate) project_keys: ProjectKeys,
     /// Password hashes.
     pub hasher: PasswordHasher,
     /// Failed logins in a row.
@@ -137,6 +142,7 @@ pub struct App {
     token_keys: RwLock<Arc<TokenKeys>>,
     credential_key: SealingKey,
     token_cache: TokenCache,
+    directory: PerGeneration<Directory>,
 }
 
 impl App {
@@ -167,6 +173,7 @@ impl App {
         Ok(Arc::new(Self {
             store,
             kek,
+            project_keys: ProjectKeys::default(),
             hasher,
             failures: Failures::default(),
             login_limit: LoginLimit::new(config.login_rate),
@@ -178,6 +185,7 @@ impl App {
             token_keys: RwLock::new(Arc::new(token_keys)),
             credential_key,
             token_cache: TokenCache::default(),
+            directory: PerGeneration::default(),
         }))
     }
 
@@ -311,6 +319,15 @@ impl App {
             .await
     }
 
+    /// Who has which role where.
+    ///
+    /// # Errors
+    /// From the store.
+    pub(crate) async fn directory(&self) -> Result<Arc<Directory>, StoreError> {
+        let load = async || Directory::load(&self.store).await;
+        self.directory.get(|| self.store.generation(), load).await
+    }
+
     /// Housekeeping: forgets expired revocations, secrets and cached tokens, empties the write-ahead log.
     ///
     /// # Errors
@@ -318,6 +335,7 @@ impl App {
     pub async fn housekeeping(&self) -> Result<(), StoreError> {
         self.token_cache.sweep();
         self.directories.sweep();
+        self.directory.sweep();
         let mut change = self.store.change_keys().await?;
         let now = now_us();
         let lockout = i64::from(self.config.passwords.lockout_secs) * MICROSECONDS;

@@ -11,6 +11,8 @@ pub mod backup;
 pub mod bootstrap;
 pub mod cli;
 pub mod crypto;
+mod directory;
+mod generation;
 #[cfg(test)]
 mod hostile_tests;
 pub mod http;

@@ -70,6 +70,9 @@ pub enum IdentityError {
     /// Making a token.
     #[error("An unexpected error prevented the server from fulfilling the request.")]
     Token(#[from] FormatError),
+    /// Writing an answer.
+    #[error("An unexpected error prevented the server from fulfilling the request.")]
+    Answer(#[from] serde_json::Error),
 }
 
 /// The result of every handler.
@@ -96,6 +99,7 @@ impl IdentityError {
             Self::Password(error) => error.reason(),
             Self::Seal(error) => error.reason(),
             Self::Token(_) => "TokenNotMade",
+            Self::Answer(_) => "AnswerNotWritten",
         }
     }
 
@@ -115,9 +119,11 @@ impl IdentityError {
             Self::NotFound(..) | Self::TokenNotFound => StatusCode::NOT_FOUND,
             Self::Conflict(..) | Self::Store(StoreError::Duplicate) => StatusCode::CONFLICT,
             Self::BadRequest(_) | Self::Store(StoreError::Dangling) => StatusCode::BAD_REQUEST,
-            Self::Store(_) | Self::Password(_) | Self::Seal(_) | Self::Token(_) => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            Self::Store(_)
+            | Self::Password(_)
+            | Self::Seal(_)
+            | Self::Token(_)
+            | Self::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 

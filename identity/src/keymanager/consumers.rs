@@ -311,7 +311,7 @@ async fn register<U: Used>(
     let consumer = U::sent(&fields::object(&headers, &bytes)?, &caller)?;
     let mut change = app.store.change_keys().await?;
     let now = U::registered(&consumer).1;
-    enforce(&app, &mut change, U::COUNTED, &caller.project_id, now).await?;
+    enforce(&mut change, U::COUNTED, &caller.project_id, now).await?;
     U::insert(&mut change, &id, &consumer).await?;
     app.store.commit(change).await?;
     caller.audit("update", U::KIND, &id);

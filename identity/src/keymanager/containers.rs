@@ -188,14 +188,7 @@ async fn create(
         updated: now,
     };
     let mut change = app.store.change_keys().await?;
-    enforce(
-        &app,
-        &mut change,
-        Counted::Containers,
-        &caller.project_id,
-        now,
-    )
-    .await?;
+    enforce(&mut change, Counted::Containers, &caller.project_id, now).await?;
     match change.insert_container(&container, &links).await {
         // Deleted since it was looked up.
         Err(StoreError::Dangling) => return Err(KeyManagerError::NotFound("secret")),

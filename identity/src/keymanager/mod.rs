@@ -32,7 +32,7 @@ use axum::{
 use crate::app::App;
 
 pub use error::KeyManagerError;
-pub(crate) use sealing::upgrade;
+pub(crate) use sealing::{ProjectKeys, upgrade};
 
 /// Bodies beyond this are not even read; the protocol's own limits are far below.
 const MAX_BODY: usize = 1 << 20;

@@ -183,7 +183,7 @@ async fn create(
     }
     let made = made.unwrap_or_default();
     let mut change = app.store.change_keys().await?;
-    enforce(&app, &mut change, Counted::Orders, &caller.project_id, now).await?;
+    enforce(&mut change, Counted::Orders, &caller.project_id, now).await?;
     for secret in &made.secrets {
         change.insert_secret(secret).await?;
     }

@@ -25,11 +25,7 @@ use super::{
     sealing,
     secrets::{KIND, fill, load},
 };
-use crate::{
-    app::App,
-    store::{acls::Acl, secrets::Secret},
-    time::now_us,
-};
+use crate::{app::App, store::acls::Guarded, time::now_us};
 
 /// Longest payload, in bytes.
 const MAX_PAYLOAD: usize = 20_000;
@@ -191,23 +187,26 @@ async fn read(
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> ApiResult {
-    let (secret, acl) = load(&app, &id).await?;
     let accept = headers
         .get(header::ACCEPT)
         .and_then(|value| value.to_str().ok())
         .unwrap_or("*/*");
-    answer(&app, &caller, &secret, acl.as_ref(), accept).await
+    answer(&app, &caller, &id, accept).await
 }
 
 /// The payload, if the caller may decrypt it and asked for the type it has.
-pub(super) async fn answer(
-    app: &App,
-    caller: &Caller,
-    secret: &Secret,
-    acl: Option<&Acl>,
-    accept: &str,
-) -> ApiResult {
-    caller.may_secret(app, "secret:decrypt", secret, acl)?;
+pub(super) async fn answer(app: &App, caller: &Caller, id: &str, accept: &str) -> ApiResult {
+    let stored = app
+        .store
+        .sealed_secret(id, now_us())
+        .await?
+        .ok_or(KeyManagerError::NotFound("secret"))?;
+    let acl = match stored.has_acl {
+        true => app.store.acl(Guarded::Secret, id).await?,
+        false => None,
+    };
+    let secret = &stored.secret;
+    caller.may_secret(app, "secret:decrypt", secret, acl.as_ref())?;
     let content_type = secret
         .content_type
         .clone()
@@ -219,9 +218,7 @@ pub(super) async fn answer(
     if !wanted {
         return Err(KeyManagerError::NotAcceptable(content_type));
     }
-    let plain = sealing::open(app, secret)
-        .await?
-        .ok_or(KeyManagerError::NotFound("payload"))?;
+    let plain = sealing::open(app, &stored)?.ok_or(KeyManagerError::NotFound("payload"))?;
     caller.audit("read", KIND, &secret.id);
     let shown = if content_type == TEXT {
         "text/plain; charset=utf-8".to_owned()

@@ -153,13 +153,12 @@ async fn delete(
 /// # Errors
 /// 403, or from the store.
 pub(super) async fn enforce(
-    app: &App,
     change: &mut Change,
     what: Counted,
     project_id: &str,
     now: i64,
 ) -> Result<(), KeyManagerError> {
-    let Some(set) = app.store.key_quotas(project_id).await? else {
+    let Some(set) = change.key_quotas(project_id).await? else {
         return Ok(());
     };
     let (limit, name) = match what {

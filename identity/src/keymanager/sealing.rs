@@ -1,6 +1,11 @@
 //! Payloads to and from their sealed form. Each has a key of its own, sealed by the key of its project, sealed by
 //! the key-encryption key; each step is bound to the place of the record, so that none opens anywhere else.
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
 use zeroize::Zeroizing;
 
 use super::error::KeyManagerError;
@@ -10,7 +15,7 @@ use crate::{
     ids::{key_manager_id, random_bytes},
     store::{
         Store, StoreError,
-        secrets::{ProjectKey, Secret},
+        secrets::{ProjectKey, SealedSecret},
     },
     time::now_us,
 };
@@ -39,12 +44,10 @@ pub(super) async fn seal(
     payload: &[u8],
 ) -> Result<Sealed, KeyManagerError> {
     let record = project_key(app, project_id).await?;
-    let (bytes, wrapped_key) = seal_with(
-        &open_key(&app.kek, &record)?,
-        project_id,
-        secret_id,
-        payload,
-    )?;
+    let key = app
+        .project_keys
+        .open(&app.kek, &record.id, &record.project_id, &record.sealed)?;
+    let (bytes, wrapped_key) = seal_with(&key, project_id, secret_id, payload)?;
     Ok(Sealed {
         key_id: record.id,
         bytes,
@@ -65,29 +68,30 @@ fn seal_with(
     Ok((bytes, wrapped))
 }
 
-/// Opens the payload of a secret; `None` if it has none yet.
+/// Opens the payload of a secret; `None` if it has none yet, or its key was destroyed.
 ///
 /// # Errors
-/// From the store, or `Seal` if the record was altered or moved.
-pub(super) async fn open(
+/// `Seal` if the record was altered or moved.
+pub(super) fn open(
     app: &App,
-    secret: &Secret,
+    stored: &SealedSecret,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, KeyManagerError> {
+    let secret = &stored.secret;
     let (Some(key_id), Some(sealed)) = (&secret.key_id, &secret.sealed) else {
         return Ok(None);
     };
-    let slot = secret.key_slot.ok_or(SealError::Open)?;
-    // Deleted since the secret was read: there is no payload any more.
-    let Some(wrapped) = app.store.secret_key(slot).await? else {
+    secret.key_slot.ok_or(SealError::Open)?;
+    let Some(wrapped) = &stored.wrapped else {
         return Ok(None);
     };
-    let record = app
-        .store
-        .project_key_by_id(key_id)
-        .await?
-        .ok_or(SealError::Open)?;
+    let (Some(project_id), Some(project_key)) = (&stored.key_project_id, &stored.key_sealed) else {
+        return Err(SealError::Open.into());
+    };
+    let project_key = app
+        .project_keys
+        .open(&app.kek, key_id, project_id, project_key)?;
     let place = [&secret.id, &secret.project_id];
-    let own = open_key(&app.kek, &record)?.open(&["secret-key", place[0], place[1]], &wrapped)?;
+    let own = project_key.open(&["secret-key", place[0], place[1]], wrapped)?;
     let own = SealingKey::from_slice(&own)?;
     Ok(Some(own.open(&["secret", place[0], place[1]], sealed)?))
 }
@@ -131,11 +135,64 @@ pub(crate) async fn upgrade(store: &Store, kek: &Kek) -> Result<(), AppError> {
 }
 
 fn open_key(kek: &Kek, record: &ProjectKey) -> Result<SealingKey, SealError> {
-    let bytes = kek.open(
-        &["project-key", &record.id, &record.project_id],
-        &record.sealed,
-    )?;
-    SealingKey::from_slice(&bytes)
+    open_project_key(kek, &record.id, &record.project_id, &record.sealed)
+}
+
+fn open_project_key(
+    kek: &Kek,
+    id: &str,
+    project_id: &str,
+    sealed: &[u8],
+) -> Result<SealingKey, SealError> {
+    SealingKey::from_slice(&kek.open(&["project-key", id, project_id], sealed)?)
+}
+
+/// The projects' keys that were opened lately. Each counts for exactly the record that it was opened from: a record that
+/// was altered, moved or sealed anew is opened anew. They are no more readable here than the key-encryption key, which is
+/// in the same memory, and are wiped when they are dropped.
+#[derive(Default)]
+pub(crate) struct ProjectKeys(Mutex<HashMap<String, OpenedKey>>);
+
+struct OpenedKey {
+    project_id: String,
+    sealed: Vec<u8>,
+    key: Arc<SealingKey>,
+}
+
+/// Projects that use their keys at a time; each costs a kilobyte.
+const MAX_OPENED: usize = 1024;
+
+impl ProjectKeys {
+    fn open(
+        &self,
+        kek: &Kek,
+        id: &str,
+        project_id: &str,
+        sealed: &[u8],
+    ) -> Result<Arc<SealingKey>, SealError> {
+        if let Some(opened) = self.map().get(id)
+            && opened.project_id == project_id
+            && opened.sealed == sealed
+        {
+            return Ok(Arc::clone(&opened.key));
+        }
+        let key = Arc::new(open_project_key(kek, id, project_id, sealed)?);
+        let mut map = self.map();
+        if map.len() >= MAX_OPENED {
+            map.clear();
+        }
+        let opened = OpenedKey {
+            project_id: project_id.to_owned(),
+            sealed: sealed.to_vec(),
+            key: Arc::clone(&key),
+        };
+        map.insert(id.to_owned(), opened);
+        Ok(key)
+    }
+
+    fn map(&self) -> MutexGuard<'_, HashMap<String, OpenedKey>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 async fn project_key(app: &App, project_id: &str) -> Result<ProjectKey, KeyManagerError> {

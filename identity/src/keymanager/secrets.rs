@@ -157,7 +157,7 @@ async fn create(
         fill(&app, &mut secret, content_type, &plain).await?;
     }
     let mut change = app.store.change_keys().await?;
-    enforce(&app, &mut change, Counted::Secrets, &caller.project_id, now).await?;
+    enforce(&mut change, Counted::Secrets, &caller.project_id, now).await?;
     change.insert_secret(&secret).await?;
     app.store.commit(change).await?;
     caller.audit("create", KIND, &secret.id);
@@ -221,15 +221,15 @@ async fn show(
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> ApiResult {
-    let (secret, acl) = load(&app, &id).await?;
     let accept = headers
         .get(header::ACCEPT)
         .and_then(|value| value.to_str().ok())
         .unwrap_or("*/*");
     if !accept.contains("application/json") && !accept.contains("*/*") {
         // The deprecated way to ask for the payload.
-        return payload::answer(&app, &caller, &secret, acl.as_ref(), accept).await;
+        return payload::answer(&app, &caller, &id, accept).await;
     }
+    let (secret, acl) = load(&app, &id).await?;
     caller.may_secret(&app, "secret:get", &secret, acl.as_ref())?;
     Ok(Json(describe(&app, &base, &secret, caller.knows_consumers()).await?).into_response())
 }

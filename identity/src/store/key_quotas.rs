@@ -36,18 +36,18 @@ pub enum Counted {
     ContainerConsumers,
 }
 
+const OF_PROJECT: &str = "SELECT * FROM key_manager_quotas WHERE project_id = $1";
+
 impl Store {
     /// The limits that were set for a project.
     ///
     /// # Errors
     /// `Query`.
     pub async fn key_quotas(&self, project_id: &str) -> StoreResult<Option<KeyQuotas>> {
-        Ok(
-            sqlx::query_as("SELECT * FROM key_manager_quotas WHERE project_id = $1")
-                .bind(project_id)
-                .fetch_optional(&self.read)
-                .await?,
-        )
+        Ok(sqlx::query_as(OF_PROJECT)
+            .bind(project_id)
+            .fetch_optional(&self.read)
+            .await?)
     }
 
     /// One page of all limits that were set, oldest first, and how many there are in all.
@@ -74,6 +74,17 @@ impl Store {
 }
 
 impl Change {
+    /// The limits that were set for a project, in the change that is to add a record.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn key_quotas(&mut self, project_id: &str) -> StoreResult<Option<KeyQuotas>> {
+        Ok(sqlx::query_as(OF_PROJECT)
+            .bind(project_id)
+            .fetch_optional(&mut *self.tx)
+            .await?)
+    }
+
     /// How many records of a project count against its limit, in the change that is to add another.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Records in SQL. One file a family; every function is one question or one change, no decisions.
 //!
-//! Reads go through a small pool, writes through one connection, so that SQLite never has two writers of
+//! Reads go through a small pool, writes through one connection (see `writer`), so that SQLite never has two writers of
 //! ours. A change of an identity record raises the generation, which empties whatever was worked out from
 //! the records before (see `token::cache`).
 
@@ -10,6 +10,7 @@ pub mod app_credentials;
 pub mod assignments;
 pub mod catalog;
 pub mod containers;
+pub mod directory;
 pub mod documents;
 pub mod domain_config;
 pub mod domains;
@@ -31,20 +32,26 @@ pub mod snapshot;
 pub mod token_state;
 pub mod trusts;
 pub mod users;
+mod writer;
 
 use std::{
     fs, io,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use sqlx::{
-    Connection, Sqlite, SqlitePool, Transaction,
+    Connection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use thiserror::Error;
+
+use writer::{Open, Writer};
 
 /// Name of the database file in the data directory.
 pub const DATABASE_FILE: &str = "identity.sqlite";
@@ -135,15 +142,15 @@ pub type StoreResult<T> = Result<T, StoreError>;
 /// The records.
 pub struct Store {
     read: SqlitePool,
-    write: SqlitePool,
-    generation: AtomicU64,
+    writer: Arc<Writer>,
+    generation: Arc<AtomicU64>,
     /// Something sensitive was deleted and may still lie in the write-ahead log.
     log_dirty: AtomicBool,
 }
 
 /// A running change. Nothing is visible before [`Store::commit`].
 pub struct Change {
-    tx: Transaction<'static, Sqlite>,
+    tx: Open,
     identity: bool,
 }
 
@@ -203,13 +210,16 @@ impl Store {
         sqlx::migrate!("./migrations").run(&write).await?;
         let read = SqlitePoolOptions::new()
             .max_connections(4)
+            // A file does not go away; asking each time would double the work of a short question.
+            .test_before_acquire(false)
             .connect_with(options)
             .await
             .map_err(open_error)?;
+        let generation = Arc::default();
         Ok(Self {
             read,
-            write,
-            generation: AtomicU64::new(0),
+            writer: Writer::new(write, Arc::clone(&generation)),
+            generation,
             log_dirty: AtomicBool::new(false),
         })
     }
@@ -236,7 +246,7 @@ impl Store {
     }
 
     async fn begin(&self, identity: bool) -> StoreResult<Change> {
-        let tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        let tx = self.writer.begin().await?;
         Ok(Change { tx, identity })
     }
 
@@ -245,11 +255,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn commit(&self, change: Change) -> StoreResult<()> {
-        change.tx.commit().await?;
-        if change.identity {
-            self.generation.fetch_add(1, Ordering::AcqRel);
-        }
-        Ok(())
+        self.writer.commit(change.tx, change.identity).await
     }
 
     /// Says that something sensitive was deleted; [`Store::truncate_log`] then has work to do.
@@ -266,8 +272,9 @@ impl Store {
         if !self.log_dirty.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
+        let (_alone, pool) = self.writer.alone().await;
         let (busy, _, _): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)")
-            .fetch_one(&self.write)
+            .fetch_one(pool)
             .await?;
         if busy != 0 {
             self.mark_log_dirty();
@@ -287,11 +294,12 @@ impl Store {
     /// Lets the database grow by no more than so many pages, as far as the present connection goes.
     #[cfg(test)]
     pub(crate) async fn limit_pages(&self, more: i64) -> StoreResult<()> {
+        let (_alone, pool) = self.writer.alone().await;
         let now: i64 = sqlx::query_scalar("PRAGMA page_count")
-            .fetch_one(&self.write)
+            .fetch_one(pool)
             .await?;
         let statement = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {}", now + more));
-        sqlx::query(statement).execute(&self.write).await?;
+        sqlx::query(statement).execute(pool).await?;
         Ok(())
     }
 
@@ -311,7 +319,7 @@ impl Store {
     /// Closes all connections; the last one folds the write-ahead log into the database.
     pub async fn close(&self) {
         self.read.close().await;
-        self.write.close().await;
+        self.writer.close().await;
     }
 }
 

@@ -56,7 +56,10 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn rewrite(&self) -> StoreResult<()> {
-        sqlx::query("VACUUM").execute(&self.write).await?;
+        {
+            let (_alone, pool) = self.writer.alone().await;
+            sqlx::query("VACUUM").execute(pool).await?;
+        }
         self.mark_log_dirty();
         self.truncate_log().await
     }

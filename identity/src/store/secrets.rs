@@ -53,6 +53,22 @@ pub struct Secret {
     pub updated: i64,
 }
 
+/// A secret with all that opens its payload.
+#[derive(Debug, FromRow)]
+pub struct SealedSecret {
+    /// The secret.
+    #[sqlx(flatten)]
+    pub secret: Secret,
+    /// The payload's own key, sealed by the project's; `None` if there is no payload or its key was destroyed.
+    pub wrapped: Option<Vec<u8>>,
+    /// Project of the data key.
+    pub key_project_id: Option<String>,
+    /// The data key, sealed by the key-encryption key.
+    pub key_sealed: Option<Vec<u8>>,
+    /// Whether an access list was set.
+    pub has_acl: bool,
+}
+
 /// Something that uses a secret and keeps it from being deleted.
 #[derive(Debug, Clone, FromRow)]
 pub struct Consumer {
@@ -102,6 +118,25 @@ impl Store {
     pub async fn secret(&self, id: &str, now: i64) -> StoreResult<Option<Secret>> {
         Ok(sqlx::query_as(
             "SELECT * FROM secrets WHERE id = $1 AND (expiration IS NULL OR expiration > $2)",
+        )
+        .bind(id)
+        .bind(now)
+        .fetch_optional(&self.read)
+        .await?)
+    }
+
+    /// One secret that has not expired at `now`, with what opens its payload, in one question.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn sealed_secret(&self, id: &str, now: i64) -> StoreResult<Option<SealedSecret>> {
+        Ok(sqlx::query_as(
+            "SELECT s.*, k.wrapped AS wrapped, p.project_id AS key_project_id, p.sealed AS key_sealed,
+                    EXISTS (SELECT 1 FROM secret_acls a WHERE a.secret_id = s.id) AS has_acl
+             FROM secrets s
+             LEFT JOIN secret_keys k ON k.slot = s.key_slot AND NOT k.free
+             LEFT JOIN project_keys p ON p.id = s.key_id
+             WHERE s.id = $1 AND (s.expiration IS NULL OR s.expiration > $2)",
         )
         .bind(id)
         .bind(now)

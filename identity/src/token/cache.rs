@@ -4,16 +4,16 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use sha2::{Digest, Sha256};
 
 use super::context::AuthContext;
+use crate::generation::LIFETIME;
 
 /// Enough for the operators and agents of a large cluster; about a kilobyte each.
 const CAPACITY: usize = 2048;
-const LIFETIME: Duration = Duration::from_secs(5);
 
 type Key = [u8; 32];
 

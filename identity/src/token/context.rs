@@ -1,6 +1,9 @@
 //! What a token means right now: user, scope and roles from the records, and the credentials that the
 //! policy sees.
 
+use std::sync::OnceLock;
+
+use axum::body::Bytes;
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -103,6 +106,8 @@ pub struct AuthContext {
     pub access_token: Option<AccessTokenRef>,
     /// The same for the policy.
     pub creds: Creds,
+    /// What is told of the token, as JSON: without and with the catalog. Holds as long as this context does.
+    pub(crate) told: [OnceLock<Bytes>; 2],
 }
 
 impl AuthContext {
@@ -306,6 +311,7 @@ pub async fn resolve(store: &Store, payload: &TokenPayload) -> Result<AuthContex
         trust,
         access_token,
         creds,
+        told: Default::default(),
     })
 }
 

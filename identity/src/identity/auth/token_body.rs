@@ -1,5 +1,6 @@
 //! The body of a token.
 
+use axum::body::Bytes;
 use serde_json::{Value, json};
 
 use crate::{
@@ -10,6 +11,21 @@ use crate::{
 };
 
 const SECOND: i64 = 1_000_000;
+
+/// What [`token_body`] gives, as bytes; worked out once for each context.
+pub(super) async fn told(
+    app: &App,
+    context: &AuthContext,
+    with_catalog: bool,
+) -> Result<Bytes, IdentityError> {
+    let place = &context.told[usize::from(with_catalog)];
+    if let Some(told) = place.get() {
+        return Ok(told.clone());
+    }
+    let body = token_body(app, context, with_catalog).await?;
+    let told = Bytes::from(body.to_string());
+    Ok(place.get_or_init(|| told).clone())
+}
 
 /// Everything that a token says about itself, as `{"token": {…}}`.
 pub(in crate::identity) async fn token_body(

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use axum::{
     extract::State,
-    http::{HeaderMap, HeaderValue},
-    response::{IntoResponse, Json},
+    http::{HeaderMap, HeaderValue, header},
+    response::IntoResponse,
 };
 
-use super::token_body::token_body;
+use super::token_body::told;
 use crate::{
     app::App,
     http::Query,
@@ -79,8 +79,8 @@ pub(super) async fn validate(
     if has_rules && !knows_access_rules(&headers) {
         return Err(IdentityError::TokenNotFound);
     }
-    let body = token_body(&app, &subject, query.get("nocatalog").is_none()).await?;
-    let mut response = Json(body).into_response();
+    let body = told(&app, &subject, query.get("nocatalog").is_none()).await?;
+    let mut response = ([(header::CONTENT_TYPE, "application/json")], body).into_response();
     if let Ok(value) = HeaderValue::from_str(text) {
         response.headers_mut().insert("X-Subject-Token", value);
     }
