@@ -1,13 +1,15 @@
 //! Benchmarks: ours and what it is measured against in one run, printed side by side and written as JSON rows under
 //! `target/bench/`. A goal that is not met is printed as such; tests never assert on time.
 
+mod identity;
+mod load;
 mod processes;
+mod row;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
 
 use crate::array::Array;
 use crate::identity_service::product_binary;
@@ -15,40 +17,18 @@ use crate::node::{Node, NodeSpec};
 use crate::sandbox;
 use crate::workdir::{WorkDir, workspace_root};
 
-/// One line of a benchmark.
-#[derive(Debug, Clone, Serialize)]
-pub struct Row {
-    /// What was measured, with its unit.
-    pub metric: String,
-    /// Ours.
-    pub ours: f64,
-    /// What it is measured against.
-    pub peer: f64,
-    /// Ours divided by the peer's.
-    pub ratio: f64,
-    /// The ratio (or, where the peer is zero, the value) that is to be reached; absent where the row only informs.
-    pub goal: Option<f64>,
-    /// Whether it is.
-    pub met: Option<bool>,
-}
-
-impl Row {
-    fn new(metric: &str, ours: f64, peer: f64, goal: Option<f64>) -> Self {
-        let ratio = if peer > 0.0 { ours / peer } else { 0.0 };
-        let compared = if peer > 0.0 { ratio } else { ours };
-        Self {
-            metric: metric.into(),
-            ours,
-            peer,
-            ratio,
-            goal,
-            met: goal.map(|g| compared <= g),
-        }
-    }
-}
+pub use row::{Row, Rule};
 
 /// Names that `run` knows.
-pub const NAMES: [&str; 2] = ["attach", "kill-cycles"];
+pub const NAMES: [&str; 3] = ["attach", "identity", "kill-cycles"];
+
+/// Installs what a benchmark needs from outside, before it enters its sandbox.
+pub fn prepare(name: &str) -> Result<()> {
+    if name == "identity" {
+        crate::openstack::OpenStack::ensure()?;
+    }
+    Ok(())
+}
 
 /// Runs a benchmark, prints its rows and writes them to `target/bench/NAME.json`. Must run inside a sandbox.
 pub async fn run(name: &str, rounds: u32) -> Result<()> {
@@ -69,24 +49,24 @@ pub async fn run(name: &str, rounds: u32) -> Result<()> {
                     0.0,
                     None,
                 ),
-                Row::new("data lost, formats, things left", 0.0, 0.0, Some(0.0)),
+                Row::new("data lost, formats, things left", 0.0, 0.0, Some((Rule::AtMost, 0.0))),
             ]
         }
+        "identity" => identity::run()?,
         _ => bail!("no benchmark {name}; there are: {}", NAMES.join(" ")),
     };
     println!(
-        "{:<34} {:>10} {:>10} {:>7} {:>6}",
+        "{:<62} {:>10} {:>10} {:>8} {:>9}",
         "metric", "ours", "peer", "ratio", "goal"
     );
     for row in &rows {
-        let goal = match (row.goal, row.met) {
-            (Some(goal), Some(true)) => format!("{goal:>6} met"),
-            (Some(goal), _) => format!("{goal:>6} NOT MET"),
-            _ => String::new(),
-        };
         println!(
-            "{:<34} {:>10.2} {:>10.2} {:>7.2} {goal}",
-            row.metric, row.ours, row.peer, row.ratio
+            "{:<62} {:>10.2} {:>10.2} {:>8.2} {}",
+            row.metric,
+            row.ours,
+            row.peer,
+            row.ratio,
+            row.verdict()
         );
     }
     let dir = workspace_root().join("target/bench");
@@ -138,7 +118,7 @@ async fn attach(rounds: u32) -> Result<Vec<Row>> {
         ("scan", None),
         ("open", None),
         ("link", None),
-        ("attach", Some(1.5)),
+        ("attach", Some((Rule::RatioAtMost, 1.5))),
     ] {
         let (ours, floor) = (median(step)?, median(&format!("floor_{step}"))?);
         rows.push(Row::new(&format!("{step}, ms, median"), ours, floor, goal));

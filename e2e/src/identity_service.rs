@@ -30,6 +30,8 @@ pub struct Options {
     pub names: Vec<String>,
     /// Cost of password hashes; low, so that tests do not wait for them.
     pub password_rounds: u8,
+    /// Whether clients reach it over TLS; without, it serves on loopback only.
+    pub tls: bool,
     /// Further arguments of `serve`.
     pub serve_args: Vec<String>,
 }
@@ -40,6 +42,7 @@ impl Default for Options {
             ip: "127.0.0.1".into(),
             names: vec!["localhost".into()],
             password_rounds: 4,
+            tls: true,
             serve_args: Vec::new(),
         }
     }
@@ -135,25 +138,10 @@ impl IdentityService {
 
     /// Starts the process and waits until it is ready.
     pub fn launch(&mut self) -> Result<()> {
-        let mut command = Command::new(product_binary("cryptvol-identity")?);
-        command
-            .args(["serve", "--listen"])
-            .arg(format!("{}:{}", self.options.ip, self.port))
-            .arg("--admin-listen")
-            .arg(format!("127.0.0.1:{}", self.admin_port))
-            .arg("--tls-cert")
-            .arg(self.secrets_dir().join("tls.crt"))
-            .arg("--tls-key")
-            .arg(self.secrets_dir().join("tls.key"))
-            .args(self.data_args())
-            .args(&self.options.serve_args);
-        clean_env(&mut command);
-        let daemon = Daemon::spawn(&self.dir, "identity", command)?;
+        self.spawn()?;
+        let daemon = self.daemon.as_ref().context("not running")?;
         let start = Instant::now();
-        loop {
-            if let Ok((200, _)) = self.admin("/readyz") {
-                break;
-            }
+        while !matches!(self.admin("/readyz"), Ok((200, _))) {
             daemon.check()?;
             ensure!(
                 start.elapsed() < START_LIMIT,
@@ -162,7 +150,30 @@ impl IdentityService {
             );
             std::thread::sleep(Duration::from_millis(20));
         }
-        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// Starts the process and returns at once.
+    pub fn spawn(&mut self) -> Result<()> {
+        let mut command = Command::new(product_binary("cryptvol-identity")?);
+        command
+            .args(["serve", "--listen"])
+            .arg(format!("{}:{}", self.options.ip, self.port))
+            .arg("--admin-listen")
+            .arg(format!("127.0.0.1:{}", self.admin_port))
+            .args(self.data_args())
+            .args(&self.options.serve_args);
+        if self.options.tls {
+            command
+                .arg("--tls-cert")
+                .arg(self.secrets_dir().join("tls.crt"))
+                .arg("--tls-key")
+                .arg(self.secrets_dir().join("tls.key"));
+        } else {
+            command.arg("--no-tls");
+        }
+        clean_env(&mut command);
+        self.daemon = Some(Daemon::spawn(&self.dir, "identity", command)?);
         Ok(())
     }
 
@@ -194,7 +205,18 @@ impl IdentityService {
 
     /// `https://IP:PORT`.
     pub fn base_url(&self) -> String {
-        format!("https://{}:{}", self.options.ip, self.port)
+        let scheme = if self.options.tls { "https" } else { "http" };
+        format!("{scheme}://{}:{}", self.options.ip, self.port)
+    }
+
+    /// The port of both APIs.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The process, while it runs.
+    pub fn pid(&self) -> Result<i32> {
+        Ok(self.daemon.as_ref().context("not running")?.pid())
     }
 
     /// What clients call the authentication URL.
@@ -229,8 +251,7 @@ impl IdentityService {
 
     /// Resident memory in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
-        let pid = self.daemon.as_ref().context("not running")?.pid();
-        resident_kib(pid)
+        resident_kib(self.pid()?)
     }
 
     /// Status and body of a page of the administrator's listener.

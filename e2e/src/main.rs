@@ -45,7 +45,7 @@ enum Sub {
     },
     /// Run a benchmark; rows go to the terminal and to target/bench/NAME.json
     Bench {
-        /// Its name: attach, or kill-cycles
+        /// Its name: attach, identity, kill-cycles
         name: String,
         /// Rounds of each side
         #[arg(long, default_value_t = 21)]
@@ -178,7 +178,8 @@ fn main() -> Result<()> {
         Sub::Bench { name, rounds } if sandbox::require().is_ok() => {
             runtime()?.block_on(bench::run(&name, rounds))?
         }
-        Sub::Bench { .. } => {
+        Sub::Bench { name, .. } => {
+            bench::prepare(&name)?;
             let again: Vec<_> = std::env::args().skip(1).collect();
             let again: Vec<_> = again.iter().map(String::as_str).collect();
             std::process::exit(sandbox::enter(&this_program(&again)?, |_| Ok(()))?)

@@ -1,21 +1,19 @@
 //! The official `openstack` command line, in a Python environment of its own under the cache folder.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-use crate::parts::cache_dir;
-use crate::process::run;
+use crate::python::Environment;
 
-/// The pinned packages.
-const REQUIREMENTS: &str = include_str!("../requirements.txt");
-/// Written last: an environment without it is half made.
-const COMPLETE: &str = ".complete";
+const ENVIRONMENT: Environment = Environment {
+    what: "the openstack client",
+    requirements: include_str!("../requirements.txt"),
+};
 
 /// The installed client.
 #[derive(Debug, Clone)]
@@ -65,57 +63,9 @@ fn without_clouds(command: &mut Command) {
 impl OpenStackClient {
     /// The client, installed when it is not there yet. That needs a package registry, so do it before entering a sandbox.
     pub fn ensure() -> Result<Self> {
-        let dir = Self::dir()?;
-        let client = Self {
-            program: dir.join("bin/openstack"),
-        };
-        if dir.join(COMPLETE).exists() {
-            return Ok(client);
-        }
-        let parent = dir.parent().context("cache folder without a parent")?;
-        fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
-        let lock = File::create(parent.join(".lock"))?;
-        lock.lock()
-            .context("wait for another installation of the client")?;
-        if dir.join(COMPLETE).exists() {
-            return Ok(client);
-        }
-        eprintln!(
-            "installing the openstack client into {} (once; about a minute)",
-            dir.display()
-        );
-        if dir.exists() {
-            fs::remove_dir_all(&dir)?;
-        }
-        let text = dir.to_string_lossy();
-        run("python3", &["-m", "venv", &text])
-            .context("make a Python environment; on Debian that needs the package python3-venv")?;
-        let list = dir.join("requirements.txt");
-        fs::write(&list, REQUIREMENTS)?;
-        run(
-            dir.join("bin/pip"),
-            &[
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--requirement",
-                &list.to_string_lossy(),
-            ],
-        )
-        .context("install the openstack client from the Python package registry")?;
-        fs::write(dir.join(COMPLETE), "")?;
-        Ok(client)
-    }
-
-    /// `CACHE/venv/<hash of the interpreter's version and the requirements>`.
-    fn dir() -> Result<PathBuf> {
-        let version = run("python3", &["--version"])
-            .context("the openstack client needs python3 and python3-venv")?;
-        let mut hash = Sha256::new();
-        hash.update(version);
-        hash.update(REQUIREMENTS);
-        let name = hex::encode(&hash.finalize()[..8]);
-        Ok(cache_dir()?.join("venv").join(name))
+        Ok(Self {
+            program: ENVIRONMENT.ensure()?.join("bin/openstack"),
+        })
     }
 
     /// Runs a program of ours in the client's Python environment; `input` is its standard input.

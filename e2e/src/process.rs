@@ -272,6 +272,19 @@ pub fn resident_kib(pid: i32) -> Result<u64> {
         .ok_or_else(|| anyhow!("no VmRSS of process {pid}"))
 }
 
+/// Memory of all members of a process group in KiB, what processes share counted once (PSS, proc(5)).
+pub fn group_memory_kib(group: i32) -> Result<u64> {
+    let mut sum = 0;
+    for pid in group_members(group) {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        let line = text.lines().find_map(|l| l.strip_prefix("Pss:"));
+        sum += line
+            .and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok())
+            .ok_or_else(|| anyhow!("no Pss of process {pid}"))?;
+    }
+    Ok(sum)
+}
+
 /// A TCP port that is free now; for servers that cannot choose one by themselves.
 pub fn free_port() -> Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?

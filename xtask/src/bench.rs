@@ -8,6 +8,10 @@ use crate::{build, run, setup};
 
 /// Builds and runs one.
 pub fn start(name: &str, arguments: &[OsString]) -> Result<()> {
+    if name == "identity" {
+        identity_alone()?;
+        return hand_over(name, arguments);
+    }
     setup::ensure(setup::For::Clusters)?;
     build::products()?;
     // What one side of the benchmark `attach` is: the steps alone, beside the least that can be done.
@@ -19,6 +23,17 @@ pub fn start(name: &str, arguments: &[OsString]) -> Result<()> {
         "--example",
         "host_walk",
     ]))?;
+    hand_over(name, arguments)
+}
+
+/// The identity service and the harness; neither a cluster nor the rest of the product.
+fn identity_alone() -> Result<()> {
+    setup::ensure(setup::For::Images)?;
+    let packages = ["-p", "cryptvol-identity", "-p", "cryptvol-e2e"];
+    run::check(run::cargo().args(["build", "--release"]).args(packages))
+}
+
+fn hand_over(name: &str, arguments: &[OsString]) -> Result<()> {
     let all = std::iter::once(OsString::from(name)).chain(arguments.iter().cloned());
     build::become_e2e("bench", all)
 }

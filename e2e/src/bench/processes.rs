@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::Row;
+use super::{Row, Rule};
 use crate::site::{Site, SiteSpec};
 use crate::volumes::Volume;
 use crate::workdir::WorkDir;
@@ -66,7 +66,7 @@ pub(super) async fn count() -> Result<Row> {
         "processes started an attachment",
         f64::from(started) / f64::from(VOLUMES),
         0.0,
-        Some(1.0),
+        Some((Rule::AtMost, 1.0)),
     ))
 }
 

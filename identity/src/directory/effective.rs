@@ -50,7 +50,8 @@ impl Directory {
         self.assignments.iter().map(Line::from).collect()
     }
 
-    /// What follows from the assignments of everybody, or of one user and its groups.
+    /// What follows from the assignments of everybody, or of one user and its groups. As in Keystone, those on the system
+    /// are only listed as they are stored.
     pub(crate) fn effective<'a>(&'a self, user: Option<&str>) -> Vec<Line<'a>> {
         let mut out = Vec::new();
         match user {
@@ -99,6 +100,9 @@ impl Directory {
 
     /// A group's line once for each member, or for the one that is asked about.
     fn add_members<'a>(&'a self, line: Line<'a>, only: Option<&str>, out: &mut Vec<Line<'a>>) {
+        if line.target_type == "system" {
+            return;
+        }
         if line.actor_type != "group" {
             self.add_reached(line, out);
             return;

@@ -158,7 +158,8 @@ fn wanted(line: &Line<'_>, query: &Query, tree: Option<&[String]>) -> bool {
             .is_none_or(|id| target("domain", id))
         && query
             .non_empty("scope.system")
-            .is_none_or(|_| line.target_type == "system")
+            // Measured: a list of effective assignments has none of the system, and takes no notice of this filter.
+            .is_none_or(|_| query.flag("effective") || line.target_type == "system")
         && query
             .non_empty("scope.OS-INHERIT:inherited_to")
             .is_none_or(|to| line.inherited == (to == "projects"))

@@ -306,12 +306,13 @@ impl Store {
     /// Claims that a migration of a later release was made.
     #[cfg(test)]
     pub(crate) async fn later_release(&self, version: i64) -> StoreResult<()> {
+        let (_alone, pool) = self.writer.alone().await;
         sqlx::query(
             "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
              VALUES ($1, 'later', TRUE, x'00', 0)",
         )
         .bind(version)
-        .execute(&self.write)
+        .execute(pool)
         .await?;
         Ok(())
     }

@@ -80,7 +80,7 @@ impl Store {
     /// `Damaged` with the first thing that is wrong, `Query`.
     pub async fn check_whole(&self) -> StoreResult<()> {
         let found: String = sqlx::query_scalar("PRAGMA integrity_check(1)")
-            .fetch_one(&self.write)
+            .fetch_one(&self.read)
             .await?;
         if found == "ok" {
             Ok(())

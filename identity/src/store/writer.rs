@@ -277,7 +277,6 @@ mod tests {
                             // Abandoned in the middle of everything, as by a client that goes away.
                             let abandoned = store.commit(change);
                             let _ = tokio::time::timeout(Duration::ZERO, abandoned).await;
-                            return;
                         }
                         _ => {
                             store.commit(change).await.unwrap();
