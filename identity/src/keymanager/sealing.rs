@@ -219,14 +219,12 @@ async fn project_key(app: &App, project_id: &str) -> Result<ProjectKey, KeyManag
             app.store.commit(change).await?;
             Ok(record)
         }
-        // Another request made it at the same time; its key is the one.
-        Err(StoreError::Duplicate) => {
-            drop(change);
-            app.store
-                .project_key(project_id)
-                .await?
-                .ok_or(KeyManagerError::Store(StoreError::Dangling))
-        }
+        // Another request made it at the same time; its key is the one. It may not be committed yet, but is before
+        // whatever is sealed by it.
+        Err(StoreError::Duplicate) => change
+            .project_key(project_id)
+            .await?
+            .ok_or(KeyManagerError::Store(StoreError::Dangling)),
         Err(error) => Err(error.into()),
     }
 }

@@ -160,6 +160,19 @@ impl Store {
 }
 
 impl Change {
+    /// The data key of a project, as this change sees it.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn project_key(&mut self, project_id: &str) -> StoreResult<Option<ProjectKey>> {
+        Ok(
+            sqlx::query_as("SELECT id, project_id, sealed FROM project_keys WHERE project_id = $1")
+                .bind(project_id)
+                .fetch_optional(&mut *self.tx)
+                .await?,
+        )
+    }
+
     /// Adds a project's data key.
     ///
     /// # Errors
