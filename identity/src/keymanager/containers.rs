@@ -285,7 +285,7 @@ async fn add_secret(
     }
     let link = sent_link(&app, &caller, &headers, &bytes).await?;
     let mut change = app.store.change_keys().await?;
-    if app.store.container_secrets(&id).await?.contains(&link) {
+    if change.container_secrets(&id).await?.contains(&link) {
         return Err(KeyManagerError::Conflict(
             "The container has this secret under this name already.".into(),
         ));

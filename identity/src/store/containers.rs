@@ -46,6 +46,9 @@ pub struct ContainerConsumer {
     pub created: i64,
 }
 
+const SECRETS_OF: &str =
+    "SELECT secret_id, name FROM container_secrets WHERE container_id = $1 ORDER BY position";
+
 impl Store {
     /// One container.
     ///
@@ -100,12 +103,10 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn container_secrets(&self, container_id: &str) -> StoreResult<Vec<SecretLink>> {
-        Ok(sqlx::query_as(
-            "SELECT secret_id, name FROM container_secrets WHERE container_id = $1 ORDER BY position",
-        )
-        .bind(container_id)
-        .fetch_all(&self.read)
-        .await?)
+        Ok(sqlx::query_as(SECRETS_OF)
+            .bind(container_id)
+            .fetch_all(&self.read)
+            .await?)
     }
 
     /// The consumers of a container, by name.
@@ -127,6 +128,17 @@ impl Store {
 }
 
 impl Change {
+    /// The secrets of a container, as this change sees it.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn container_secrets(&mut self, container_id: &str) -> StoreResult<Vec<SecretLink>> {
+        Ok(sqlx::query_as(SECRETS_OF)
+            .bind(container_id)
+            .fetch_all(&mut *self.tx)
+            .await?)
+    }
+
     /// Adds a container with its secrets.
     ///
     /// # Errors

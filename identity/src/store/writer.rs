@@ -4,6 +4,9 @@
 //! shares with the changes before and after it; one task commits the transaction, behind all changes that were waiting
 //! when it was called. No change is answered before that commit. A change that is given up is rolled back to its
 //! savepoint and takes nothing else with it; a commit that fails fails every change in it.
+//!
+//! So what a change builds on is read through the change: the other connections do not see yet what the changes before it
+//! did in the same transaction.
 
 use std::{
     ops::{Deref, DerefMut},
