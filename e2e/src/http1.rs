@@ -198,6 +198,14 @@ impl Client {
             }
             ensure!(more(&mut stream, &mut bytes)? > 0, "no answer");
         };
+        // The length in the answer to a HEAD is that of the body which a GET would get.
+        let head = match method {
+            "HEAD" => Head {
+                body: Some(0),
+                ..head
+            },
+            _ => head,
+        };
         let whole = head.body.map(|body| head.len + body);
         while whole.is_none_or(|whole| bytes.len() < whole) {
             if more(&mut stream, &mut bytes)? == 0 {
