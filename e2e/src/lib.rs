@@ -5,6 +5,7 @@ pub mod audit_log;
 pub mod bench;
 pub mod capture;
 pub mod cluster;
+pub mod compare;
 pub mod control_plane;
 pub mod demo;
 pub mod exec;

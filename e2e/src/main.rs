@@ -4,8 +4,11 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use cryptvol_e2e::cluster::{self, Cluster, ClusterOptions};
 use cryptvol_e2e::kept::{DEFAULT_NAME, Kept};
+use cryptvol_e2e::openstack::OpenStack;
 use cryptvol_e2e::parts::{Parts, Set};
-use cryptvol_e2e::{bench, demo, exec, guest, kind, openstack_client, release, sandbox, search};
+use cryptvol_e2e::{
+    bench, compare, demo, exec, guest, kind, openstack_client, release, sandbox, search,
+};
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -51,6 +54,8 @@ enum Sub {
         #[arg(long, default_value_t = 21)]
         rounds: u32,
     },
+    /// Send the same requests to a real Keystone and Barbican and to the identity service; show what differs
+    Compare,
     /// Start a cluster; it stays until Ctrl-C or `down`
     Up {
         #[command(flatten)]
@@ -183,6 +188,11 @@ fn main() -> Result<()> {
             let again: Vec<_> = std::env::args().skip(1).collect();
             let again: Vec<_> = again.iter().map(String::as_str).collect();
             std::process::exit(sandbox::enter(&this_program(&again)?, |_| Ok(()))?)
+        }
+        Sub::Compare if sandbox::require().is_ok() => compare::run()?,
+        Sub::Compare => {
+            OpenStack::ensure()?;
+            std::process::exit(sandbox::enter(&this_program(&["compare"])?, |_| Ok(()))?)
         }
         Sub::Demo { inside: true, .. } => {
             // The outer half blocks them for itself, and children inherit that: tcpdump would not end when told to.

@@ -212,7 +212,8 @@ impl OpenStack {
         for setup in ["fernet_setup", "credential_setup"] {
             keystone(&[&[setup], &owner[..]].concat())?;
         }
-        let url = self.identity().url();
+        // Without the version, as ours: clients find that by themselves.
+        let url = format!("http://127.0.0.1:{}", self.keystone_port);
         keystone(&[
             "bootstrap",
             "--bootstrap-password",

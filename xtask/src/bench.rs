@@ -26,6 +26,12 @@ pub fn start(name: &str, arguments: &[OsString]) -> Result<()> {
     hand_over(name, arguments)
 }
 
+/// The identity service beside the real ones: what they answer.
+pub fn compare() -> Result<()> {
+    identity_alone()?;
+    build::become_e2e("compare", None)
+}
+
 /// The identity service and the harness; neither a cluster nor the rest of the product.
 fn identity_alone() -> Result<()> {
     setup::ensure(setup::For::Images)?;

@@ -55,6 +55,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Send the same requests to a real Keystone and Barbican and to the identity service, and show what differs.
+    Compare,
     /// Write the CRDs, the chart's roles and the reference pages from the Rust types.
     Generate {
         /// Write nothing; fail with a diff where a file differs from what would be written.
@@ -101,6 +103,7 @@ fn dispatch() -> Result<()> {
         }
         Command::Test { tier, filter } => suite::run(&tier, filter.as_deref()),
         Command::Bench { name, arguments } => bench::start(&name, &arguments),
+        Command::Compare => bench::compare(),
         Command::Generate { check } => generate::run(check),
         Command::Images => {
             setup::ensure(setup::For::Images)?;

@@ -1,0 +1,184 @@
+//! The same requests to a real Keystone and Barbican and to the identity service, and what their answers differ in:
+//! status, headers, fields, values. `assets/compare.txt` has the requests, `docs/compare.md` the differences that stay,
+//! each with its reason; a difference that is not listed there, and a listed one that is no more, is an error.
+
+mod answer;
+mod known;
+mod script;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use crate::http1::{Address, Answer, Client};
+use crate::identity_service::{IdentityService, Options};
+use crate::openstack::OpenStack;
+use crate::workdir::{WorkDir, workspace_root};
+
+use answer::{Difference, Normal, differences};
+use script::{Api, Step};
+
+const SCRIPT: &str = include_str!("../assets/compare.txt");
+/// Where the differences that stay are listed.
+const LIST: &str = "docs/compare.md";
+
+/// One side while the script runs.
+struct Side {
+    identity: Address,
+    keys: Address,
+    /// What steps captured: ids, references.
+    values: BTreeMap<String, String>,
+    /// Tokens by the name of their owner.
+    tokens: BTreeMap<String, String>,
+}
+
+/// Runs the script on both sides and prints what differs.
+///
+/// # Errors
+/// If a difference is not in the list, or the list has one that is no more.
+pub fn run() -> Result<()> {
+    crate::sandbox::require()?;
+    let work = WorkDir::new("compare")?;
+    let mut real = OpenStack::start(&work.dir("openstack")?)?;
+    let options = Options {
+        tls: false,
+        ..Options::default()
+    };
+    let mut service = IdentityService::start(&work.dir("ours")?, options)?;
+    let mut theirs = Side::new(real.identity(), real.key_manager(), real.password())?;
+    let address = |root: &str| Address::new(service.port(), root);
+    let mut ours = Side::new(
+        address("/identity/v3"),
+        address("/key-manager/v1"),
+        service.password(),
+    )?;
+    // What Barbican needs on the other side.
+    let mut admin = Client::new(&ours.identity);
+    admin.login("admin", service.password(), "admin")?;
+    let project = admin.make(
+        "project",
+        json!({"name": "service", "domain_id": "default"}),
+    )?;
+    let user =
+        json!({"name": "barbican", "domain_id": "default", "password": "bootstrap-password"});
+    admin.grant(&project, &admin.make("user", user)?, "service")?;
+
+    let steps = script::read(SCRIPT)?;
+    let mut found = BTreeSet::new();
+    for step in &steps {
+        let (mine, other) = (ours.take(step)?, theirs.take(step)?);
+        found.extend(
+            differences(&mine, &other)
+                .into_iter()
+                .map(|difference| (step.name(), difference)),
+        );
+    }
+    service.stop()?;
+    real.kill()?;
+    let list = workspace_root().join(LIST);
+    let text = std::fs::read_to_string(&list).with_context(|| list.display().to_string())?;
+    let verdict = known::judge(&text, &found)?;
+    println!(
+        "{} requests, {} differences listed in {LIST}",
+        steps.len(),
+        verdict.listed
+    );
+    for (request, Difference(difference)) in &verdict.new {
+        println!("NOT LISTED  | `{request}` | `{difference}` |");
+    }
+    for row in &verdict.gone {
+        println!("NO MORE     {row}");
+    }
+    work.passed()?;
+    ensure!(
+        verdict.new.is_empty() && verdict.gone.is_empty(),
+        "{} differences are not listed in {LIST}, {} that are listed there are no more",
+        verdict.new.len(),
+        verdict.gone.len()
+    );
+    Ok(())
+}
+
+impl Side {
+    fn new(identity: Address, keys: Address, password: &str) -> Result<Self> {
+        let mut admin = Client::new(&identity);
+        admin.login("admin", password, "admin")?;
+        let user = admin.get("/users?name=admin", &[])?.json();
+        let project = admin.get("/projects?name=admin", &[])?.json();
+        let id = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let values = BTreeMap::from([
+            ("password".to_owned(), password.to_owned()),
+            ("admin".to_owned(), id(&user["users"][0]["id"])),
+            (
+                "admin_project".to_owned(),
+                id(&project["projects"][0]["id"]),
+            ),
+        ]);
+        Ok(Self {
+            tokens: BTreeMap::from([("admin".to_owned(), admin.token().to_owned())]),
+            identity,
+            keys,
+            values,
+        })
+    }
+
+    /// Sends one request, keeps what it is to give, and returns the answer without what must differ.
+    fn take(&mut self, step: &Step) -> Result<Normal> {
+        let address = match step.api {
+            Api::Identity => &self.identity,
+            Api::KeyManager => &self.keys,
+        };
+        let path = script::expand(&step.path, &self.values);
+        let body = script::expand(&step.body, &self.values);
+        let mut headers: Vec<(String, String)> = step
+            .headers
+            .iter()
+            .map(|(name, value)| (name.clone(), self.header(value)))
+            .collect();
+        if let Some(token) = self.tokens.get(&step.who) {
+            headers.push(("X-Auth-Token".into(), token.clone()));
+        }
+        if !body.is_empty() && !headers.iter().any(|(name, _)| name == "Content-Type") {
+            headers.push(("Content-Type".into(), "application/json".into()));
+        }
+        let headers: Vec<(&str, &str)> = headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        // The real services drop the connection where they break; that is an answer too, with no status.
+        let answer = Client::new(address)
+            .send(&step.method, &path, &headers, body.as_bytes())
+            .unwrap_or_else(|_| Answer {
+                status: 0,
+                headers: BTreeMap::new(),
+                body: Vec::new(),
+            });
+        for (name, pointer) in &step.keep {
+            let json = answer.json();
+            // What was refused has nothing to keep; the status says so, and what follows differs too.
+            let value = json.pointer(pointer).and_then(|value| value.as_str());
+            // Of a reference, the id.
+            let value = value
+                .unwrap_or_default()
+                .rsplit('/')
+                .next()
+                .unwrap_or_default();
+            self.values.insert(name.clone(), value.to_owned());
+        }
+        if let Some(owner) = &step.login {
+            let token = answer.headers.get("x-subject-token").cloned();
+            self.tokens.insert(owner.clone(), token.unwrap_or_default());
+        }
+        let roots = [self.identity.url(), self.keys.url()];
+        Ok(Normal::of(&answer, &roots, &self.values))
+    }
+
+    /// A header's value; `@NAME` is the token of that owner.
+    fn header(&self, value: &str) -> String {
+        match value.strip_prefix('@') {
+            Some(owner) => self.tokens.get(owner).cloned().unwrap_or_default(),
+            None => script::expand(value, &self.values),
+        }
+    }
+}
