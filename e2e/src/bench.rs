@@ -49,7 +49,12 @@ pub async fn run(name: &str, rounds: u32) -> Result<()> {
                     0.0,
                     None,
                 ),
-                Row::new("data lost, formats, things left", 0.0, 0.0, Some((Rule::AtMost, 0.0))),
+                Row::new(
+                    "data lost, formats, things left",
+                    0.0,
+                    0.0,
+                    Some((Rule::AtMost, 0.0)),
+                ),
             ]
         }
         "identity" => identity::run()?,
