@@ -19,6 +19,8 @@ pub const KEY_READY: &str = "KeyReady";
 pub const DEVICE_VERIFIED: &str = "DeviceVerified";
 /// The disk carries this volume's header.
 pub const HEADER_VERIFIED: &str = "HeaderVerified";
+/// What is written through the link is encrypted.
+pub const ENCRYPTED: &str = "Encrypted";
 /// The mapping exists and the link leads to it.
 pub const ATTACHED: &str = "Attached";
 /// The last rotation of the passphrase that was asked for, or was due, is done. Absent where there was none.
@@ -76,7 +78,7 @@ reasons! {
     /// A node went from the cluster without reporting that it let go of the volume.
     NodeGone => "The machine may still have the disk open. Make sure that it is powered off or was detached there, then say so: kubectl annotate encryptedvolume NAME cryptvol.dev/node-is-gone=NODE.",
     /// Another EncryptedVolume has the same target and LUN.
-    SourceInUse => "A disk belongs to one EncryptedVolume. Delete the other one first, or correct source.iscsi here (create the volume anew: iqn and lun are immutable).",
+    SourceInUse => "A disk belongs to one EncryptedVolume. Delete the other one first, or correct spec.source here (create the volume anew: what names the disk is immutable).",
     /// The credentials Secret is not there.
     CredentialsSecretNotFound => "Create the Secret named in spec.credentials.secretName in the volume's namespace, with a key clouds.yaml.",
     /// The clouds.yaml cannot be used.
@@ -116,8 +118,18 @@ reasons! {
     TargetNotAuthentic => "Make sure that the portal is the array's; then correct username_in and password_in in the Secret named in source.iscsi.chapSecretRef, or the target's own CHAP account on the array. Nothing was read or written.",
     /// The target has no such LUN.
     LunNotFound => "Check source.iscsi.lun and that the array maps it to this node; cryptvol tries again by itself.",
+    /// No such device or file on the node.
+    DeviceNotFound => "Check the path in spec.source on that node; cryptvol looks again by itself. A file of a volume that was opened once is never made anew: bring it back.",
+    /// The device is mounted, has partitions or something stacked on it, or is the node's own.
+    DeviceInUse => "Name a device that nothing else uses, or free this one; nothing was read or written.",
+    /// What lies at the path cannot serve as a disk.
+    FileNotUsable => "Move away what lies at source.file.path on that node, or name another file; nothing was written.",
+    /// Without a header only the WWID could say that it is the right disk, and there is none.
+    IdentityUnproven => "Name the disk's wwid in spec.source, use a disk that has one, or an encryptor with a header (luks2).",
+    /// The provider is none: what is written is not encrypted.
+    NotEncrypted => "For encrypted data create another EncryptedVolume with an EncryptionClass that has provider luks2, and copy.",
     /// Another disk answers at this LUN.
-    WwidMismatch => "The disk at this LUN is another one. Map the right disk on the array, or correct source.iscsi.wwid; nothing was read or written.",
+    WwidMismatch => "The disk there is another one. Map the right disk, or correct wwid in spec.source; nothing was read or written.",
     /// The disk is smaller than before.
     SizeMismatch => "The disk is smaller than when it was pinned. Map the right disk on the array; nothing was written.",
     /// The disk cannot be read.

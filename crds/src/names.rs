@@ -39,6 +39,10 @@ pub const AGENT_SERVICE_ACCOUNT: &str = "cryptvol-node-agent";
 pub const OPERATOR_SERVICE_ACCOUNT: &str = "cryptvol-operator";
 /// Directory of the links that hypervisors open.
 pub const LINK_DIR: &str = "/dev/cryptvol";
+/// The one directory of a node for files that stand for disks.
+pub const FILE_DIR: &str = "/var/lib/cryptvol/volumes";
+/// Directory of a node for the scratch files of ephemeral volumes, named by the volume's UID.
+pub const EPHEMERAL_DIR: &str = "/var/lib/cryptvol/ephemeral";
 /// Prefix of the device-mapper UUID of every mapping that is ours.
 pub const DM_UUID_PREFIX: &str = "CRYPTVOL-";
 /// Key of the `clouds.yaml` file in a credentials Secret.

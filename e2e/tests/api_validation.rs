@@ -96,6 +96,10 @@ async fn what_cannot_work_is_refused_at_apply_with_a_sentence() -> Result<()> {
 
     let iscsi = |patch: Value| json!({"spec": {"source": {"iscsi": patch}}});
     let spec = |patch: Value| json!({"spec": patch});
+    let other = |mut source: Value| {
+        source["iscsi"] = Value::Null;
+        json!({"spec": {"source": source}})
+    };
     let cases = [
         Case {
             what: "two sources",
@@ -161,6 +165,112 @@ async fn what_cannot_work_is_refused_at_apply_with_a_sentence() -> Result<()> {
             what: "LUKS1",
             patch: spec(json!({"encryption": {"provider": "luks"}})),
             says: "use luks2",
+        },
+        Case {
+            what: "plain",
+            patch: spec(json!({"encryption": {"provider": "plain"}})),
+            says: "use luks2",
+        },
+        Case {
+            what: "no encryptor",
+            patch: spec(json!({"encryption": {"provider": "none"}})),
+            says: "use luks2",
+        },
+        Case {
+            what: "LUKS1 with large sectors",
+            patch: spec(json!({"encryption": {"provider": "luks", "sectorSize": 4096}})),
+            says: "knows no sectors but of 512 bytes",
+        },
+        Case {
+            what: "hash of a header",
+            patch: spec(json!({"encryption": {"hash": "ripemd160"}})),
+            says: "hash is for provider plain alone",
+        },
+        Case {
+            what: "detached header",
+            patch: spec(json!({"encryption": {"detachedHeader": true}})),
+            says: "detachedHeader is not implemented",
+        },
+        Case {
+            what: "detached header of nothing",
+            patch: spec(json!({"encryption": {"provider": "plain", "detachedHeader": true}})),
+            says: "plain and none have no header",
+        },
+        Case {
+            what: "integrity",
+            patch: spec(json!({"encryption": {"integrity": "hmac-sha256"}})),
+            says: "integrity is not implemented",
+        },
+        Case {
+            what: "integrity of LUKS1",
+            patch: spec(json!({"encryption": {"provider": "luks", "integrity": "hmac-sha256"}})),
+            says: "integrity is for provider luks2 alone",
+        },
+        Case {
+            what: "unknown provider",
+            patch: spec(json!({"encryption": {"provider": "veracrypt"}})),
+            says: "Unsupported value: \"veracrypt\"",
+        },
+        Case {
+            what: "a key of an encryptor without one",
+            patch: spec(json!({"encryption": {"provider": "none"}, "key": {"generated": {}}})),
+            says: "provider none has no key",
+        },
+        Case {
+            what: "erasing without a key",
+            patch: spec(json!({"encryption": {"provider": "none"}, "deletionPolicy": "Erase"})),
+            says: "wipe the disk on the array",
+        },
+        Case {
+            what: "import of a plain volume without its identity",
+            patch: spec(json!({"encryption": {"provider": "plain"}, "format": "Never"})),
+            says: "name its wwid in source",
+        },
+        Case {
+            what: "flags of the mapping",
+            patch: spec(json!({"activation": {"noReadWorkqueue": true}})),
+            says: "the flags of activation are not implemented",
+        },
+        Case {
+            what: "device outside of /dev",
+            patch: other(json!({"device": {"path": "/dev/../etc/passwd"}})),
+            says: "a device is named by its path below /dev",
+        },
+        Case {
+            what: "device",
+            patch: other(json!({"device": {"path": "/dev/vg/lv"}})),
+            says: "source.device, source.file and source.ephemeral are not implemented",
+        },
+        Case {
+            what: "file outside of the directory",
+            patch: other(
+                json!({"file": {"path": "/var/lib/cryptvol/volumes/../x", "size": "1Gi"}}),
+            ),
+            says: "a file is directly in /var/lib/cryptvol/volumes/",
+        },
+        Case {
+            what: "file of an odd size",
+            patch: other(
+                json!({"file": {"path": "/var/lib/cryptvol/volumes/a", "size": "33554433"}}),
+            ),
+            says: "at least 32Mi and a multiple of 4096 bytes",
+        },
+        Case {
+            what: "file of no size",
+            patch: other(json!({"file": {"path": "/var/lib/cryptvol/volumes/a", "size": "ten"}})),
+            says: "at least 32Mi and a multiple of 4096 bytes",
+        },
+        Case {
+            what: "ephemeral in two places",
+            patch: other(json!({"ephemeral": {"device": "/dev/vg/lv", "size": "1Gi"}})),
+            says: "set source.ephemeral.device or source.ephemeral.size",
+        },
+        Case {
+            what: "ephemeral with a key",
+            patch: spec(
+                json!({"source": {"iscsi": null, "ephemeral": {"size": "1Gi"}}, "key": {"generated": {}}}),
+            ),
+            says: "random key that is stored nowhere",
         },
         Case {
             what: "null cipher",
@@ -236,7 +346,7 @@ async fn what_cannot_work_is_refused_at_apply_with_a_sentence() -> Result<()> {
         Case {
             what: "no credentials",
             patch: json!({"spec": {"credentials": null}}),
-            says: "spec.credentials: Required value",
+            says: "spec.credentials is needed",
         },
         Case {
             what: "long name",

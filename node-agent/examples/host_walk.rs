@@ -183,6 +183,7 @@ impl Walk {
             sector_size: 512,
             data_offset: 16 << 20,
             digest: String::new(),
+            ..HeaderFacts::default()
         };
         let start = Instant::now();
         timed("floor_login", || -> Result<()> {

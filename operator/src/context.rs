@@ -124,7 +124,7 @@ impl Memos {
             Some(memo)
                 if memo.until > Instant::now()
                     && memo.service_generation == generation(world)
-                    && memo.secret.1 == world.volume.spec.credentials.secret_name =>
+                    && memo.secret.1 == world.volume.spec.secret_name().unwrap_or_default() =>
             {
                 memo.state.clone()
             }
@@ -148,7 +148,12 @@ impl Memos {
             return;
         }
         let namespace = world.volume.namespace().unwrap_or_default();
-        let secret = world.volume.spec.credentials.secret_name.clone();
+        let secret = world
+            .volume
+            .spec
+            .secret_name()
+            .unwrap_or_default()
+            .to_owned();
         let version = ctx.tenants.seen(&namespace, &secret);
         memos.insert(
             uid,

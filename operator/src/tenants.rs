@@ -37,7 +37,7 @@ impl Tenants {
     pub async fn of(&self, world: &World) -> Result<Barbican, Problem> {
         let service = world.key_service.as_ref().map_err(Clone::clone)?;
         let namespace = world.volume.namespace().unwrap_or_default();
-        self.key_manager(service, &namespace, &world.volume.spec.credentials)
+        self.key_manager(service, &namespace, world.volume.spec.credentials.as_ref())
             .await
     }
 
@@ -49,8 +49,14 @@ impl Tenants {
         &self,
         service: &KeyService,
         namespace: &str,
-        credentials: &CredentialsRef,
+        credentials: Option<&CredentialsRef>,
     ) -> Result<Barbican, Problem> {
+        let credentials = credentials.ok_or_else(|| {
+            Problem::new(
+                Reason::CredentialsInvalid,
+                "the volume names no credentials, and its key is in the key manager",
+            )
+        })?;
         let name = &credentials.secret_name;
         let found = Api::<Secret>::namespaced(self.client.clone(), namespace)
             .get_opt(name)

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    encryption::Encryption,
+    encryption::{Activation, Encryption},
     node_volume::{EraseReceipt, HeaderFacts, Stage},
     rotation::RotationStatus,
     source::Source,
@@ -40,6 +40,16 @@ use super::{
 #[x_kube(
     validation = ("!has(oldSelf.source.iscsi) || (has(self.source.iscsi) && self.source.iscsi.iqn == oldSelf.source.iscsi.iqn && self.source.iscsi.lun == oldSelf.source.iscsi.lun)", "source.iscsi.iqn and source.iscsi.lun are immutable, they say which disk holds the data: create another EncryptedVolume for another disk"),
     validation = ("!has(oldSelf.source.iscsi) || !has(self.source.iscsi) || !has(oldSelf.source.iscsi.wwid) || (has(self.source.iscsi.wwid) && self.source.iscsi.wwid == oldSelf.source.iscsi.wwid)", "source.iscsi.wwid is immutable once set: create another EncryptedVolume for another disk"),
+    validation = ("has(self.source.device) == has(oldSelf.source.device) && (!has(self.source.device) || self.source.device.path == oldSelf.source.device.path)", "source.device.path is immutable, it says which disk holds the data: create another EncryptedVolume for another disk"),
+    validation = ("!has(oldSelf.source.device) || !has(self.source.device) || !has(oldSelf.source.device.wwid) || (has(self.source.device.wwid) && self.source.device.wwid == oldSelf.source.device.wwid)", "source.device.wwid is immutable once set: create another EncryptedVolume for another disk"),
+    validation = ("has(self.source.file) == has(oldSelf.source.file) && (!has(self.source.file) || self.source.file == oldSelf.source.file)", "source.file is immutable, it says which file holds the data; growing it is not implemented in this version"),
+    validation = ("has(self.source.ephemeral) == has(oldSelf.source.ephemeral) && (!has(self.source.ephemeral) || self.source.ephemeral == oldSelf.source.ephemeral)", "source.ephemeral is immutable: create another EncryptedVolume"),
+    validation = ("!has(self.source.ephemeral) || !has(self.key)", "a volume with source.ephemeral has a random key that is stored nowhere: remove key"),
+    validation = ("!has(self.source.ephemeral) || self.format == 'IfPermitted'", "nothing is kept of a volume with source.ephemeral, so it can only begin blank: remove format"),
+    validation = ("!has(self.encryption) || self.encryption.provider != 'none' || !has(self.key)", "a volume with encryption provider none has no key: remove key"),
+    validation = ("!has(self.encryption) || self.encryption.provider != 'none' || self.deletionPolicy == 'Retain'", "deletionPolicy Erase destroys the key, and a volume with encryption provider none has none: wipe the disk on the array, and use Retain"),
+    validation = ("!has(self.encryption) || self.encryption.provider != 'plain' || self.format != 'Never' || has(self.source.file) || (has(self.source.iscsi) && has(self.source.iscsi.wwid)) || (has(self.source.device) && has(self.source.device.wwid))", "provider plain writes no header, so nothing on the disk says whose it is: to import one (format Never), name its wwid in source"),
+    validation = ("has(self.credentials) || has(self.source.ephemeral) || (has(self.encryption) && self.encryption.provider == 'none')", "spec.credentials is needed: name the Secret with the clouds.yaml by which the volume's key is made and read"),
     validation = ("has(self.encryption) == has(oldSelf.encryption) && (!has(self.encryption) || self.encryption == oldSelf.encryption)", "encryption is immutable, it describes what is written on the disk: create another EncryptedVolume and copy the data"),
     validation = ("has(self.encryptionClassName) == has(oldSelf.encryptionClassName) && (!has(self.encryptionClassName) || self.encryptionClassName == oldSelf.encryptionClassName)", "encryptionClassName is immutable, it describes what is written on the disk: create another EncryptedVolume and copy the data"),
     validation = ("has(self.key) == has(oldSelf.key) && (!has(self.key) || self.key == oldSelf.key)", "key is immutable: without the key that wrote it the disk cannot be read; create another EncryptedVolume"),
@@ -64,6 +74,9 @@ pub struct EncryptedVolumeSpec {
     /// Encryption of this volume alone, instead of a class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<Encryption>,
+    /// How the mapping is made, instead of as the class says. Takes effect at the next attachment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<Activation>,
     /// Where the key comes from; generated where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<KeySource>,
@@ -90,8 +103,16 @@ pub struct EncryptedVolumeSpec {
     /// Whether a blank disk may be formatted, once.
     #[serde(default)]
     pub format: FormatPolicy,
-    /// Who the operator is towards the KeyService.
-    pub credentials: Credentials,
+    /// Who the operator is towards the KeyService. Needed for every volume that has a key there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
+}
+
+impl EncryptedVolumeSpec {
+    /// Name of the Secret with the credentials, where there is one.
+    pub fn secret_name(&self) -> Option<&str> {
+        self.credentials.as_ref().map(|c| c.secret_name.as_str())
+    }
 }
 
 /// Where the key comes from.
@@ -205,7 +226,7 @@ pub struct EncryptedVolumeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(["nodeName".into()].to_vec()))]
     pub attachments: Vec<AttachmentStatus>,
-    /// UUID of the LUKS header, chosen before the disk is formatted.
+    /// UUID of the LUKS header, chosen before the disk is formatted; without a header it is in this record alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub luks_uuid: Option<String>,
     /// Facts of the header, pinned when it was first read after format or import.

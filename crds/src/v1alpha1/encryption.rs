@@ -4,7 +4,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Which volume encryptor makes and opens the mapping. The names are Cinder's; `luks` means LUKS1.
+/// Which volume encryptor makes and opens the mapping. The names are Cinder's; `luks` means LUKS1, `none` is what Cinder
+/// writes as no provider.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Provider {
@@ -13,8 +14,50 @@ pub enum Provider {
     Luks2,
     /// LUKS version 1.
     Luks,
-    /// dm-crypt without a header.
+    /// dm-crypt without a header. A wrong key cannot be noticed, and nothing on the disk says whose it is.
     Plain,
+    /// No encryption: the data is written as it is, under the same link and with the same life.
+    #[serde(rename = "none")]
+    PassThrough,
+}
+
+impl Provider {
+    /// Whether a header on the disk says what it is and which key opens it.
+    pub fn has_header(self) -> bool {
+        match self {
+            Self::Luks2 | Self::Luks => true,
+            Self::Plain | Self::PassThrough => false,
+        }
+    }
+
+    /// The word in a spec.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Luks2 => "luks2",
+            Self::Luks => "luks",
+            Self::Plain => "plain",
+            Self::PassThrough => "none",
+        }
+    }
+}
+
+/// How plain dm-crypt makes its key from the passphrase. A header says it; without one it must be known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PlainHash {
+    /// What cryptsetup does since 2.7.
+    #[default]
+    Sha256,
+    /// What cryptsetup did before 2.7: for plain volumes that os-brick made with it.
+    Ripemd160,
+}
+
+/// How sectors are authenticated. The words are cryptsetup's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Integrity {
+    /// HMAC with SHA-256, a tag of 32 bytes a sector.
+    #[serde(rename = "hmac-sha256")]
+    HmacSha256,
 }
 
 /// Where encryption happens. Only `front-end`, on the hypervisor node, keeps array and network blind.
@@ -32,7 +75,13 @@ pub enum ControlLocation {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("self.provider == 'luks2'", "encryption providers luks (LUKS1) and plain are not implemented in this version: use luks2"),
+    validation = ("self.provider == 'luks2'", "encryption providers luks (LUKS1), plain and none are not implemented in this version: use luks2"),
+    validation = ("!self.detachedHeader", "detachedHeader is not implemented in this version: remove it"),
+    validation = ("!has(self.integrity)", "integrity is not implemented in this version: remove it"),
+    validation = ("self.provider != 'luks' || self.sectorSize == 512", "provider luks (LUKS1) knows no sectors but of 512 bytes: use luks2 for sectorSize 4096"),
+    validation = ("!has(self.hash) || self.provider == 'plain'", "hash is for provider plain alone: LUKS headers say how their key is made"),
+    validation = ("!self.detachedHeader || self.provider in ['luks', 'luks2']", "detachedHeader is for providers luks and luks2: plain and none have no header"),
+    validation = ("!has(self.integrity) || self.provider == 'luks2'", "integrity is for provider luks2 alone: no other header says how the tags are laid out"),
     validation = ("self.controlLocation == 'front-end'", "controlLocation must be front-end: cryptvol encrypts on the node, back-end would leave plaintext on the network"),
 )]
 pub struct Encryption {
@@ -55,6 +104,53 @@ pub struct Encryption {
     /// Where encryption happens.
     #[serde(default)]
     pub control_location: ControlLocation,
+    /// Keep the LUKS header apart from the data, so that the disk holds nothing but ciphertext.
+    #[serde(default)]
+    pub detached_header: bool,
+    /// Authenticate sectors (dm-integrity below dm-crypt): what the array changes gives a read error instead of noise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub integrity: Option<Integrity>,
+    /// For provider `plain`: how the key is made from the passphrase; `sha256` where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<PlainHash>,
+}
+
+/// How a mapping is made each time. Kept here and never on the disk: what lies there can be written by the array.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("!self.allowDiscards && !self.noReadWorkqueue && !self.noWriteWorkqueue && !self.sameCpuCrypt && !self.submitFromCryptCpus", "the flags of activation are not implemented in this version: remove activation"))]
+pub struct Activation {
+    /// Pass discards (TRIM, UNMAP) on to the array, so that a thin volume shrinks. Shows the array which blocks are free.
+    #[serde(default)]
+    pub allow_discards: bool,
+    /// Decrypt where the read completes instead of in a work queue: less latency on fast local disks.
+    #[serde(default)]
+    pub no_read_workqueue: bool,
+    /// Encrypt where the write is submitted instead of in a work queue.
+    #[serde(default)]
+    pub no_write_workqueue: bool,
+    /// Encrypt on the CPU that submitted the request.
+    #[serde(default)]
+    pub same_cpu_crypt: bool,
+    /// Submit from the CPUs that encrypt instead of from one thread that sorts.
+    #[serde(default)]
+    pub submit_from_crypt_cpus: bool,
+}
+
+impl Activation {
+    /// The options of dm-crypt's table, in the order in which the kernel shows them.
+    pub fn options(&self) -> Vec<&'static str> {
+        [
+            (self.allow_discards, "allow_discards"),
+            (self.same_cpu_crypt, "same_cpu_crypt"),
+            (self.submit_from_crypt_cpus, "submit_from_crypt_cpus"),
+            (self.no_read_workqueue, "no_read_workqueue"),
+            (self.no_write_workqueue, "no_write_workqueue"),
+        ]
+        .into_iter()
+        .filter_map(|(set, word)| set.then_some(word))
+        .collect()
+    }
 }
 
 impl Encryption {
@@ -79,6 +175,9 @@ impl Default for Encryption {
             key_size: Self::default_key_size(),
             sector_size: Self::default_sector_size(),
             control_location: ControlLocation::default(),
+            detached_header: false,
+            integrity: None,
+            hash: None,
         }
     }
 }

@@ -3,7 +3,7 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::encryption::Encryption;
+use super::encryption::{Activation, Encryption};
 
 /// How volumes of this class are encrypted. Immutable: make a new class and use it for new volumes.
 ///
@@ -29,6 +29,9 @@ pub struct EncryptionClassSpec {
     /// How sectors are encrypted.
     #[serde(default)]
     pub encryption: Encryption,
+    /// How mappings are made: queues and discards.
+    #[serde(default)]
+    pub activation: Activation,
     /// KeyService of the volumes of this class; where absent, the one KeyService of the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]

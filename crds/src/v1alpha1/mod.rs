@@ -14,7 +14,7 @@ pub use encrypted_volume::{
     EncryptedVolumeSpec, EncryptedVolumeStatus, FormatPermitStatus, FormatPolicy, GeneratedKey,
     KeyReferenceStatus, KeySource, Link, PermitState, Rotation,
 };
-pub use encryption::{ControlLocation, Encryption, Provider};
+pub use encryption::{Activation, ControlLocation, Encryption, Integrity, PlainHash, Provider};
 pub use encryption_class::{EncryptionClass, EncryptionClassSpec};
 pub use key_service::{
     Backend, Interface, KeyService, KeyServiceSpec, KeyServiceStatus, QuotaStatus, Tenancy,

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    encryption::Encryption,
+    encryption::{Activation, Encryption, PlainHash, Provider},
     rotation::{NodeRotation, NodeRotationStatus},
     status::LastError,
 };
@@ -51,6 +51,12 @@ pub struct NodeVolumeSpec {
     pub source: NodeSource,
     /// How sectors are encrypted.
     pub encryption: Encryption,
+    /// How the mapping is made.
+    #[serde(default)]
+    pub activation: Activation,
+    /// The key is random, made on the node, and gone with the mapping: nobody is asked for one.
+    #[serde(default)]
+    pub ephemeral: bool,
     /// UUID that the LUKS header must have. Absent only for a first import (`format: Never`): then the header found is
     /// reported and pinned by the operator before the link is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -164,11 +170,17 @@ pub struct FormatPermit {
     pub luks_uuid: String,
 }
 
-/// Facts of a LUKS2 header that must not change between one opening and the next.
+/// Facts of a header, or of a mapping without one, that must not change between one opening and the next.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HeaderFacts {
-    /// UUID of the header.
+    /// Which encryptor it is for.
+    #[serde(default)]
+    pub provider: Provider,
+    /// How plain dm-crypt makes its key; absent for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<PlainHash>,
+    /// UUID of the header; without a header that of the volume's record.
     pub luks_uuid: String,
     /// Cipher of the one crypt segment, for example `aes-xts-plain64`.
     pub cipher: String,
@@ -178,7 +190,8 @@ pub struct HeaderFacts {
     pub sector_size: i32,
     /// Where data begins on the raw device, in bytes.
     pub data_offset: i64,
-    /// SHA-256 (lower-case hex) over the header's volume key digest: another volume key is another volume.
+    /// SHA-256 (lower-case hex) over the header's volume key digest: another volume key is another volume. Empty without
+    /// a header.
     pub digest: String,
 }
 
@@ -277,7 +290,7 @@ pub struct NodeVolumeStatus {
 pub struct DeviceStatus {
     /// Kernel name, for example `/dev/sda`.
     pub path: String,
-    /// WWID from sysfs, where the device has one.
+    /// WWID from sysfs, the device-mapper UUID, or the inode of a file, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wwid: Option<String>,
     /// Size in bytes.
@@ -294,6 +307,9 @@ pub struct MappingStatus {
     pub path: String,
     /// Size in bytes.
     pub size_bytes: i64,
+    /// Options of dm-crypt as the kernel shows them, for example `allow_discards`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
 }
 
 /// Record of a spent format permit.

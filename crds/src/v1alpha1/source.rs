@@ -15,13 +15,13 @@ pub struct Source {
     /// A logical unit of an iSCSI target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iscsi: Option<IscsiSource>,
-    /// A local disk or logical volume. Not implemented in this version.
+    /// A disk, partition or logical volume that is on the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceSource>,
-    /// A file through a loop device. Not implemented in this version.
+    /// A file on the node, through a loop device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<FileSource>,
-    /// A device with a random key that is never stored. Not implemented in this version.
+    /// Scratch space with a random key that is stored nowhere and gone at detach, and with it all data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ephemeral: Option<EphemeralSource>,
 }
@@ -73,37 +73,50 @@ pub struct SecretName {
     pub name: String,
 }
 
-/// A block device that is already on the node.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// A block device that is already on the node. One that is mounted, has partitions, carries something else's mapping or is
+/// swap is refused before anything is read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceSource {
-    /// Stable path, for example under `/dev/disk/by-id/`.
-    #[schemars(length(min = 1, max = 4096))]
+    /// Path below `/dev`, best a stable one such as under `/dev/disk/by-id/`, or a logical volume.
+    #[schemars(length(min = 6, max = 255))]
+    #[x_kube(validation = (r"self.matches('^/dev/[A-Za-z0-9][A-Za-z0-9._:+@/-]*$') && !self.contains('/../') && !self.endsWith('/..')", "a device is named by its path below /dev, best a stable one such as /dev/disk/by-id/wwn-0x5000c500a1b2c3d4"))]
     pub path: String,
+    /// WWID of the disk as sysfs shows it, or the device-mapper UUID of a logical volume. When set, another device at the
+    /// same path is refused before anything is read; else the one found first is pinned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub wwid: Option<String>,
 }
 
 /// A file on the node, offered as a block device by a loop device.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FileSource {
-    /// Path of the file on the node.
-    #[schemars(length(min = 1, max = 4096))]
+    /// The file, in `/var/lib/cryptvol/volumes/`, the one directory of the node that the agent has for it. Made, sparse,
+    /// where it is not there and the volume was never opened.
+    #[schemars(length(min = 1, max = 255))]
+    #[x_kube(validation = (r"self.matches('^/var/lib/cryptvol/volumes/[A-Za-z0-9][A-Za-z0-9._-]*$')", "a file is directly in /var/lib/cryptvol/volumes/, its name of letters, digits, dots, dashes and underscores: the agent has no other directory of the node"))]
     pub path: String,
     /// Size as a quantity, for example `10Gi`.
     #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = ("isQuantity(self) && quantity(self).isInteger() && quantity(self).asInteger() >= 33554432 && quantity(self).asInteger() % 4096 == 0", "size is a quantity of at least 32Mi and a multiple of 4096 bytes, for example 10Gi"))]
     pub size: String,
 }
 
 /// A device whose key is random and never stored.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("has(self.device) != has(self.size)", "set source.ephemeral.device or source.ephemeral.size, not both"))]
 pub struct EphemeralSource {
-    /// Stable path of a block device on the node.
+    /// Path of a block device of the node below `/dev`; blank at the first attachment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 4096))]
+    #[schemars(length(min = 6, max = 255))]
+    #[x_kube(validation = (r"self.matches('^/dev/[A-Za-z0-9][A-Za-z0-9._:+@/-]*$') && !self.contains('/../') && !self.endsWith('/..')", "a device is named by its path below /dev, best a stable one such as /dev/disk/by-id/wwn-0x5000c500a1b2c3d4"))]
     pub device: Option<String>,
-    /// Size of a scratch file as a quantity, where no device is named.
+    /// Size of a scratch file as a quantity, where no device is named; the file goes at detach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = ("isQuantity(self) && quantity(self).isInteger() && quantity(self).asInteger() >= 33554432 && quantity(self).asInteger() % 4096 == 0", "size is a quantity of at least 32Mi and a multiple of 4096 bytes, for example 10Gi"))]
     pub size: Option<String>,
 }

@@ -263,6 +263,7 @@ impl Ground {
                 sector_size: 512,
                 data_offset: 16 << 20,
                 digest: "ab".repeat(32),
+                ..HeaderFacts::default()
             });
             s.link = Some(nv.spec.link.clone());
             s.first_opened = Some(now());

@@ -131,6 +131,7 @@ async fn from_apply_to_delete() -> Result<()> {
         sector_size: 512,
         data_offset: 16 << 20,
         digest: "ab".repeat(32),
+        ..HeaderFacts::default()
     };
     ground
         .report(&nv, |s| {
@@ -145,6 +146,7 @@ async fn from_apply_to_delete() -> Result<()> {
                 name: "cryptvol-x".into(),
                 path: "/dev/dm-0".into(),
                 size_bytes: (1 << 30) - (16 << 20),
+                ..MappingStatus::default()
             });
             s.link = Some(nv.spec.link.clone());
             s.first_opened = Some(now());

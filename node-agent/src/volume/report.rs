@@ -205,5 +205,6 @@ fn mapping_status(mapping: &Mapping) -> MappingStatus {
         name: mapping.name.clone(),
         path: mapping.path.clone(),
         size_bytes: i64::try_from(mapping.size_bytes).unwrap_or(i64::MAX),
+        ..MappingStatus::default()
     }
 }

@@ -75,7 +75,7 @@ async fn key(
         })?;
     let namespace = volume.namespace().unwrap_or_default();
     let manager = tenants
-        .key_manager(&service, &namespace, &volume.spec.credentials)
+        .key_manager(&service, &namespace, volume.spec.credentials.as_ref())
         .await?;
     let key = manager.get_metadata(id).await?;
     key.usable()?;

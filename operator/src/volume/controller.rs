@@ -245,7 +245,7 @@ async fn secrets(ctx: Arc<Context>, tx: Trigger) {
         let users = ctx
             .stores
             .volumes
-            .refs(|v| v.metadata.namespace == namespace && v.spec.credentials.secret_name == name);
+            .refs(|v| v.metadata.namespace == namespace && v.spec.secret_name() == Some(&name));
         send(&tx, users);
     }
 }

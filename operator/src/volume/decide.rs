@@ -7,7 +7,7 @@ use cryptvol_crds::{
     conditions::Reason,
     names,
     v1alpha1::{
-        Desired, EncryptedVolumeStatus, Encryption, FormatPolicy, KeyReferenceStatus, Provider,
+        Activation, Desired, EncryptedVolumeStatus, Encryption, FormatPolicy, KeyReferenceStatus,
     },
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -188,7 +188,8 @@ pub fn secret_ref(volume: &EncryptedVolume) -> Option<&str> {
 pub fn encryption(world: &World, status: &EncryptedVolumeStatus) -> Result<Encryption, Problem> {
     match &status.header {
         Some(header) => Ok(Encryption {
-            provider: Provider::Luks2,
+            provider: header.provider,
+            hash: header.hash,
             cipher: header.cipher.clone(),
             key_size: header.key_size,
             sector_size: header.sector_size,
@@ -266,7 +267,7 @@ fn keep(world: &World, status: &EncryptedVolumeStatus, then: &mut Vec<Action>, f
         status,
         &found.spec.node_name,
         Desired::Attached,
-        found.spec.encryption.clone(),
+        as_made(found),
     );
     // A volume whose disk belongs to another one does not come up; what is up stays up.
     let may_rise = world.source_owner.is_none() || found.spec.desired == Desired::Attached;
@@ -290,10 +291,15 @@ fn attach(
         return Ok(None);
     }
     quota::may_be_handed_over(world)?;
-    let encryption = encryption(world, status)?;
+    let making = (encryption(world, status)?, world.activation);
     status.last_node_name = Some(node.to_owned());
-    let new = node_volumes::build(world, status, node, Desired::Attached, encryption);
+    let new = node_volumes::build(world, status, node, Desired::Attached, making);
     Ok(Some(new))
+}
+
+/// How the mapping on a node was made: it stays so until the next attachment, whatever the class says by now.
+pub fn as_made(found: &NodeVolume) -> (Encryption, Activation) {
+    (found.spec.encryption.clone(), found.spec.activation)
 }
 
 /// How far a NodeVolume is on its way out.
@@ -331,7 +337,7 @@ pub fn take_down(
         }
         return Step::Gone(actions);
     }
-    let wanted = node_volumes::build(world, status, node, desired, found.spec.encryption.clone());
+    let wanted = node_volumes::build(world, status, node, desired, as_made(found));
     if node_volumes::is_as(found, &wanted) {
         Step::Wait(vec![])
     } else {

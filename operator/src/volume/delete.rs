@@ -68,8 +68,9 @@ pub fn decide(world: &World, mut status: EncryptedVolumeStatus) -> Decision {
         Err(p) => problem = problem.or(Some(p.clone())),
         Ok(Some(node)) if waits.is_none() && world.node_volumes.is_empty() => {
             let encryption = decide::encryption(world, &status).unwrap_or_default();
+            let making = (encryption, world.activation);
             status.last_node_name = Some(node.clone());
-            let new = node_volumes::build(world, &status, node, Desired::Erased, encryption);
+            let new = node_volumes::build(world, &status, node, Desired::Erased, making);
             then.push(Action::Apply(Box::new(new)));
         }
         Ok(_) => {}
@@ -200,13 +201,12 @@ fn choose_eraser(world: &World, status: &EncryptedVolumeStatus) -> Result<Option
 }
 
 fn raise(world: &World, status: &EncryptedVolumeStatus, found: &NodeVolume) -> Step {
-    let encryption = found.spec.encryption.clone();
     let wanted = node_volumes::build(
         world,
         status,
         &found.spec.node_name,
         Desired::Erased,
-        encryption,
+        decide::as_made(found),
     );
     Step::Wait(vec![Action::Apply(Box::new(wanted))])
 }

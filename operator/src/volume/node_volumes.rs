@@ -3,7 +3,7 @@
 use cryptvol_crds::{
     NodeVolume, names,
     v1alpha1::{
-        Desired, EncryptedVolumeStatus, Encryption, IscsiSource, NodeIscsi, NodeSource,
+        Activation, Desired, EncryptedVolumeStatus, Encryption, IscsiSource, NodeIscsi, NodeSource,
         NodeVolumeSpec, VolumeRef,
     },
 };
@@ -21,7 +21,7 @@ pub fn build(
     status: &EncryptedVolumeStatus,
     node: &str,
     desired: Desired,
-    encryption: Encryption,
+    (encryption, activation): (Encryption, Activation),
 ) -> NodeVolume {
     let volume = &world.volume;
     let name = volume.name_any();
@@ -35,6 +35,8 @@ pub fn build(
         },
         desired,
         encryption,
+        activation,
+        ephemeral: false,
         luks_uuid: status.luks_uuid.clone(),
         size_bytes: status.size_bytes,
         wwid: source.wwid.clone().or_else(|| status.wwid.clone()),

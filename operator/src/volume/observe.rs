@@ -73,6 +73,12 @@ pub async fn gather(
             nodes.insert(name.to_owned(), state);
         }
     }
+    let of_class = class.as_ref().ok().and_then(Option::as_ref);
+    let activation = volume
+        .spec
+        .activation
+        .or(of_class.map(|c| c.spec.activation))
+        .unwrap_or_default();
     let encryption = match (&volume.spec.encryption, class) {
         (Some(inline), _) => Ok(inline.clone()),
         (None, Ok(Some(class))) => Ok(class.spec.encryption.clone()),
@@ -82,6 +88,7 @@ pub async fn gather(
     let mut world = World {
         volume: volume.clone(),
         encryption,
+        activation,
         key_service,
         key: super::world::KeyState::NotAsked,
         rotation: super::world::RotationKeys::default(),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use cryptvol_crds::{
     EncryptedVolume, KeyService, NodeVolume,
     conditions::Reason,
-    v1alpha1::{EncryptedVolumeStatus, Encryption},
+    v1alpha1::{Activation, EncryptedVolumeStatus, Encryption},
 };
 use k8s_openapi::jiff::Timestamp;
 
@@ -118,6 +118,8 @@ pub struct World {
     pub volume: EncryptedVolume,
     /// How its sectors are encrypted, by its own spec or its class.
     pub encryption: Result<Encryption, Problem>,
+    /// How its mapping is made at the next attachment, by its own spec or its class.
+    pub activation: Activation,
     /// The KeyService that holds its key.
     pub key_service: Result<Arc<KeyService>, Problem>,
     /// Its key.

@@ -425,6 +425,7 @@ mod tests {
             sector_size: 4096,
             data_offset: 16 << 20,
             digest: String::new(),
+            ..HeaderFacts::default()
         }
     }
 

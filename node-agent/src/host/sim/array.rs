@@ -122,6 +122,7 @@ impl SimHeader {
                 sector_size: 512,
                 data_offset: 16 << 20,
                 digest: format!("volume-key-of-{luks_uuid}"),
+                ..HeaderFacts::default()
             },
             slots: vec![passphrase.to_owned()],
             objections: vec![],

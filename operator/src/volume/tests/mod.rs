@@ -18,9 +18,9 @@ use cryptvol_crds::{
     },
     names,
     v1alpha1::{
-        DeletionPolicy, Desired, DeviceStatus, EncryptedVolumeStatus, Encryption, EraseReceipt,
-        FormatPolicy, HeaderFacts, LastError, MappingStatus, NodeVolumeStatus, PermitReceipt,
-        PermitState, Stage,
+        Activation, DeletionPolicy, Desired, DeviceStatus, EncryptedVolumeStatus, Encryption,
+        EraseReceipt, FormatPolicy, HeaderFacts, LastError, MappingStatus, NodeVolumeStatus,
+        PermitReceipt, PermitState, Stage,
     },
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
@@ -104,6 +104,7 @@ impl Cluster {
             world: World {
                 volume: volume(spec),
                 encryption: Ok(Encryption::default()),
+                activation: Activation::default(),
                 key_service: Ok(Arc::new(service)),
                 key: KeyState::NotAsked,
                 rotation: RotationKeys::default(),
@@ -372,6 +373,7 @@ impl Cluster {
             sector_size: 512,
             data_offset: 16 << 20,
             digest: "d".into(),
+            ..HeaderFacts::default()
         }
     }
 
@@ -401,6 +403,7 @@ impl Cluster {
                 name: "m".into(),
                 path: "/dev/dm-0".into(),
                 size_bytes: (1 << 30) - (16 << 20),
+                ..MappingStatus::default()
             });
             s.link = Some("/dev/cryptvol/t/v".into());
             s.first_opened.get_or_insert(Time(at(9)));

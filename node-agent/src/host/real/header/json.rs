@@ -236,6 +236,7 @@ pub fn read(json: &str, copy_size: usize, device_size: u64) -> Result<Read, Stri
             sector_size: segment.sector_size as i32,
             data_offset: i64::try_from(segment.offset).unwrap_or(i64::MAX),
             digest: fingerprint(digest)?,
+            ..HeaderFacts::default()
         },
         slots,
         areas,
