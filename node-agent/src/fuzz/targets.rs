@@ -20,7 +20,7 @@ use crate::{
             },
             luks,
             sysfs::Sysfs,
-            testing::{device, order},
+            testing::{device, order, order_luks1},
         },
     },
     release,
@@ -42,14 +42,14 @@ fn judge(head: &[u8]) {
             assert!(luks.bytes.len() <= head.len() && luks.header.key_slots <= 32);
             if luks.header.objections.is_empty() {
                 let facts = &luks.header.facts;
-                assert!(!facts.cipher.contains("null") && facts.data_offset >= 1 << 15);
+                assert!(!facts.cipher.contains("null") && facts.data_offset > 1 << 12);
                 assert!(
                     (facts.data_offset as u64) < DEVICE
-                        && luks.areas_end <= facts.data_offset as u64
+                        && luks.areas.end <= facts.data_offset as u64
                 );
                 for slot in &luks.slots {
                     assert!(
-                        slot.area.end <= luks.areas_end
+                        slot.area.end <= luks.areas.end
                             && slot.area.end - slot.area.start <= 512 << 10
                     );
                 }
@@ -83,6 +83,36 @@ fn luks2_header() {
         .chain([good.clone()])
         .collect();
     feed("header", &corpus, |len| 8 * len + (64 << 10), judge);
+}
+
+#[test]
+fn luks1_header() {
+    let (_path, disk) = device(DEVICE);
+    luks::format(&disk, &order_luks1()).unwrap();
+    let good = disk.read_vec(0, 2 * header::corpus::COPY).unwrap().to_vec();
+    let recipes = header::corpus_luks1::OBJECTED.iter();
+    let corpus: Vec<_> = recipes
+        .chain(header::corpus_luks1::DAMAGED)
+        .map(|forgery| {
+            let mut head = good.clone();
+            (forgery.apply)(&mut head);
+            head.truncate(header::corpus_luks1::BLOCK);
+            head
+        })
+        .collect();
+    let (mut luks, mut clean) = (0, 0);
+    let most = |len| 8 * len + (64 << 10);
+    feed("LUKS1 header", &corpus, most, |head| {
+        judge(head);
+        if let Parsed::Luks(found) = header::parse(head, DEVICE) {
+            luks += 1;
+            clean += usize::from(found.header.objections.is_empty());
+        }
+    });
+    assert!(
+        luks > 100 && clean > 3,
+        "only {luks} mutations were headers at all, {clean} without objection"
+    );
 }
 
 #[test]

@@ -25,15 +25,17 @@ pub fn erase(disk: &Disk, luks_uuid: &str) -> Result<Erased, StepError> {
         Err(found) => return Err(other(disk, luks_uuid, &describe(&found))),
     };
     if luks.header.facts.luks_uuid != luks_uuid {
-        let found = format!("a LUKS2 header with UUID {}", luks.header.facts.luks_uuid);
+        let found = format!("a LUKS header with UUID {}", luks.header.facts.luks_uuid);
         return Err(other(disk, luks_uuid, &found));
     }
     // What the header claims is bounded: a forged one cannot send this past the usual place of a header.
+    let start = luks.areas.start;
     let end = luks
-        .areas_end
-        .clamp(2 * luks.copy_size as u64, header::BLANK_HEAD)
+        .areas
+        .end
+        .clamp(start, header::BLANK_HEAD)
         .min(disk.size());
-    let areas = 2 * luks.copy_size as u64..end;
+    let areas = start..end;
 
     // Noise before zeros: a thin array may drop zeros without touching what it holds.
     let mut wiped = 0;
@@ -74,7 +76,7 @@ fn describe(found: &HeaderFound) -> String {
     match found {
         HeaderFound::Blank => "zeros".into(),
         HeaderFound::Foreign(what) => what.clone(),
-        HeaderFound::Luks(_) => "LUKS2".into(),
+        HeaderFound::Luks(_) => "LUKS".into(),
         HeaderFound::Unknown => "unknown data".into(),
     }
 }

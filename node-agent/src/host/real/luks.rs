@@ -1,4 +1,4 @@
-//! Writing and opening LUKS2 headers. libcryptsetup only ever sees a header in memory: what it made is checked before it is
+//! Writing and opening LUKS headers. libcryptsetup only ever sees a header in memory: what it made is checked before it is
 //! written, what it opens is what was checked, and it never waits for a device, a lock or udev.
 
 use std::{
@@ -8,10 +8,13 @@ use std::{
     path::PathBuf,
 };
 
-use cryptvol_crds::{conditions::Reason, v1alpha1::Encryption};
+use cryptvol_crds::{
+    conditions::Reason,
+    v1alpha1::{Encryption, Provider},
+};
 use libcryptsetup_rs::{
-    CryptDevice, CryptInit, CryptParamsLuks2, CryptParamsLuks2Ref, CryptPbkdfType, LibcryptErr,
-    SafeMemHandle,
+    CryptDevice, CryptInit, CryptParamsLuks1, CryptParamsLuks1Ref, CryptParamsLuks2,
+    CryptParamsLuks2Ref, CryptPbkdfType, LibcryptErr, SafeMemHandle,
     consts::{
         flags::{CryptPbkdf, CryptVolumeKey},
         vals::{CryptKdf, CryptRng, EncryptionFormat},
@@ -25,13 +28,15 @@ use nix::{
 use super::{
     disk::{Aligned, Disk},
     error::{because, failed},
-    header::{self, Luks},
+    header::{self, Luks, luks1},
     sys,
 };
 use crate::host::{FormatOrder, Header, HeaderFound, Passphrase, StepError};
 
-/// Iterations for a passphrase that is a random secret of 256 bits: the least that LUKS2 takes.
+/// Iterations for a passphrase that is a random secret of 256 bits: the least that LUKS takes.
 const ITERATIONS: u32 = 1000;
+/// Hash of key derivation and anti-forensic splitter, as cryptsetup's default is.
+const HASH: &str = "sha256";
 
 /// A volume key, in locked memory that is wiped when dropped.
 pub struct VolumeKey(pub(super) SafeMemHandle);
@@ -68,10 +73,21 @@ pub fn format(disk: &Disk, order: &FormatOrder) -> Result<Header, StepError> {
             return Err(because(
                 Reason::ForeignSignature,
                 format!(
-                    "{} carries a LUKS2 header with UUID {} and not {}",
+                    "{} carries a LUKS header with UUID {} and not {}",
                     disk.name(),
                     luks.header.facts.luks_uuid,
                     order.luks_uuid
+                ),
+            ));
+        }
+        Ok(luks) if luks.header.facts.provider != order.encryption.provider => {
+            return Err(because(
+                Reason::HeaderMismatch,
+                format!(
+                    "the header on {} is of {} and not of {}",
+                    disk.name(),
+                    luks.header.facts.provider.as_str(),
+                    order.encryption.provider.as_str()
                 ),
             ));
         }
@@ -136,7 +152,7 @@ struct Made {
 
 /// Makes a header for a device of this size, and reads it as strictly as one from an array.
 fn make(device_size: u64, order: &FormatOrder) -> Result<Made, StepError> {
-    let what = "making a LUKS2 header";
+    let what = "making a LUKS header";
     let memory = Memory::new(device_size).map_err(|e| failed(what, e))?;
     make_in(&memory, order).map_err(|e| failed(what, e))?;
 
@@ -151,6 +167,7 @@ fn make(device_size: u64, order: &FormatOrder) -> Result<Made, StepError> {
     };
     let facts = &luks.header.facts;
     let Encryption {
+        provider,
         cipher,
         key_size,
         sector_size,
@@ -158,6 +175,7 @@ fn make(device_size: u64, order: &FormatOrder) -> Result<Made, StepError> {
     } = &order.encryption;
     if !luks.header.objections.is_empty()
         || facts.luks_uuid != order.luks_uuid
+        || facts.provider != *provider
         || facts.cipher != *cipher
         || facts.key_size != *key_size
         || facts.sector_size != *sector_size
@@ -183,7 +201,7 @@ fn make(device_size: u64, order: &FormatOrder) -> Result<Made, StepError> {
 pub(super) fn pbkdf() -> CryptPbkdfType {
     CryptPbkdfType {
         type_: CryptKdf::Pbkdf2,
-        hash: Some("sha256".into()),
+        hash: Some(HASH.into()),
         time_ms: 0,
         iterations: ITERATIONS,
         max_memory_kb: 0,
@@ -200,28 +218,43 @@ fn make_in(memory: &Memory, order: &FormatOrder) -> Result<(), LibcryptErr> {
         .cipher
         .split_once('-')
         .ok_or_else(|| LibcryptErr::Other("cipher without a mode".into()))?;
-    let params = CryptParamsLuks2 {
-        pbkdf: Some(pbkdf()),
-        integrity: None,
-        integrity_params: None,
-        data_alignment: 0,
-        data_device: None,
-        sector_size: order.encryption.sector_size as u32,
-        label: None,
-        subsystem: None,
-    };
-    let mut params: CryptParamsLuks2Ref<'_> = (&params).try_into()?;
     let mut device = memory.device()?;
     let mut settings = device.settings_handle();
     settings.set_rng_type(CryptRng::Urandom);
     settings.set_pbkdf_type(&pbkdf())?;
-    device.context_handle().format(
-        EncryptionFormat::Luks2,
-        (cipher, mode),
-        Some(uuid),
-        libcryptsetup_rs::Either::Right(order.encryption.key_size as usize / 8),
-        Some(&mut params),
-    )?;
+    let key = libcryptsetup_rs::Either::Right(order.encryption.key_size as usize / 8);
+    let mut context = device.context_handle();
+    match order.encryption.provider {
+        Provider::Luks2 => {
+            let params = CryptParamsLuks2 {
+                pbkdf: Some(pbkdf()),
+                integrity: None,
+                integrity_params: None,
+                data_alignment: 0,
+                data_device: None,
+                sector_size: order.encryption.sector_size as u32,
+                label: None,
+                subsystem: None,
+            };
+            let mut params: CryptParamsLuks2Ref<'_> = (&params).try_into()?;
+            let format = EncryptionFormat::Luks2;
+            context.format(format, (cipher, mode), Some(uuid), key, Some(&mut params))?;
+        }
+        Provider::Luks => {
+            let params = CryptParamsLuks1 {
+                hash: HASH.into(),
+                data_alignment: 0,
+                data_device: None,
+            };
+            let mut params: CryptParamsLuks1Ref<'_> = (&params).try_into()?;
+            let format = EncryptionFormat::Luks1;
+            context.format(format, (cipher, mode), Some(uuid), key, Some(&mut params))?;
+        }
+        other @ (Provider::Plain | Provider::PassThrough) => {
+            let what = format!("{} has no header", other.as_str());
+            return Err(LibcryptErr::Other(what));
+        }
+    }
     device.keyslot_handle().add_by_key(
         Some(0),
         None,
@@ -231,22 +264,52 @@ fn make_in(memory: &Memory, order: &FormatOrder) -> Result<(), LibcryptErr> {
     Ok(())
 }
 
+fn write(disk: &Disk, made: &Made, over: bool) -> Result<(), StepError> {
+    match made.luks.header.facts.provider {
+        Provider::Luks => write_luks1(disk, made, over),
+        _ => write_luks2(disk, made, over),
+    }
+}
+
 /// Writes the second copy first: from then on the device is known by its UUID. The first copy comes last, when all else
 /// is on stable storage.
-fn write(disk: &Disk, made: &Made, over: bool) -> Result<(), StepError> {
-    let (primary, secondary) = made.luks.bytes.split_at(made.luks.copy_size);
+fn write_luks2(disk: &Disk, made: &Made, over: bool) -> Result<(), StepError> {
+    let copy_size = made.luks.copy_size();
+    let (primary, secondary) = made.luks.bytes.split_at(copy_size);
     if over {
         // At no moment two copies that are both whole and say different things.
-        disk.write(0, &vec![0; made.luks.copy_size])?;
+        disk.write(0, &vec![0; copy_size])?;
         disk.sync()?;
     }
-    disk.write(made.luks.copy_size as u64, secondary)?;
+    disk.write(copy_size as u64, secondary)?;
     disk.sync()?;
+    write_areas(disk, made)?;
+    disk.write(0, primary)?;
+    disk.sync()
+}
+
+/// There is one copy: it says first that no key slot is in use, then the key slot is written, then the header says so. It spans
+/// two sectors, and a device may write one of them only: the second is there before the first, which has magic and UUID.
+fn write_luks1(disk: &Disk, made: &Made, over: bool) -> Result<(), StepError> {
+    const SECTOR: usize = 512;
+    let free = luks1::without_key_slots(&made.luks.bytes);
+    if !over {
+        let mut second = free.clone();
+        second[..SECTOR].fill(0);
+        disk.write(0, &second)?;
+        disk.sync()?;
+    }
+    disk.write(0, &free)?;
+    disk.sync()?;
+    write_areas(disk, made)?;
+    disk.write(0, &made.luks.bytes)?;
+    disk.sync()
+}
+
+fn write_areas(disk: &Disk, made: &Made) -> Result<(), StepError> {
     for (offset, area) in &made.areas {
         disk.write(*offset, area)?;
     }
-    disk.sync()?;
-    disk.write(0, primary)?;
     disk.sync()
 }
 
@@ -258,7 +321,11 @@ pub fn unlock(disk: &Disk, luks: &Luks, passphrase: &Passphrase) -> Result<Volum
     let what = || format!("opening the header of {}", disk.name());
     let memory = Memory::of(disk, luks)?;
     let len = luks.header.facts.key_size as usize / 8;
-    let opened = open_in(&memory, len, passphrase);
+    let format = match luks.header.facts.provider {
+        Provider::Luks => EncryptionFormat::Luks1,
+        _ => EncryptionFormat::Luks2,
+    };
+    let opened = open_in(&memory, format, len, passphrase);
     match opened {
         Ok(key) => Ok(key),
         Err(LibcryptErr::IOError(e)) if e.raw_os_error() == Some(libc::EPERM) => Err(because(
@@ -273,11 +340,14 @@ pub fn unlock(disk: &Disk, luks: &Luks, passphrase: &Passphrase) -> Result<Volum
     }
 }
 
-fn open_in(memory: &Memory, len: usize, passphrase: &Passphrase) -> Result<VolumeKey, LibcryptErr> {
+fn open_in(
+    memory: &Memory,
+    format: EncryptionFormat,
+    len: usize,
+    passphrase: &Passphrase,
+) -> Result<VolumeKey, LibcryptErr> {
     let mut device = memory.device()?;
-    device
-        .context_handle()
-        .load::<()>(Some(EncryptionFormat::Luks2), None)?;
+    device.context_handle().load::<()>(Some(format), None)?;
     let mut key = SafeMemHandle::alloc(len)?;
     let (_, got) =
         device

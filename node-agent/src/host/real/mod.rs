@@ -217,7 +217,7 @@ fn pinned_header(disk: &Disk, expected: &HeaderFacts) -> Result<header::Luks, St
     let mismatch = |what| Err(because(Reason::HeaderMismatch, what));
     match header::read_luks(disk)? {
         Err(found) => mismatch(format!(
-            "{} carries no LUKS2 header but {found:?}",
+            "{} carries no LUKS header but {found:?}",
             disk.name()
         )),
         Ok(luks) => match difference(expected, &luks.header) {
@@ -238,6 +238,9 @@ fn difference(expected: &HeaderFacts, found: &Header) -> Option<String> {
     };
     match expected {
         e if e.luks_uuid != facts.luks_uuid => pair("LUKS UUID", &e.luks_uuid, &facts.luks_uuid),
+        e if e.provider != facts.provider => {
+            pair("encryptor", &e.provider.as_str(), &facts.provider.as_str())
+        }
         e if e.cipher != facts.cipher => pair("cipher", &e.cipher, &facts.cipher),
         e if e.key_size != facts.key_size => pair("key size", &e.key_size, &facts.key_size),
         e if e.sector_size != facts.sector_size => {

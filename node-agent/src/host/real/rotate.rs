@@ -69,9 +69,9 @@ pub fn add(disk: &Disk, order: &AddSlotOrder) -> Result<Vec<KeySlotRef>, StepErr
             disk.write(slot.area.start, &read(&memory, &slot.area, &what())?)?;
         }
         disk.sync()?;
-        copies = read(&memory, &(0..2 * found.copy_size as u64), &what())?.to_vec();
+        copies = read(&memory, &(0..2 * found.copy_size() as u64), &what())?.to_vec();
     }
-    write_copies(disk, &copies, found.copy_size)?;
+    write_copies(disk, &copies, found.copy_size())?;
 
     // Proven on the disk as it is now, to the very key that encrypts the sectors.
     let now = pinned_header(disk, &order.expected)?;
@@ -105,7 +105,7 @@ pub fn drop_slots(disk: &Disk, order: &DropSlotsOrder) -> Result<(), StepError> 
         ));
     }
     if doomed.is_empty() {
-        return write_copies(disk, &header::both_copies(&found), found.copy_size);
+        return write_copies(disk, &header::both_copies(&found), found.copy_size());
     }
     for slot in &doomed {
         device
@@ -124,7 +124,7 @@ pub fn drop_slots(disk: &Disk, order: &DropSlotsOrder) -> Result<(), StepError> 
         ));
     }
     // Noise before zeros, as at an erasure: a thin array may drop zeros without touching what it holds.
-    let region = 2 * found.copy_size as u64..found.areas_end.min(header::BLANK_HEAD);
+    let region = 2 * found.copy_size() as u64..found.areas.end.min(header::BLANK_HEAD);
     let wiped: Vec<_> = doomed.iter().map(|s| within(&s.area, &region)).collect();
     for area in &wiped {
         erase::noise(disk, area.start, area.end)?;
@@ -134,8 +134,8 @@ pub fn drop_slots(disk: &Disk, order: &DropSlotsOrder) -> Result<(), StepError> 
         erase::zeros(disk, area.start, area.end)?;
     }
     disk.sync()?;
-    let copies = read(&memory, &(0..2 * found.copy_size as u64), &what())?;
-    write_copies(disk, &copies, found.copy_size)?;
+    let copies = read(&memory, &(0..2 * found.copy_size() as u64), &what())?;
+    write_copies(disk, &copies, found.copy_size())?;
 
     let now = pinned_header(disk, &order.expected)?;
     luks::unlock(disk, &now, &order.passphrase)?;
@@ -202,7 +202,7 @@ fn judged(disk: &Disk, memory: &Memory, before: &Luks) -> Result<Luks, StepError
         header::Parsed::Luks(made)
             if made.header.facts == before.header.facts
                 && made.header.objections.is_empty()
-                && made.copy_size == before.copy_size =>
+                && made.copy_size() == before.copy_size() =>
         {
             Ok(*made)
         }

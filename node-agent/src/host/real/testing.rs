@@ -1,6 +1,6 @@
 //! Devices and orders for tests of this module: plain files, no device-mapper.
 
-use cryptvol_crds::v1alpha1::Encryption;
+use cryptvol_crds::v1alpha1::{Encryption, Provider};
 
 use super::disk::Disk;
 use crate::host::{FormatOrder, Passphrase};
@@ -21,6 +21,13 @@ pub fn order() -> FormatOrder {
         passphrase: Passphrase("7".repeat(64)),
         over_torn: false,
     }
+}
+
+/// The same for LUKS1.
+pub fn order_luks1() -> FormatOrder {
+    let mut order = order();
+    order.encryption.provider = Provider::Luks;
+    order
 }
 
 /// Writes bytes somewhere.

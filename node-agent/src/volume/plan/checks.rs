@@ -89,6 +89,11 @@ impl<'a> At<'a> {
         }
         let (facts, wanted) = (&header.facts, &self.wanted.encryption);
         for (what, found, expected) in [
+            (
+                "provider",
+                facts.provider.as_str().to_owned(),
+                wanted.provider.as_str().to_owned(),
+            ),
             ("cipher", facts.cipher.clone(), wanted.cipher.clone()),
             (
                 "key size in bits",
@@ -192,6 +197,9 @@ pub(super) fn table_agrees(mapping: &Mapping, facts: &HeaderFacts) -> Result<(),
 fn difference(a: &HeaderFacts, b: &HeaderFacts) -> Option<&'static str> {
     if a.luks_uuid != b.luks_uuid {
         return Some("UUID");
+    }
+    if a.provider != b.provider {
+        return Some("provider");
     }
     if a.digest != b.digest {
         return Some("volume key digest");

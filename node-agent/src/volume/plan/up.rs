@@ -220,7 +220,7 @@ impl At<'_> {
             HeaderFound::Foreign(what) => Err(stop(
                 Stage::Header,
                 Reason::ForeignSignature,
-                format!("{} carries {what}, not a LUKS2 header", device.path),
+                format!("{} carries {what}, not a LUKS header", device.path),
             )),
             HeaderFound::Unknown => Err(stop(
                 Stage::Header,

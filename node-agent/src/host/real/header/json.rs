@@ -3,48 +3,33 @@
 use std::{collections::BTreeMap, fmt, marker::PhantomData, ops::Range};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use cryptvol_crds::v1alpha1::HeaderFacts;
+use cryptvol_crds::v1alpha1::{HeaderFacts, Provider};
 use serde::{
     Deserialize, Deserializer,
     de::{self, IgnoredAny, MapAccess, Visitor},
 };
-use sha2::{Digest as _, Sha256};
 
-/// More PBKDF2 iterations than anybody asks for, about 4 s: a forged header could ask for 2^32.
-const MAX_PBKDF2_ITERATIONS: u32 = 10_000_000;
+use super::bounds::{
+    self, HASHES, KEY_BYTES, MAX_PBKDF2_ITERATIONS, MAX_PBKDF2_TOTAL, MIN_PBKDF2_ITERATIONS,
+    STRIPES, is_null, protects,
+};
+
 /// More memory for Argon2 than a worker may take, in KiB.
 const MAX_ARGON2_MEMORY: u32 = 64 << 10;
 /// More passes of Argon2 than a worker has time for.
 const MAX_ARGON2_TIME: u32 = 16;
 /// More threads of Argon2 than anybody asks for (also libcryptsetup's limit).
 const MAX_ARGON2_CPUS: u32 = 4;
-/// Stripes of the anti-forensic splitter: LUKS knows no other number.
-const STRIPES: u32 = 4000;
 /// Largest area that a key slot needs: 64 bytes in 4000 stripes, rounded up.
 const MAX_AREA: u64 = 512 << 10;
 /// Largest key slot region of the format.
 const MAX_AREAS: u64 = 128 << 20;
 /// Most key slots of the format.
 const MAX_SLOTS: usize = 32;
-/// Most PBKDF2 iterations of all key slots and digests together: a wrong passphrase tries every slot.
-const MAX_PBKDF2_TOTAL: u64 = 2 * MAX_PBKDF2_ITERATIONS as u64;
 /// Most passes times KiB of all key slots together, for the same cause.
 const MAX_ARGON2_TOTAL: u64 = 4 * (MAX_ARGON2_MEMORY as u64) * (MAX_ARGON2_TIME as u64);
 /// Bytes of a key slot's own key: AES-128 to AES-256 in XTS.
 const AREA_KEY: Range<u32> = 16..65;
-/// Ciphers and modes that tools encrypt key slots with. Not a list of what is bad: whatever leaves a key slot readable to
-/// everybody lets a forger choose the volume key (CVE-2025-59054), and nobody knows all such names.
-const AREA_CIPHERS: [&str; 6] = [
-    "aes",
-    "serpent",
-    "twofish",
-    "camellia",
-    "xchacha12,aes",
-    "xchacha20,aes",
-];
-const AREA_MODES: [&str; 4] = ["xts", "cbc", "lrw", "adiantum"];
-/// Hashes for key derivation and anti-forensic splitter.
-const HASHES: [&str; 4] = ["sha1", "sha256", "sha384", "sha512"];
 
 /// A key slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,13 +44,13 @@ pub struct KeySlot {
 
 /// Place of a key slot.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Area {
+struct Area {
     #[serde(rename = "type")]
     kind: String,
     #[serde(deserialize_with = "number")]
-    pub offset: u64,
+    offset: u64,
     #[serde(deserialize_with = "number")]
-    pub size: u64,
+    size: u64,
     #[serde(default)]
     encryption: Option<String>,
     #[serde(default)]
@@ -80,7 +65,7 @@ pub struct Read {
     /// Key slots of the volume key.
     pub slots: Vec<KeySlot>,
     /// Areas of all key slots.
-    pub areas: Vec<Area>,
+    pub used: Vec<Range<u64>>,
     /// End of the key slot region.
     pub areas_end: u64,
     /// What is not acceptable.
@@ -222,14 +207,12 @@ pub fn read(json: &str, copy_size: usize, device_size: u64) -> Result<Read, Stri
         object("it has no key slot in use".into());
     }
     total_cost(&metadata, &mut object);
-    let areas = metadata
-        .keyslots
-        .0
-        .into_values()
-        .filter_map(|s| s.area)
-        .collect();
+    let used = metadata.keyslots.0.into_values().filter_map(|s| s.area);
+    let used = used.map(|a| a.offset..a.offset.saturating_add(a.size));
+    let used = used.collect();
     Ok(Read {
         facts: HeaderFacts {
+            provider: Provider::Luks2,
             luks_uuid: String::new(),
             cipher: segment.encryption.clone(),
             key_size: key_size.saturating_mul(8) as i32,
@@ -239,7 +222,7 @@ pub fn read(json: &str, copy_size: usize, device_size: u64) -> Result<Read, Stri
             ..HeaderFacts::default()
         },
         slots,
-        areas,
+        used,
         areas_end,
         objections,
     })
@@ -382,7 +365,7 @@ fn slot_objections(slot: &Slot, region: Range<u64>) -> Vec<String> {
     if slot.kind != "luks2" {
         object(format!("is of type {:?}", slot.kind));
     }
-    if !(16..=64).contains(&slot.key_size) {
+    if !KEY_BYTES.contains(&slot.key_size) {
         object(format!("holds a key of {} bytes", slot.key_size));
     }
     match &slot.af {
@@ -425,7 +408,7 @@ fn slot_objections(slot: &Slot, region: Range<u64>) -> Vec<String> {
         }
         Some(kdf) => match kdf.kind.as_str() {
             "pbkdf2" => {
-                if !(1000..=MAX_PBKDF2_ITERATIONS).contains(&kdf.iterations)
+                if !(MIN_PBKDF2_ITERATIONS..=MAX_PBKDF2_ITERATIONS).contains(&kdf.iterations)
                     || !HASHES.contains(&kdf.hash.as_str())
                 {
                     object(format!(
@@ -452,39 +435,19 @@ fn slot_objections(slot: &Slot, region: Range<u64>) -> Vec<String> {
     objections
 }
 
-fn protects(cipher: &str) -> bool {
-    let mut parts = cipher.splitn(2, '-');
-    let (name, mode) = (
-        parts.next().unwrap_or_default(),
-        parts.next().unwrap_or_default(),
-    );
-    let mode = mode.split('-').next().unwrap_or_default();
-    AREA_CIPHERS.contains(&name) && AREA_MODES.contains(&mode)
-}
-
-/// No cipher at all, as in `cipher_null-ecb` or `null`.
-fn is_null(cipher: &str) -> bool {
-    cipher.is_empty() || cipher.contains("null") || cipher.contains("none")
-}
-
 fn slot_fingerprint(slot: &Slot, area: &Area) -> String {
     let salt = slot.kdf.as_ref().map_or("", |k| &k.salt);
-    let text = format!("{salt} {} {}", area.offset, area.size);
-    hexadecimal(&Sha256::digest(text.as_bytes()))
+    let place = format!(" {} {}", area.offset, area.size);
+    bounds::fingerprint(salt.as_bytes(), place.as_bytes())
 }
 
-/// SHA-256 over salt and digest: another volume key, or the same under another salt, is another volume.
 fn fingerprint(digest: &Digest) -> Result<String, String> {
-    let mut hash = Sha256::new();
-    for part in [&digest.salt, &digest.digest] {
-        let bytes = STANDARD.decode(part).map_err(|e| format!("digest: {e}"))?;
-        hash.update(bytes);
-    }
-    Ok(hexadecimal(&hash.finalize()))
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    let [salt, sum] = [&digest.salt, &digest.digest].map(|part| STANDARD.decode(part));
+    let wrong = |e: base64::DecodeError| format!("digest: {e}");
+    Ok(bounds::fingerprint(
+        &salt.map_err(wrong)?,
+        &sum.map_err(wrong)?,
+    ))
 }
 
 /// Numbers above 2^31 stand as text in LUKS2 metadata.

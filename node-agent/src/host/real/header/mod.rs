@@ -1,19 +1,23 @@
-//! What is at the beginning of a device, as untrusted input: our own strict reading of a LUKS2 header.
+//! What is at the beginning of a device, as untrusted input: our own strict reading of a LUKS header.
 //!
 //! libcryptsetup repairs what it reads and accepts what a forger may ask for (null ciphers, costly key derivation,
 //! re-encryption; CVE-2025-59054, CVE-2025-58356). Here the bytes are read once, checked with bounded cost, and never
-//! written. The format is that of the "LUKS2 On-Disk Format Specification" version 1.1.3.
+//! written. LUKS2 is that of the "LUKS2 On-Disk Format Specification" version 1.1.3; LUKS1 is in `luks1`.
 
+mod bounds;
 mod json;
+pub mod luks1;
 pub(crate) mod probe;
 mod strict;
+
+use std::ops::Range;
 
 use sha2::{Digest, Sha256, Sha512};
 
 use super::disk::{Disk, is_zero};
 use crate::host::{Header, HeaderFound, StepError, shown::shown};
 pub use json::KeySlot;
-use json::{Area, Read};
+use json::Read;
 
 /// Where a LUKS2 header may have its second copy, which is also the size of one copy.
 const COPY_SIZES: [usize; 9] = [
@@ -44,12 +48,17 @@ pub struct Luks {
     pub header: Header,
     /// Its key slots.
     pub slots: Vec<KeySlot>,
-    /// Size of one copy.
-    pub copy_size: usize,
-    /// End of the key slot area.
-    pub areas_end: u64,
-    /// Both copies as they were read; one that was not taken is zeros.
+    /// Where key slots may lie: from behind the header on.
+    pub areas: Range<u64>,
+    /// The header as it was read: of LUKS2 both copies (one that was not taken is zeros), of LUKS1 its block.
     pub bytes: Vec<u8>,
+}
+
+impl Luks {
+    /// Size of one of the two copies of a LUKS2 header.
+    pub fn copy_size(&self) -> usize {
+        self.bytes.len() / 2
+    }
 }
 
 /// What LUKS reading finds in bytes.
@@ -59,9 +68,9 @@ pub enum Parsed {
     None,
     /// A header whose copies are this long: so many bytes from the beginning are needed to read it.
     NeedMore(usize),
-    /// LUKS, but not a LUKS2 header that can be read; says why.
+    /// LUKS, but not a header that can be read; says why.
     Foreign(String),
-    /// A LUKS2 header.
+    /// A header of LUKS2 or LUKS1.
     Luks(Box<Luks>),
 }
 
@@ -145,6 +154,9 @@ pub fn parse(head: &[u8], device_size: u64) -> Parsed {
 fn find(head: &[u8], device_size: u64) -> Parsed {
     if head.get(..6) == Some(PRIMARY) {
         let version = be16(head, 6);
+        if version == Some(1) {
+            return luks1::read(head, device_size);
+        }
         if version != Some(2) {
             return Parsed::Foreign(format!("crypto_LUKS version {}", version.unwrap_or(0)));
         }
@@ -196,7 +208,7 @@ fn choose(head: &[u8], size: usize, device_size: u64) -> Parsed {
     let Read {
         mut facts,
         slots,
-        areas,
+        used,
         areas_end,
         objections: more,
     } = match json::read(copy.json, size, device_size) {
@@ -205,7 +217,7 @@ fn choose(head: &[u8], size: usize, device_size: u64) -> Parsed {
     };
     facts.luks_uuid = copy.uuid.to_owned();
     objections.extend(more);
-    objections.extend(overlaps(&areas));
+    objections.extend(overlaps(used));
     let key_slots = slots.len() as u32;
 
     let mut bytes = vec![0; 2 * size];
@@ -225,18 +237,16 @@ fn choose(head: &[u8], size: usize, device_size: u64) -> Parsed {
             objections,
         },
         slots,
-        copy_size: size,
-        areas_end,
+        areas: 2 * size as u64..areas_end,
         bytes,
     }))
 }
 
-fn overlaps(areas: &[Area]) -> Option<String> {
-    let mut sorted: Vec<_> = areas.iter().collect();
-    sorted.sort_by_key(|a| a.offset);
-    sorted
+fn overlaps(mut areas: Vec<Range<u64>>) -> Option<String> {
+    areas.sort_by_key(|a| a.start);
+    areas
         .windows(2)
-        .any(|w| w[0].offset.saturating_add(w[0].size) > w[1].offset)
+        .any(|w| w[0].end > w[1].start)
         .then(|| "key slots overlap".to_owned())
 }
 
@@ -306,9 +316,9 @@ fn checksum_is_right<D: Digest>(copy: &[u8]) -> bool {
 /// Both copies of a header of which one may be missing in `bytes` because it was damaged or older: the other one again.
 pub fn both_copies(luks: &Luks) -> Vec<u8> {
     let mut bytes = luks.bytes.clone();
-    let (first, second) = bytes.split_at_mut(luks.copy_size);
+    let (first, second) = bytes.split_at_mut(luks.copy_size());
     match (is_zero(first), is_zero(second)) {
-        (false, true) => recopy(first, second, SECONDARY, luks.copy_size as u64),
+        (false, true) => recopy(first, second, SECONDARY, luks.copy_size() as u64),
         (true, false) => recopy(second, first, PRIMARY, 0),
         _ => {}
     }
@@ -363,5 +373,11 @@ fn extend(disk: &Disk, head: &mut Vec<u8>, len: usize) -> Result<(), StepError> 
 #[cfg(test)]
 #[path = "../../../../corpus/headers.rs"]
 pub(crate) mod corpus;
+#[cfg(test)]
+#[path = "../../../../corpus/headers_luks1.rs"]
+pub(crate) mod corpus_luks1;
+#[cfg(test)]
+#[path = "luks1_tests.rs"]
+mod luks1_tests;
 #[cfg(test)]
 mod tests;

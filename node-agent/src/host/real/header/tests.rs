@@ -219,15 +219,15 @@ fn any_bytes_are_read_without_harm() {
 }
 
 #[test]
-fn luks1_is_foreign() {
+fn a_version_that_nobody_knows_is_foreign() {
     let (_path, disk) = device(SIZE);
     let mut magic = [0; 4096];
     magic[..6].copy_from_slice(PRIMARY);
-    magic[7] = 1;
+    magic[7] = 3;
     rewrite(&disk, 0, &magic);
     assert_eq!(
         read(&disk).unwrap(),
-        HeaderFound::Foreign("crypto_LUKS version 1".into())
+        HeaderFound::Foreign("crypto_LUKS version 3".into())
     );
 }
 

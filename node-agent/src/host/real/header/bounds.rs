@@ -1,0 +1,53 @@
+//! What a header may ask for, whatever its version: no more time and memory than an unlock is worth, and only ciphers that
+//! protect.
+
+use sha2::{Digest as _, Sha256};
+
+/// More PBKDF2 iterations than anybody asks for, about 4 s: a forged header could ask for 2^32.
+pub const MAX_PBKDF2_ITERATIONS: u32 = 10_000_000;
+/// Most PBKDF2 iterations of all key slots and digests together: a wrong passphrase tries every slot.
+pub const MAX_PBKDF2_TOTAL: u64 = 2 * MAX_PBKDF2_ITERATIONS as u64;
+/// Fewest iterations that tools take for a key slot.
+pub const MIN_PBKDF2_ITERATIONS: u32 = 1000;
+/// Stripes of the anti-forensic splitter: LUKS knows no other number.
+pub const STRIPES: u32 = 4000;
+/// Bytes of a volume key: AES-128 to AES-256 in XTS.
+pub const KEY_BYTES: std::ops::RangeInclusive<u32> = 16..=64;
+/// Hashes for key derivation and anti-forensic splitter.
+pub const HASHES: [&str; 4] = ["sha1", "sha256", "sha384", "sha512"];
+
+/// Ciphers and modes that tools encrypt key slots with. Not a list of what is bad: whatever leaves a key slot readable to
+/// everybody lets a forger choose the volume key (CVE-2025-59054), and nobody knows all such names.
+const AREA_CIPHERS: [&str; 6] = [
+    "aes",
+    "serpent",
+    "twofish",
+    "camellia",
+    "xchacha12,aes",
+    "xchacha20,aes",
+];
+const AREA_MODES: [&str; 4] = ["xts", "cbc", "lrw", "adiantum"];
+
+/// Whether a cipher is known to protect a key slot.
+pub fn protects(cipher: &str) -> bool {
+    let mut parts = cipher.splitn(2, '-');
+    let (name, mode) = (
+        parts.next().unwrap_or_default(),
+        parts.next().unwrap_or_default(),
+    );
+    let mode = mode.split('-').next().unwrap_or_default();
+    AREA_CIPHERS.contains(&name) && AREA_MODES.contains(&mode)
+}
+
+/// No cipher at all, as in `cipher_null-ecb` or `null`.
+pub fn is_null(cipher: &str) -> bool {
+    cipher.is_empty() || cipher.contains("null") || cipher.contains("none")
+}
+
+/// SHA-256 over salt and digest of the volume key: another volume key, or the same under another salt, is another volume.
+pub fn fingerprint(salt: &[u8], digest: &[u8]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(salt);
+    hash.update(digest);
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
