@@ -131,6 +131,7 @@ impl Walk {
         let order = OpenOrder {
             mapping_name: query.mapping_name.clone(),
             mapping_uuid: names::mapping_uuid(LUKS_UUID, VOLUME_UID),
+            blank: false,
             expected: header.facts,
             passphrase: self.passphrase.clone(),
         };

@@ -176,6 +176,7 @@ fn workers_serve_die_at_deadlines_and_go_home() {
         let order = OpenOrder {
             mapping_name: "cryptvol-none".into(),
             mapping_uuid: "CRYPTVOL-none".into(),
+            blank: false,
             expected: HeaderFacts::default(),
             passphrase: Passphrase("zq-5ec4e7-zq".into()),
         };

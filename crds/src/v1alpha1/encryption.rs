@@ -75,7 +75,7 @@ pub enum ControlLocation {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("self.provider == 'luks2'", "encryption providers luks (LUKS1), plain and none are not implemented in this version: use luks2"),
+    validation = ("self.provider != 'none'", "encryption provider none is not implemented in this version: use luks2"),
     validation = ("!self.detachedHeader", "detachedHeader is not implemented in this version: remove it"),
     validation = ("!has(self.integrity)", "integrity is not implemented in this version: remove it"),
     validation = ("self.provider != 'luks' || self.sectorSize == 512", "provider luks (LUKS1) knows no sectors but of 512 bytes: use luks2 for sectorSize 4096"),

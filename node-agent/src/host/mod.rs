@@ -54,7 +54,7 @@ pub trait Host {
     /// `DeviceUnreadable`; `WwidMismatch` when `device` is not what it was.
     fn read_header(&mut self, device: &DeviceId) -> Result<HeaderFound, StepError>;
 
-    /// Writes a LUKS2 header with one key slot. The caller holds a permit that is recorded as spent. Checks once more that
+    /// Writes a LUKS header with one key slot. The caller holds a permit that is recorded as spent. Checks once more that
     /// the device is blank, or carries a header with the permit's UUID that either opens (it is kept) or, where
     /// `order.over_torn` says so, does not (it is replaced).
     ///
@@ -63,10 +63,11 @@ pub trait Host {
     fn format(&mut self, device: &DeviceId, order: &FormatOrder) -> Result<Header, StepError>;
 
     /// Opens the key slot and makes the mapping under our name and UUID, from a header that agrees with `order.expected`,
-    /// the volume key going through the kernel keyring. Success when the same mapping is there already.
+    /// the volume key going through the kernel keyring. Plain dm-crypt has no header, and takes any key; with `order.blank`
+    /// it checks once more that the device is blank. Success when the same mapping is there already.
     ///
     /// # Errors
-    /// `KeyDoesNotOpen`, `HeaderMismatch`, `NotOurs` (another mapping of that name), `StepFailed`.
+    /// `KeyDoesNotOpen`, `HeaderMismatch`, `DeviceNotBlank`, `NotOurs` (another mapping of that name), `StepFailed`.
     fn open(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError>;
 
     /// Makes the link lead to the mapping, by rename. Refuses to replace what is not ours.

@@ -267,17 +267,17 @@ pub enum LinkFound {
 /// What the beginning of a device holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HeaderFound {
-    /// A LUKS2 header.
+    /// A LUKS2 or LUKS1 header.
     Luks(Box<Header>),
     /// All zeros where a header would be (16 MiB), and no signature anywhere that libblkid knows.
     Blank,
-    /// Something else, named, for example `ext4`, `LVM2_member`, `crypto_LUKS version 1`.
+    /// Something else, named, for example `ext4`, `LVM2_member`, `linux_raid_member`.
     Foreign(String),
     /// Not zeros and not known.
     Unknown,
 }
 
-/// A LUKS2 header that was read and found well-formed.
+/// A LUKS header that was read and found well-formed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Header {
     /// Facts to pin.
@@ -356,8 +356,11 @@ pub struct OpenOrder {
     pub mapping_name: String,
     /// Device-mapper UUID.
     pub mapping_uuid: String,
-    /// What the header must be.
+    /// What the header must be, or what stands for one.
     pub expected: HeaderFacts,
+    /// The device must be blank: the first opening of a volume without a header.
+    #[serde(default)]
+    pub blank: bool,
     /// Opens a key slot.
     pub passphrase: Passphrase,
 }

@@ -276,11 +276,13 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 device,
                 expected,
                 mapping_uuid,
+                blank,
             } => {
                 let order = OpenOrder {
                     mapping_name: query.mapping_name.clone(),
                     mapping_uuid: mapping_uuid.clone(),
                     expected: expected.clone(),
+                    blank: *blank,
                     passphrase: at.passphrase()?,
                 };
                 at.key = None;

@@ -65,11 +65,8 @@ impl Wanted {
     pub fn read(volume: &NodeVolume) -> Result<Self, InvalidSpec> {
         let spec = &volume.spec;
         let source = source(&spec.source)?;
-        if !matches!(spec.encryption.provider, Provider::Luks2 | Provider::Luks) {
-            return Err(bad(
-                "encryption.provider",
-                "only luks2 and luks are implemented",
-            ));
+        if spec.encryption.provider == Provider::PassThrough {
+            return Err(bad("encryption.provider", "none is not implemented"));
         }
         if !is_uuid(&spec.volume_ref.uid) {
             return Err(bad("volumeRef.uid", "not a UUID"));

@@ -230,6 +230,7 @@ mod tests {
         let order = OpenOrder {
             mapping_name: "m".into(),
             mapping_uuid: "u".into(),
+            blank: false,
             expected: HeaderFacts::default(),
             passphrase: Passphrase(secret.into()),
         };

@@ -55,11 +55,18 @@ pub fn permit_to_hand_out(status: &EncryptedVolumeStatus) -> Option<FormatPermit
 
 /// Chooses what the volume is known by from now on: the LUKS UUID and, with it, the one permit to write it. Done once,
 /// and recorded before anything uses it.
+///
+/// An import brings its UUID in its header. Where there is none the record's own is all that there is.
 pub fn claim(world: &World, status: &mut EncryptedVolumeStatus) {
-    if world.volume.spec.format == FormatPolicy::Never || status.luks_uuid.is_some() {
+    let import = world.volume.spec.format == FormatPolicy::Never;
+    let has_header = !matches!(&world.encryption, Ok(e) if !e.provider.has_header());
+    if status.luks_uuid.is_some() || (import && has_header) {
         return;
     }
     status.luks_uuid = Some(world.fresh.luks_uuid.clone());
+    if import {
+        return;
+    }
     status.format_permit = Some(FormatPermitStatus {
         id: world.fresh.permit_id.clone(),
         state: PermitState::Issued,

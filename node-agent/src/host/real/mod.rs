@@ -11,6 +11,7 @@ pub mod iscsi;
 pub mod links;
 pub mod luks;
 pub mod names;
+pub mod plain;
 mod rotate;
 pub(crate) mod sys;
 pub mod sysfs;
@@ -19,7 +20,7 @@ pub(crate) mod testing;
 
 use cryptvol_crds::{
     conditions::Reason,
-    v1alpha1::{HeaderFacts, KeySlotRef},
+    v1alpha1::{HeaderFacts, KeySlotRef, Provider},
 };
 
 use super::{
@@ -30,6 +31,7 @@ use disk::{Access, Disk};
 use error::{because, failed};
 use iscsi::Initiator;
 use links::Links;
+use luks::VolumeKey;
 use names::Names;
 use sysfs::Sysfs;
 
@@ -127,8 +129,24 @@ impl Host for RealHost {
         if let Some(found) = dm::existing(&plan)? {
             return Ok(found);
         }
-        let luks = pinned_header(&disk, &order.expected)?;
-        let key = luks::unlock(&disk, &luks, &order.passphrase)?;
+        let key = match order.expected.provider {
+            Provider::Luks2 | Provider::Luks => open_header(&disk, order)?,
+            Provider::Plain => {
+                if order.blank && header::read(&disk)? != HeaderFound::Blank {
+                    return Err(because(
+                        Reason::DeviceNotBlank,
+                        format!("{} is not blank any more", device.path),
+                    ));
+                }
+                plain::volume_key(&order.expected, &order.passphrase)?
+            }
+            Provider::PassThrough => {
+                return Err(failed(
+                    "making the mapping",
+                    "provider none is not implemented",
+                ));
+            }
+        };
         dm::create(&plan, &key)
     }
 
@@ -225,6 +243,12 @@ fn pinned_header(disk: &Disk, expected: &HeaderFacts) -> Result<header::Luks, St
             None => Ok(luks),
         },
     }
+}
+
+/// The volume key out of a header that is as it should be.
+fn open_header(disk: &Disk, order: &OpenOrder) -> Result<VolumeKey, StepError> {
+    let luks = pinned_header(disk, &order.expected)?;
+    luks::unlock(disk, &luks, &order.passphrase)
 }
 
 /// What in a header is not as it was pinned, or not acceptable at all.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use cryptvol_crds::v1alpha1::{HeaderFacts, KeySlotRef};
+use cryptvol_crds::v1alpha1::{HeaderFacts, KeySlotRef, Provider};
+
+use crate::host::FormatOrder;
 
 /// A target.
 #[derive(Clone, Debug, Default)]
@@ -112,7 +114,20 @@ impl SimHeader {
             .collect()
     }
 
-    /// A header as the simulated kernel writes it.
+    /// A header as the simulated kernel writes it to this order.
+    pub fn to(order: &FormatOrder) -> Self {
+        let mut header = Self::new(&order.luks_uuid, &order.passphrase.0);
+        let facts = &mut header.facts;
+        facts.provider = order.encryption.provider;
+        facts.key_size = order.encryption.key_size;
+        facts.sector_size = order.encryption.sector_size;
+        if facts.provider == Provider::Luks {
+            facts.data_offset = 2 << 20;
+        }
+        header
+    }
+
+    /// A header as the default class has it.
     pub fn new(luks_uuid: &str, passphrase: &str) -> Self {
         Self {
             facts: HeaderFacts {

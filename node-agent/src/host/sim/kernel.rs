@@ -169,7 +169,7 @@ impl World {
                 if self.opens(disk, order) {
                     return;
                 }
-                let mut header = SimHeader::new(&order.luks_uuid, &order.passphrase.0);
+                let mut header = SimHeader::to(order);
                 header.slots.clear();
                 write(
                     &mut self.disks[disk],
@@ -263,6 +263,18 @@ impl World {
         match &mut self.disks[disk].content {
             Content::Luks(h) if h.facts == *expected && h.objections.is_empty() => Ok(h),
             _ => error(Reason::HeaderMismatch, "the header is another one"),
+        }
+    }
+
+    fn opens_as_expected(&self, disk: usize, order: &OpenOrder) -> Result<(), StepError> {
+        match self.found(disk)? {
+            HeaderFound::Luks(h) if h.facts == order.expected && h.objections.is_empty() => {}
+            _ => return error(Reason::HeaderMismatch, "the header is another one"),
+        }
+        match &self.disks[disk].content {
+            Content::Luks(header) if header.slots.contains(&order.passphrase.0) => Ok(()),
+            Content::Luks(_) => error(Reason::KeyDoesNotOpen, "no key slot opens"),
+            _ => error(Reason::HeaderMismatch, "no header"),
         }
     }
 
@@ -475,10 +487,10 @@ impl Host for World {
     fn format(&mut self, device: &DeviceId, order: &FormatOrder) -> Result<Header, StepError> {
         let disk = self.formattable(device, order)?;
         if !self.opens(disk, order) {
-            let header = SimHeader::new(&order.luks_uuid, &order.passphrase.0);
+            let header = SimHeader::to(order);
             write(&mut self.disks[disk], Content::Luks(header));
         }
-        let facts = SimHeader::new(&order.luks_uuid, "").facts;
+        let facts = SimHeader::to(order).facts;
         Ok(Header {
             facts,
             key_slots: 1,
@@ -499,15 +511,10 @@ impl Host for World {
             }
             return error(Reason::NotOurs, "another mapping of that name");
         }
-        match self.found(disk)? {
-            HeaderFound::Luks(h) if h.facts == order.expected && h.objections.is_empty() => {}
-            _ => return error(Reason::HeaderMismatch, "the header is another one"),
-        }
-        let Content::Luks(header) = &self.disks[disk].content else {
-            return error(Reason::HeaderMismatch, "no header");
-        };
-        if !header.slots.contains(&order.passphrase.0) {
-            return error(Reason::KeyDoesNotOpen, "no key slot opens");
+        if order.expected.provider.has_header() {
+            self.opens_as_expected(disk, order)?;
+        } else if order.blank && self.found(disk)? != HeaderFound::Blank {
+            return error(Reason::DeviceNotBlank, "the disk is not blank any more");
         }
         let mapping = self.new_mapping(device, order);
         self.kernel.mappings.push(SimMapping {

@@ -86,7 +86,12 @@ impl World {
         if !alive {
             return None;
         }
-        self.disks[disk].data = Some(uuid);
+        let raw = &mut self.disks[disk];
+        raw.data = Some(uuid);
+        // Without a header before it, ciphertext begins where the disk does.
+        if raw.content == Content::Blank {
+            raw.content = Content::Garbage;
+        }
         Some(disk)
     }
 

@@ -194,7 +194,7 @@ pub(super) fn table_agrees(mapping: &Mapping, facts: &HeaderFacts) -> Result<(),
 }
 
 /// Name of the first fact that differs.
-fn difference(a: &HeaderFacts, b: &HeaderFacts) -> Option<&'static str> {
+pub(super) fn difference(a: &HeaderFacts, b: &HeaderFacts) -> Option<&'static str> {
     if a.luks_uuid != b.luks_uuid {
         return Some("UUID");
     }
@@ -209,6 +209,9 @@ fn difference(a: &HeaderFacts, b: &HeaderFacts) -> Option<&'static str> {
     }
     if a.key_size != b.key_size {
         return Some("key size");
+    }
+    if a.hash != b.hash {
+        return Some("hash");
     }
     if a.sector_size != b.sector_size {
         return Some("sector size");

@@ -9,6 +9,7 @@
 mod checks;
 mod down;
 mod erase;
+mod headerless;
 mod names;
 mod reach;
 mod rotate;
@@ -67,6 +68,8 @@ pub enum Step {
         expected: HeaderFacts,
         /// Device-mapper UUID of the mapping.
         mapping_uuid: String,
+        /// The device must be blank.
+        blank: bool,
     },
     /// Record that the volume was opened; acknowledged before the link is made, so that no data can be written on a
     /// volume whose permit could still be taken for unspent.

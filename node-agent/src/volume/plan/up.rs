@@ -48,7 +48,14 @@ impl At<'_> {
             return Err(Next::Do(Step::Unlink));
         }
         let device = self.reach_device()?;
+        let has_header = self.wanted.encryption.provider.has_header();
+        if !has_header {
+            self.proven(device)?;
+        }
         self.keep_name(Known::ByIdentity)?;
+        if !has_header {
+            return self.map_without_header(device);
+        }
         let Some(uuid) = &self.wanted.luks_uuid else {
             return self.import(device);
         };
@@ -60,6 +67,7 @@ impl At<'_> {
             device: device.clone(),
             expected: facts.clone(),
             mapping_uuid: names::mapping_uuid(uuid, &self.wanted.volume_uid),
+            blank: false,
         }))
     }
 
@@ -298,8 +306,13 @@ impl At<'_> {
             .as_ref()
             .or(self.memory.facts.as_ref().filter(|_| self.memory.opened))
             .filter(|facts| facts.luks_uuid == uuid);
+        let without_header;
         let facts = match known {
             Some(facts) => facts,
+            None if !self.wanted.encryption.provider.has_header() => {
+                without_header = self.facts_without_header()?;
+                &without_header
+            }
             None => match self.header(id)? {
                 HeaderFound::Luks(header) if header.facts.luks_uuid == uuid => {
                     self.acceptable(header)?;

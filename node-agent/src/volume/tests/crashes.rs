@@ -3,7 +3,7 @@
 
 use cryptvol_crds::{
     conditions::Reason,
-    v1alpha1::{Desired, Stage},
+    v1alpha1::{Desired, Provider, Stage},
 };
 
 use super::lab::*;
@@ -22,6 +22,14 @@ fn first_attach() -> Lab {
     Lab::new(1)
 }
 
+fn first_attach_luks1() -> Lab {
+    Lab::of(Provider::Luks, 1)
+}
+
+fn first_attach_plain() -> Lab {
+    Lab::of(Provider::Plain, 1)
+}
+
 /// Attached once before, detached now.
 fn reattach() -> Lab {
     let lab = Lab::new(1);
@@ -32,7 +40,19 @@ fn reattach() -> Lab {
 }
 
 fn attached_with_data() -> Lab {
-    let lab = Lab::new(1);
+    with_data(Provider::Luks2)
+}
+
+fn luks1_with_data() -> Lab {
+    with_data(Provider::Luks)
+}
+
+fn plain_with_data() -> Lab {
+    with_data(Provider::Plain)
+}
+
+fn with_data(provider: Provider) -> Lab {
+    let lab = Lab::of(provider, 1);
     lab.settle(1);
     assert!(lab.world.borrow_mut().guest_writes(&Lab::link(1)).is_some());
     lab.world
@@ -42,9 +62,20 @@ fn attached_with_data() -> Lab {
 }
 
 fn detached_with_data() -> Lab {
-    let lab = attached_with_data();
+    detached(attached_with_data())
+}
+
+fn detached(lab: Lab) -> Lab {
     lab.want(1, Desired::Detached);
     lab.settle(1);
+    lab
+}
+
+/// A plain disk that somebody else made, of which the user names the WWID.
+fn import_plain() -> Lab {
+    let lab = Lab::of(Provider::Plain, 1);
+    lab.disk(1, |d| d.content = Content::Garbage);
+    lab.change(1, |s| s.format_permit = None);
     lab
 }
 
@@ -177,6 +208,83 @@ const WAYS: &[Way] = &[
         last: Stage::Erased,
         formats: false,
     },
+    Way {
+        name: "first attach, LUKS1",
+        prepare: first_attach_luks1,
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: true,
+    },
+    Way {
+        name: "attach, LUKS1",
+        prepare: || detached(luks1_with_data()),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "detach, LUKS1",
+        prepare: luks1_with_data,
+        desired: Desired::Detached,
+        last: Stage::Detached,
+        formats: false,
+    },
+    Way {
+        name: "erase attached, LUKS1",
+        prepare: luks1_with_data,
+        desired: Desired::Erased,
+        last: Stage::Erased,
+        formats: false,
+    },
+    Way {
+        name: "erase detached, LUKS1",
+        prepare: || detached(luks1_with_data()),
+        desired: Desired::Erased,
+        last: Stage::Erased,
+        formats: false,
+    },
+    Way {
+        name: "first attach, plain",
+        prepare: first_attach_plain,
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "attach, plain",
+        prepare: || detached(plain_with_data()),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "detach, plain",
+        prepare: plain_with_data,
+        desired: Desired::Detached,
+        last: Stage::Detached,
+        formats: false,
+    },
+    Way {
+        name: "erase attached, plain",
+        prepare: plain_with_data,
+        desired: Desired::Erased,
+        last: Stage::Erased,
+        formats: false,
+    },
+    Way {
+        name: "erase detached, plain",
+        prepare: || detached(plain_with_data()),
+        desired: Desired::Erased,
+        last: Stage::Erased,
+        formats: false,
+    },
+    Way {
+        name: "import, plain",
+        prepare: import_plain,
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
 ];
 
 /// Pauses of the way without any fault, and the way's end checked.
@@ -253,7 +361,12 @@ fn nothing_left_if_down(way: &Way, lab: &Lab) {
     }
     if way.desired == Desired::Erased {
         assert!(world.names.kept.is_empty(), "{}: a name is kept", way.name);
-        let keyless = |d: &Disk| matches!(&d.content, Content::Luks(h) if h.slots.is_empty());
+        // Without a header there is no key slot, and the data is as good as gone with the key.
+        let plain = lab.volume(1).spec.encryption.provider == Provider::Plain;
+        let keyless = |d: &Disk| match &d.content {
+            Content::Luks(h) => h.slots.is_empty(),
+            _ => plain && d.written == 0,
+        };
         assert!(
             world.disks.iter().all(keyless),
             "{}: key slots are left",

@@ -131,6 +131,7 @@ fn invariant_04_secrets_do_not_show_in_debug() {
     let order = crate::host::OpenOrder {
         mapping_name: "m".into(),
         mapping_uuid: "u".into(),
+        blank: false,
         expected: SimHeader::new(&luks_uuid(1), KEY).facts,
         passphrase: crate::host::Passphrase(KEY.into()),
     };

@@ -12,7 +12,7 @@ use cryptvol_crds::{
     names,
     v1alpha1::{
         Desired, FormatPermit, KeySlotRef, NodeIscsi, NodeRotation, NodeSource, NodeVolumeSpec,
-        NodeVolumeStatus, RotationPhase, VolumeRef,
+        NodeVolumeStatus, Provider, RotationPhase, VolumeRef,
     },
 };
 use futures::FutureExt;
@@ -176,6 +176,15 @@ impl Lab {
             .borrow_mut()
             .targets
             .insert(IQN.to_owned(), target);
+        lab
+    }
+
+    /// The same with another encryptor.
+    pub fn of(provider: Provider, n: usize) -> Self {
+        let lab = Self::new(n);
+        for i in 1..=n {
+            lab.change(i, |s| s.encryption.provider = provider);
+        }
         lab
     }
 
@@ -479,7 +488,13 @@ impl Lab {
             let disk = &world.disks[truth];
             if disk.data.is_some() {
                 let erased = volume.spec.desired == Desired::Erased;
-                let intact = matches!(&disk.content, Content::Luks(h) if h.slots.contains(&*self.stored.borrow()));
+                let intact = match &disk.content {
+                    Content::Luks(h) => h.slots.contains(&*self.stored.borrow()),
+                    content => {
+                        let headerless = !volume.spec.encryption.provider.has_header();
+                        headerless && *content == Content::Garbage && disk.written == 0
+                    }
+                };
                 assert!(
                     intact || erased,
                     "7, 8: data of {name} lost: {:?}",

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod crashes;
+mod headerless;
 mod invariants;
 pub(crate) mod lab;
 mod names;

@@ -1,0 +1,115 @@
+//! Volumes without a header: nothing on the disk says whose it is or which key it wants, so the disk's own WWID must. Nothing
+//! is written to make one, and so no permit is spent: the first opening takes a blank disk, or, at an import, the one whose WWID
+//! the user named.
+
+use cryptvol_crds::{
+    conditions::Reason,
+    names,
+    v1alpha1::{HeaderFacts, Provider, Stage},
+};
+
+use super::{At, Next, Step, checks::difference, stop};
+use crate::host::{DeviceId, HeaderFound};
+
+impl At<'_> {
+    /// The disk is known by more than its place. Asked before anything is done by which it would be taken for this volume's.
+    pub(super) fn proven(&self, device: &DeviceId) -> Result<(), Next> {
+        let provider = self.wanted.encryption.provider.as_str();
+        let unproven = |what: String| Err(stop(Stage::Identity, Reason::IdentityUnproven, what));
+        if device.wwid.is_none() {
+            return unproven(format!(
+                "{} has no WWID, and provider {provider} writes no header",
+                device.path
+            ));
+        }
+        if !self.opened() && self.wanted.permit.is_none() && self.wanted.wwid.is_none() {
+            return unproven(format!(
+                "{} is to be imported, and provider {provider} writes no header by which it could be known",
+                device.path
+            ));
+        }
+        Ok(())
+    }
+
+    /// The way on from a device that was reached.
+    pub(super) fn map_without_header(&self, device: &DeviceId) -> Result<Next, Next> {
+        let facts = self.facts_without_header()?;
+        let first = !self.opened();
+        let new = self.wanted.permit.is_some();
+        if first {
+            self.may_begin(device, new)?;
+        }
+        if !self.run.key {
+            return Err(Next::Do(Step::ReleaseKey));
+        }
+        Ok(Next::Do(Step::Open {
+            device: device.clone(),
+            mapping_uuid: names::mapping_uuid(&facts.luks_uuid, &self.wanted.volume_uid),
+            expected: facts,
+            blank: first && new,
+        }))
+    }
+
+    /// What stands for the facts of a header: the record alone, and what was pinned of it must agree.
+    pub(super) fn facts_without_header(&self) -> Result<HeaderFacts, Next> {
+        let encryption = &self.wanted.encryption;
+        let Some(uuid) = &self.wanted.luks_uuid else {
+            return Err(stop(
+                Stage::Identity,
+                Reason::IdentityUnproven,
+                "the record has no UUID yet for a volume without a header",
+            ));
+        };
+        let facts = HeaderFacts {
+            provider: encryption.provider,
+            hash: (encryption.provider == Provider::Plain)
+                .then(|| encryption.hash.unwrap_or_default()),
+            luks_uuid: uuid.clone(),
+            cipher: encryption.cipher.clone(),
+            key_size: encryption.key_size,
+            sector_size: encryption.sector_size,
+            data_offset: 0,
+            digest: String::new(),
+        };
+        for pin in self.pins() {
+            if let Some(what) = difference(&facts, pin) {
+                return Err(stop(
+                    Stage::Header,
+                    Reason::HeaderMismatch,
+                    format!("the volume's {what} is not what was pinned"),
+                ));
+            }
+        }
+        Ok(facts)
+    }
+
+    /// Whether the disk may be taken for this volume though it never was before.
+    fn may_begin(&self, device: &DeviceId, new: bool) -> Result<(), Next> {
+        let refused = |reason, what: &str| {
+            Err(stop(
+                Stage::Header,
+                reason,
+                format!("{} {what}", device.path),
+            ))
+        };
+        match self.header(device)? {
+            HeaderFound::Luks(header) => refused(
+                Reason::ForeignSignature,
+                &format!("carries a LUKS header with UUID {}", header.facts.luks_uuid),
+            ),
+            HeaderFound::Foreign(what) => {
+                refused(Reason::ForeignSignature, &format!("carries {what}"))
+            }
+            HeaderFound::Blank if new => Ok(()),
+            HeaderFound::Blank => refused(
+                Reason::FormatNotPermitted,
+                "is blank, and the volume is to be imported",
+            ),
+            HeaderFound::Unknown if new => refused(
+                Reason::DeviceNotBlank,
+                "is neither blank nor carries anything known",
+            ),
+            HeaderFound::Unknown => Ok(()),
+        }
+    }
+}
