@@ -132,6 +132,7 @@ impl Walk {
             mapping_name: query.mapping_name.clone(),
             mapping_uuid: names::mapping_uuid(LUKS_UUID, VOLUME_UID),
             blank: false,
+            activation: Default::default(),
             expected: header.facts,
             passphrase: self.passphrase.clone(),
         };
@@ -207,6 +208,7 @@ impl Walk {
             dev: &device.id.dev,
             size_bytes: device.id.size_bytes,
             facts: &facts,
+            activation: Default::default(),
         };
         let mapping = timed("floor_open", || dm::create(&plan, &key))?;
         timed("floor_link", || Links::default().set(LINK, &mapping.path))?;

@@ -177,6 +177,7 @@ fn workers_serve_die_at_deadlines_and_go_home() {
             mapping_name: "cryptvol-none".into(),
             mapping_uuid: "CRYPTVOL-none".into(),
             blank: false,
+            activation: Default::default(),
             expected: HeaderFacts::default(),
             passphrase: Passphrase("zq-5ec4e7-zq".into()),
         };

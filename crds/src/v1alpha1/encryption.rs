@@ -116,9 +116,8 @@ pub struct Encryption {
 }
 
 /// How a mapping is made each time. Kept here and never on the disk: what lies there can be written by the array.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("!self.allowDiscards && !self.noReadWorkqueue && !self.noWriteWorkqueue && !self.sameCpuCrypt && !self.submitFromCryptCpus", "the flags of activation are not implemented in this version: remove activation"))]
 pub struct Activation {
     /// Pass discards (TRIM, UNMAP) on to the array, so that a thin volume shrinks. Shows the array which blocks are free.
     #[serde(default)]
@@ -135,21 +134,36 @@ pub struct Activation {
     /// Submit from the CPUs that encrypt instead of from one thread that sorts.
     #[serde(default)]
     pub submit_from_crypt_cpus: bool,
+    /// Let the work queues go before others (Linux 6.10 and newer; a node without it says so).
+    #[serde(default)]
+    pub high_priority: bool,
 }
 
 impl Activation {
+    /// All options.
+    pub const OPTIONS: [&str; 6] = [
+        "allow_discards",
+        "same_cpu_crypt",
+        "submit_from_crypt_cpus",
+        "no_read_workqueue",
+        "no_write_workqueue",
+        "high_priority",
+    ];
+
     /// The options of dm-crypt's table, in the order in which the kernel shows them.
     pub fn options(&self) -> Vec<&'static str> {
-        [
-            (self.allow_discards, "allow_discards"),
-            (self.same_cpu_crypt, "same_cpu_crypt"),
-            (self.submit_from_crypt_cpus, "submit_from_crypt_cpus"),
-            (self.no_read_workqueue, "no_read_workqueue"),
-            (self.no_write_workqueue, "no_write_workqueue"),
-        ]
-        .into_iter()
-        .filter_map(|(set, word)| set.then_some(word))
-        .collect()
+        let set = [
+            self.allow_discards,
+            self.same_cpu_crypt,
+            self.submit_from_crypt_cpus,
+            self.no_read_workqueue,
+            self.no_write_workqueue,
+            self.high_priority,
+        ];
+        let pairs = Self::OPTIONS.into_iter().zip(set);
+        pairs
+            .filter_map(|(word, set)| set.then_some(word))
+            .collect()
     }
 }
 

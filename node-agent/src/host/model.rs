@@ -2,7 +2,7 @@
 
 use cryptvol_crds::{
     conditions::Reason,
-    v1alpha1::{Encryption, HeaderFacts, KeySlotRef},
+    v1alpha1::{Activation, Encryption, HeaderFacts, KeySlotRef},
 };
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -250,6 +250,9 @@ pub struct CryptTable {
     pub data_offset: u64,
     /// Encryption sector in bytes.
     pub sector_size: u32,
+    /// Options of an activation that are set.
+    #[serde(default)]
+    pub options: Vec<String>,
 }
 
 /// What is at a link's path.
@@ -361,6 +364,9 @@ pub struct OpenOrder {
     /// The device must be blank: the first opening of a volume without a header.
     #[serde(default)]
     pub blank: bool,
+    /// How the mapping is made.
+    #[serde(default)]
+    pub activation: Activation,
     /// Opens a key slot.
     pub passphrase: Passphrase,
 }

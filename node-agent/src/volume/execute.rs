@@ -283,6 +283,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                     mapping_uuid: mapping_uuid.clone(),
                     expected: expected.clone(),
                     blank: *blank,
+                    activation: wanted.activation,
                     passphrase: at.passphrase()?,
                 };
                 at.key = None;

@@ -205,6 +205,10 @@ fn mapping_status(mapping: &Mapping) -> MappingStatus {
         name: mapping.name.clone(),
         path: mapping.path.clone(),
         size_bytes: i64::try_from(mapping.size_bytes).unwrap_or(i64::MAX),
-        ..MappingStatus::default()
+        options: mapping
+            .table
+            .as_ref()
+            .map(|t| t.options.clone())
+            .unwrap_or_default(),
     }
 }

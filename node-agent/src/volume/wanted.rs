@@ -3,8 +3,8 @@
 use cryptvol_crds::{
     NodeVolume, names,
     v1alpha1::{
-        Desired, Encryption, FormatPermit, HeaderFacts, NodeIscsi, NodeRotation, NodeSource,
-        Provider,
+        Activation, Desired, Encryption, FormatPermit, HeaderFacts, NodeIscsi, NodeRotation,
+        NodeSource, Provider,
     },
 };
 
@@ -25,6 +25,8 @@ pub struct Wanted {
     pub chap: bool,
     /// How sectors are encrypted.
     pub encryption: Encryption,
+    /// How the mapping is made, when it is made next.
+    pub activation: Activation,
     /// UUID that the header must have; absent at an import that is not pinned yet.
     pub luks_uuid: Option<String>,
     /// UID of the EncryptedVolume.
@@ -94,6 +96,7 @@ impl Wanted {
             },
             chap: spec.source.iscsi.as_ref().is_some_and(|i| i.chap),
             encryption: spec.encryption.clone(),
+            activation: spec.activation,
             luks_uuid: spec.luks_uuid.clone(),
             volume_uid: spec.volume_ref.uid.clone(),
             size_bytes: spec.size_bytes.and_then(|n| u64::try_from(n).ok()),

@@ -231,6 +231,7 @@ mod tests {
             mapping_name: "m".into(),
             mapping_uuid: "u".into(),
             blank: false,
+            activation: Default::default(),
             expected: HeaderFacts::default(),
             passphrase: Passphrase(secret.into()),
         };

@@ -3,7 +3,11 @@
 
 use std::{io, thread, time::Duration};
 
-use cryptvol_crds::{conditions::Reason, names::DM_UUID_PREFIX, v1alpha1::HeaderFacts};
+use cryptvol_crds::{
+    conditions::Reason,
+    names::DM_UUID_PREFIX,
+    v1alpha1::{Activation, HeaderFacts},
+};
 use devicemapper::{
     DM, DevId, Device, DeviceInfo, DmError, DmFlags, DmName, DmOptions, DmUdevFlags, DmUuid,
 };
@@ -21,6 +25,13 @@ use crate::host::{CryptTable, Mapping, StepError};
 /// How long a remove waits for somebody who only looks (udev, a monitoring tool) to close the device.
 const BUSY_WAIT: Duration = Duration::from_millis(500);
 const BUSY_STEP: Duration = Duration::from_millis(5);
+/// Since which version of the kernel's crypt target it knows an option (Linux 5.9 and 6.10); older ones are as old as all
+/// kernels that are supported.
+const OPTION_VERSIONS: [(&str, (u32, u32)); 3] = [
+    ("no_read_workqueue", (1, 22)),
+    ("no_write_workqueue", (1, 22)),
+    ("high_priority", (1, 26)),
+];
 
 /// Everything that a mapping is made from, but the key.
 #[derive(Clone, Debug)]
@@ -35,6 +46,8 @@ pub struct Plan<'a> {
     pub size_bytes: u64,
     /// Cipher, sector and offset.
     pub facts: &'a HeaderFacts,
+    /// Options that are policy and not a fact of the disk.
+    pub activation: Activation,
 }
 
 impl Plan<'_> {
@@ -58,9 +71,18 @@ impl Plan<'_> {
             self.dev,
             self.offset()
         );
+        let mut options: Vec<_> = self
+            .activation
+            .options()
+            .iter()
+            .map(|o| (*o).into())
+            .collect();
         if self.facts.sector_size != 512 {
             // LUKS2 counts IVs in units of 512 bytes whatever the sector size is: no iv_large_sectors.
-            params.push_str(&format!(" 1 sector_size:{}", self.facts.sector_size));
+            options.push(format!("sector_size:{}", self.facts.sector_size));
+        }
+        if !options.is_empty() {
+            params.push_str(&format!(" {} {}", options.len(), options.join(" ")));
         }
         params
     }
@@ -92,8 +114,31 @@ impl Plan<'_> {
                     && t.dev == self.dev
                     && t.data_offset == self.facts.data_offset as u64
                     && i64::from(t.sector_size) == i64::from(self.facts.sector_size)
+                    && same_options(&t.options, &self.activation)
             })
     }
+}
+
+/// Kernels differ in the order in which they show options.
+fn same_options(shown: &[String], activation: &Activation) -> bool {
+    let wanted = activation.options();
+    shown.len() == wanted.len() && wanted.iter().all(|o| shown.iter().any(|s| s == o))
+}
+
+/// Why a table was not taken, where one of its options explains it. Asked once the kernel has loaded dm-crypt for it.
+fn too_old(dm: &DM, activation: &Activation) -> Option<StepError> {
+    let versions = dm.list_versions().ok()?;
+    let (_, major, minor, _) = versions.into_iter().find(|v| v.0 == "crypt")?;
+    let unknown = OPTION_VERSIONS
+        .iter()
+        .find(|(option, since)| activation.options().contains(option) && (major, minor) < *since)?;
+    Some(because(
+        Reason::ActivationUnsupported,
+        format!(
+            "the node's dm-crypt is of version {major}.{minor} and knows {} only since {}.{}",
+            unknown.0, unknown.1.0, unknown.1.1
+        ),
+    ))
 }
 
 /// The mapping with this name; nothing where there is none or no device-mapper.
@@ -196,7 +241,9 @@ fn fill(dm: &DM, plan: &Plan<'_>, key: &VolumeKey) -> Result<Mapping, StepError>
             &table,
             DmOptions::default().set_flags(DmFlags::DM_SECURE_DATA),
         )
-        .map_err(|e| failed(what("loading the table of"), e))?;
+        .map_err(|e| {
+            too_old(dm, &plan.activation).unwrap_or_else(|| failed(what("loading the table of"), e))
+        })?;
     }
     sys::dm_command(dm.file(), DmCommand::Resume, plan.uuid, udev_flags())
         .map_err(|e| failed(what("resuming"), e))?;
@@ -363,6 +410,7 @@ fn describe(dm: &DM, name: &str) -> Result<Option<Mapping>, StepError> {
             dev: String::new(),
             data_offset: 0,
             sector_size: 512,
+            options: Vec::new(),
         },
     });
     // A mapping that somebody made without the keyring shows its key here.
@@ -388,6 +436,13 @@ pub(crate) fn crypt_table(target: &str, params: &str) -> CryptTable {
             .skip(5)
             .find_map(|o| o.strip_prefix("sector_size:")?.parse().ok())
             .unwrap_or(512),
+        options: fields
+            .iter()
+            .skip(5)
+            .filter(|o| crypt && Activation::OPTIONS.contains(o))
+            .take(Activation::OPTIONS.len())
+            .map(|o| (*o).to_owned())
+            .collect(),
     }
 }
 
@@ -438,6 +493,7 @@ mod tests {
             dev: "8:16",
             size_bytes: (64 << 20) + 512,
             facts: &facts,
+            activation: Activation::default(),
         };
         assert_eq!(plan.length(), (48 << 20) / 512);
         let params = plan.params(&plan.key_reference());
@@ -456,6 +512,23 @@ mod tests {
             open_count: 0,
             size_bytes: 48 << 20,
         };
+        assert!(plan.is(&mapping));
+        let plan = Plan {
+            activation: Activation {
+                allow_discards: true,
+                no_read_workqueue: true,
+                high_priority: true,
+                ..Activation::default()
+            },
+            ..plan
+        };
+        assert!(!plan.is(&mapping));
+        let params = plan.params(&plan.key_reference());
+        assert!(
+            params.ends_with(" 4 allow_discards no_read_workqueue high_priority sector_size:4096"),
+            "{params}"
+        );
+        mapping.table = Some(crypt_table("crypt", &params));
         assert!(plan.is(&mapping));
         mapping.deps = vec!["8:0".into()];
         assert!(!plan.is(&mapping));

@@ -124,6 +124,7 @@ impl Host for RealHost {
             dev: &device.dev,
             size_bytes: device.size_bytes,
             facts: &order.expected,
+            activation: order.activation,
         };
         let disk = Disk::open(&self.sysfs, device, Access::Read)?;
         if let Some(found) = dm::existing(&plan)? {

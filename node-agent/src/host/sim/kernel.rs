@@ -301,6 +301,12 @@ impl World {
                 dev: id.dev.clone(),
                 data_offset: offset,
                 sector_size: u32::try_from(facts.sector_size).unwrap(),
+                options: order
+                    .activation
+                    .options()
+                    .into_iter()
+                    .map(str::to_owned)
+                    .collect(),
             }),
             suspended: false,
             open_count: 0,

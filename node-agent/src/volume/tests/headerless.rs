@@ -138,24 +138,3 @@ fn erasing_is_the_end_of_the_key_and_touches_nothing() {
     assert_eq!(receipt.luks_uuid, luks_uuid(1));
     assert_eq!(lab.world.borrow().bytes_written(), 0);
 }
-
-#[test]
-fn a_header_of_the_other_version_is_refused() {
-    let lab = Lab::of(Provider::Luks, 1);
-    lab.settle(1);
-    lab.want(1, Desired::Detached);
-    lab.settle(1);
-    lab.disk(1, |d| {
-        let Content::Luks(header) = &mut d.content else {
-            panic!("no header");
-        };
-        header.facts.provider = Provider::Luks2;
-        d.written = 0;
-    });
-    lab.want(1, Desired::Attached);
-    let said = stops(&lab, Reason::HeaderMismatch);
-    assert!(
-        said.contains("provider: luks2 in the header, luks wanted"),
-        "{said}"
-    );
-}

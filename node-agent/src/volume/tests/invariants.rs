@@ -132,6 +132,7 @@ fn invariant_04_secrets_do_not_show_in_debug() {
         mapping_name: "m".into(),
         mapping_uuid: "u".into(),
         blank: false,
+        activation: Default::default(),
         expected: SimHeader::new(&luks_uuid(1), KEY).facts,
         passphrase: crate::host::Passphrase(KEY.into()),
     };
@@ -181,6 +182,7 @@ pub(super) fn strange_mapping(name: &str, uuid: &str, deps: &str) -> SimMapping 
                 dev: deps.into(),
                 data_offset: 16 << 20,
                 sector_size: 512,
+                options: vec![],
             }),
             suspended: false,
             open_count: 0,

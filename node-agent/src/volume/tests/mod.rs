@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod crashes;
+mod encryptors;
 mod headerless;
 mod invariants;
 pub(crate) mod lab;
