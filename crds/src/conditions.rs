@@ -126,6 +126,8 @@ reasons! {
     FileNotUsable => "Move away what lies at source.file.path on that node, or name another file; nothing was written.",
     /// Without a header only the WWID could say that it is the right disk, and there is none.
     IdentityUnproven => "Name the disk's wwid in spec.source, use a disk that has one, or an encryptor with a header (luks2).",
+    /// Opening the header takes more memory than the agent may take.
+    UnlockNeedsMemory => "Raise nodeAgent.unlockMemoryMiB in the chart's values (and the agent's memory limit with it), or convert the key slot on a machine that has the passphrase: cryptsetup luksConvertKey --pbkdf pbkdf2 --pbkdf-force-iterations 1000.",
     /// The node's kernel does not know a flag of the activation.
     ActivationUnsupported => "Remove that flag from activation in the EncryptionClass or the EncryptedVolume, or attach on a node with a newer kernel.",
     /// The provider is none: what is written is not encrypted.

@@ -59,6 +59,8 @@ impl Keystone {
         crate::control_plane::init_tls();
         let mut http = reqwest::Client::builder()
             .tls_certs_only([reqwest::Certificate::from_pem(ca_pem)?])
+            // The service closes what is idle, and a test may come back minutes later.
+            .pool_max_idle_per_host(0)
             .timeout(Duration::from_secs(20));
         if let Some((name, address)) = host {
             http = http.resolve(name, address);

@@ -22,6 +22,7 @@ pub mod kind;
 pub mod node;
 pub mod openstack;
 pub mod openstack_client;
+pub mod os_brick;
 pub mod parts;
 pub mod pki;
 pub mod process;

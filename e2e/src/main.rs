@@ -7,7 +7,7 @@ use cryptvol_e2e::kept::{DEFAULT_NAME, Kept};
 use cryptvol_e2e::openstack::OpenStack;
 use cryptvol_e2e::parts::{Parts, Set};
 use cryptvol_e2e::{
-    bench, compare, demo, exec, guest, kind, openstack_client, release, sandbox, search,
+    bench, compare, demo, exec, guest, kind, openstack_client, os_brick, release, sandbox, search,
 };
 
 #[derive(Parser)]
@@ -163,6 +163,7 @@ fn main() -> Result<()> {
             }
             // Like the parts, it comes from outside, where no sandbox reaches.
             openstack_client::OpenStackClient::ensure()?;
+            os_brick::OsBrick::ensure()?;
             if let Err(error) = guest::Guest::prepare() {
                 eprintln!("no guest image, so tests with a guest will fail: {error:#}");
             }

@@ -162,16 +162,6 @@ async fn what_cannot_work_is_refused_at_apply_with_a_sentence() -> Result<()> {
             says: "set encryptionClassName or encryption, not both",
         },
         Case {
-            what: "LUKS1",
-            patch: spec(json!({"encryption": {"provider": "luks"}})),
-            says: "use luks2",
-        },
-        Case {
-            what: "plain",
-            patch: spec(json!({"encryption": {"provider": "plain"}})),
-            says: "use luks2",
-        },
-        Case {
             what: "no encryptor",
             patch: spec(json!({"encryption": {"provider": "none"}})),
             says: "use luks2",
@@ -222,14 +212,17 @@ async fn what_cannot_work_is_refused_at_apply_with_a_sentence() -> Result<()> {
             says: "wipe the disk on the array",
         },
         Case {
+            what: "erasing by a key of others",
+            patch: spec(json!({
+                "encryption": {"provider": "plain"}, "deletionPolicy": "Erase",
+                "key": {"secretRef": "1f0d8a4e-3d5b-4f57-9c0e-6a6f5a3f7b11"},
+            })),
+            says: "is not cryptvol's to destroy",
+        },
+        Case {
             what: "import of a plain volume without its identity",
             patch: spec(json!({"encryption": {"provider": "plain"}, "format": "Never"})),
             says: "name its wwid in source",
-        },
-        Case {
-            what: "flags of the mapping",
-            patch: spec(json!({"activation": {"noReadWorkqueue": true}})),
-            says: "the flags of activation are not implemented",
         },
         Case {
             what: "device outside of /dev",

@@ -133,6 +133,7 @@ impl Walk {
             mapping_uuid: names::mapping_uuid(LUKS_UUID, VOLUME_UID),
             blank: false,
             activation: Default::default(),
+            unlock_memory_kib: 0,
             expected: header.facts,
             passphrase: self.passphrase.clone(),
         };

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use cryptvol_common::telemetry::LogArgs;
 use url::Url;
 
-use crate::volume::failpoint::FailPoint;
+use crate::volume::{failpoint::FailPoint, wanted::UNLOCK_MEMORY_MIB};
 
 /// Attaches encrypted volumes to this node: iSCSI session, LUKS2 header, dm-crypt mapping, link.
 #[derive(Debug, Parser)]
@@ -64,6 +64,10 @@ pub struct RunArgs {
     /// Most steps on the node at the same time.
     #[arg(long, env = "CRYPTVOL_PARALLEL_STEPS", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..))]
     pub parallel_steps: u8,
+    /// Most memory that key derivation takes at one time, in MiB. Headers that cryptvol writes need none; those that
+    /// cryptsetup or os-brick wrote may ask for up to 1024 (Argon2) and are opened one after the other within it.
+    #[arg(long, env = "CRYPTVOL_UNLOCK_MEMORY_MIB", default_value_t = UNLOCK_MEMORY_MIB, value_parser = clap::value_parser!(u32).range(0..=65536))]
+    pub unlock_memory_mib: u32,
     /// End at once before or after a step, for crash tests: STEP:before:exit or STEP:after:exit.
     #[arg(long, hide = true)]
     pub failpoint: Option<FailPoint>,

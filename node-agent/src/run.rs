@@ -143,7 +143,11 @@ async fn agent(log: &LogArgs, args: RunArgs, handle: telemetry::LogHandle) -> Re
         environment.push((HOST_PROC.to_owned(), proc.to_owned()));
     }
     let program = Program::this(environment);
-    let pool = Pool::new(program, usize::from(args.parallel_steps));
+    let pool = Pool::new(
+        program,
+        usize::from(args.parallel_steps),
+        args.unlock_memory_mib,
+    );
     let (tell, fitness) = watch::channel(Fitness::default());
     let checks = tokio::task::spawn_local(node_check::watch(
         client.clone(),

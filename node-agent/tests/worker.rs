@@ -62,7 +62,7 @@ fn harmless() -> Call {
 #[test]
 fn workers_serve_die_at_deadlines_and_go_home() {
     on_one_thread(async {
-        let pool = Pool::new(program(), 2);
+        let pool = Pool::new(program(), 2, 64);
         assert!(workers().is_empty());
 
         // Warm: one process for many calls.
@@ -178,6 +178,7 @@ fn workers_serve_die_at_deadlines_and_go_home() {
             mapping_uuid: "CRYPTVOL-none".into(),
             blank: false,
             activation: Default::default(),
+            unlock_memory_kib: 0,
             expected: HeaderFacts::default(),
             passphrase: Passphrase("zq-5ec4e7-zq".into()),
         };

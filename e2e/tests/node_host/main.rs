@@ -11,6 +11,7 @@ use cryptvol_e2e::node::{Node, NodeSpec};
 use cryptvol_e2e::workdir::WorkDir;
 use serde_json::{Value, json};
 
+mod encryptors;
 mod guest_lvm;
 mod iscsi;
 mod shadow;

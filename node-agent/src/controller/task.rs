@@ -155,6 +155,7 @@ impl Volume {
                 return Ok(());
             }
         };
+        wanted.unlock_memory_kib = self.cx.pool.unlock_memory_mib() << 10;
         wanted.lun_wanted_by_another = self.cx.lun_wanted_by_another(&spec);
         if let Some(stop) = self.unfit(&wanted) {
             let Some(stop) = stop else { return Ok(()) };

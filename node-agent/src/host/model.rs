@@ -287,6 +287,9 @@ pub struct Header {
     pub facts: HeaderFacts,
     /// Number of key slots in use.
     pub key_slots: u32,
+    /// Most memory that deriving the key of one of its slots takes (Argon2), in KiB.
+    #[serde(default)]
+    pub unlock_memory_kib: u32,
     /// What in it is not acceptable whatever was pinned (null cipher, costly KDF, re-encryption, several segments…);
     /// empty when all is well.
     pub objections: Vec<String>,
@@ -367,6 +370,9 @@ pub struct OpenOrder {
     /// How the mapping is made.
     #[serde(default)]
     pub activation: Activation,
+    /// Memory that key derivation may take, in KiB: what the header said when it was judged.
+    #[serde(default)]
+    pub unlock_memory_kib: u32,
     /// Opens a key slot.
     pub passphrase: Passphrase,
 }

@@ -284,6 +284,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                     expected: expected.clone(),
                     blank: *blank,
                     activation: wanted.activation,
+                    unlock_memory_kib: at.run.unlock_memory_kib(),
                     passphrase: at.passphrase()?,
                 };
                 at.key = None;

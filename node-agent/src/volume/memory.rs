@@ -81,6 +81,16 @@ pub struct Run {
     pub rotation: Option<Result<Vec<KeySlotRef>, StepError>>,
 }
 
+impl Run {
+    /// Memory that opening the header takes, as it was read in this run and judged.
+    pub fn unlock_memory_kib(&self) -> u32 {
+        match self.reading.as_ref().map(|r| &r.found) {
+            Some(HeaderFound::Luks(header)) => header.unlock_memory_kib,
+            _ => 0,
+        }
+    }
+}
+
 /// A header and the device that it was read from. For another device it is worth nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reading {

@@ -13,6 +13,9 @@ use crate::host::{Lun, Portal, Query, Source, Target};
 
 /// All are asked at once, each by a thread.
 const MAX_PORTALS: usize = 16;
+/// Memory for key derivation unless the agent is told otherwise, in MiB: one header as cryptsetup and os-brick write it by
+/// default. What cryptvol writes needs none.
+pub const UNLOCK_MEMORY_MIB: u32 = 1024;
 
 /// What is wanted for one volume on this node.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +48,8 @@ pub struct Wanted {
     pub rotation: Option<NodeRotation>,
     /// Generation of the spec.
     pub generation: i64,
+    /// Memory that the agent takes for key derivation at most, in KiB.
+    pub unlock_memory_kib: u32,
     /// Another volume of this node wants the same LUN of the same target: the raw device is not ours alone to remove.
     pub lun_wanted_by_another: bool,
 }
@@ -106,6 +111,7 @@ impl Wanted {
             formatted_before: spec.formatted_before,
             rotation: spec.rotation.clone(),
             generation: volume.metadata.generation.unwrap_or_default(),
+            unlock_memory_kib: UNLOCK_MEMORY_MIB << 10,
             lun_wanted_by_another: false,
         })
     }

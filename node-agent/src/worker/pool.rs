@@ -64,6 +64,9 @@ pub struct Workers {
 pub struct Pool {
     program: Program,
     slots: Semaphore,
+    /// One permit for each MiB that key derivation may take, all workers together.
+    memory: Semaphore,
+    unlock_memory_mib: u32,
     state: RefCell<State>,
 }
 
@@ -93,11 +96,14 @@ enum Exchange {
 }
 
 impl Pool {
-    /// A pool for at most `parallel` calls at once. Must be made within a `LocalSet`.
-    pub fn new(program: Program, parallel: usize) -> Rc<Self> {
+    /// A pool for at most `parallel` calls at once, which together take at most `unlock_memory_mib` for key derivation. Must be
+    /// made within a `LocalSet`.
+    pub fn new(program: Program, parallel: usize, unlock_memory_mib: u32) -> Rc<Self> {
         let pool = Rc::new(Self {
             program,
             slots: Semaphore::new(parallel),
+            memory: Semaphore::new(unlock_memory_mib as usize),
+            unlock_memory_mib,
             state: RefCell::default(),
         });
         let weak = Rc::downgrade(&pool);
@@ -109,6 +115,11 @@ impl Pool {
             }
         });
         pool
+    }
+
+    /// Memory that key derivation may take, in MiB.
+    pub fn unlock_memory_mib(&self) -> u32 {
+        self.unlock_memory_mib
     }
 
     /// Runs one call for `volume`, within its deadline.
@@ -142,6 +153,12 @@ impl Pool {
                 format!("could not {}: {what}: {e}", call.name()),
             )
         };
+        // Before a slot is taken: who waits for memory keeps nobody else from work. More than there is was refused before.
+        let _memory = self
+            .memory
+            .acquire_many(call.memory_mib().min(self.unlock_memory_mib))
+            .await
+            .map_err(|e| failed("no memory", &std::io::Error::other(e)))?;
         let _slot = self
             .slots
             .acquire()

@@ -124,6 +124,14 @@ impl Call {
         })
     }
 
+    /// Memory beyond the ordinary that it takes, in MiB: Argon2 of a header that others made.
+    pub fn memory_mib(&self) -> u32 {
+        match self {
+            Self::Open(_, order) => order.unlock_memory_kib.div_ceil(1024),
+            _ => 0,
+        }
+    }
+
     /// Does it.
     ///
     /// # Errors
@@ -232,6 +240,7 @@ mod tests {
             mapping_uuid: "u".into(),
             blank: false,
             activation: Default::default(),
+            unlock_memory_kib: 0,
             expected: HeaderFacts::default(),
             passphrase: Passphrase(secret.into()),
         };

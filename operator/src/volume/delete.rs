@@ -24,7 +24,12 @@ pub fn decide(world: &World, mut status: EncryptedVolumeStatus) -> Decision {
     let mut waits: Option<&NodeVolume> = None;
     let mut problem = None;
 
-    let eraser = if must_erase {
+    let eraser = if must_erase && only_the_key_opens_it(&status) {
+        Err(Problem::new(
+            Reason::EraseBlocked,
+            "a plain volume is erased by destroying its key, and this one's is not ours to destroy:              spec.key.secretRef names it; destroy it where it is",
+        ))
+    } else if must_erase {
         choose_eraser(world, &status)
     } else {
         Ok(None)
@@ -148,6 +153,12 @@ fn last_steps(world: &World, mut status: EncryptedVolumeStatus, erase: bool) -> 
     conditions::write_deletion(world, &mut status, Some(&problem), "");
     // Whatever the cause, it may be mended where we do not see it.
     done(status, vec![], Again::Backoff)
+}
+
+/// Nothing on the disk can be wiped to close it, and the key is somebody else's.
+fn only_the_key_opens_it(status: &EncryptedVolumeStatus) -> bool {
+    let plain = matches!(&status.header, Some(h) if !h.provider.has_header());
+    plain && status.key.as_ref().is_some_and(|k| !k.generated)
 }
 
 /// Takes the proof of erasure into the record.

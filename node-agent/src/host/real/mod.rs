@@ -249,6 +249,16 @@ fn pinned_header(disk: &Disk, expected: &HeaderFacts) -> Result<header::Luks, St
 /// The volume key out of a header that is as it should be.
 fn open_header(disk: &Disk, order: &OpenOrder) -> Result<VolumeKey, StepError> {
     let luks = pinned_header(disk, &order.expected)?;
+    if luks.header.unlock_memory_kib > order.unlock_memory_kib {
+        return Err(because(
+            Reason::HeaderMismatch,
+            format!(
+                "the header of {} asks for {} KiB of memory now, more than before",
+                disk.name(),
+                luks.header.unlock_memory_kib
+            ),
+        ));
+    }
     luks::unlock(disk, &luks, &order.passphrase)
 }
 

@@ -60,6 +60,8 @@ pub struct SimHeader {
     pub facts: HeaderFacts,
     /// Passphrases of its key slots.
     pub slots: Vec<String>,
+    /// Memory that opening it takes, in KiB.
+    pub unlock_memory_kib: u32,
     /// What is wrong with it.
     pub objections: Vec<String>,
 }
@@ -140,6 +142,7 @@ impl SimHeader {
                 ..HeaderFacts::default()
             },
             slots: vec![passphrase.to_owned()],
+            unlock_memory_kib: 0,
             objections: vec![],
         }
     }

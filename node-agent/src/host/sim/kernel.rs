@@ -154,6 +154,7 @@ impl World {
             Content::Luks(h) => HeaderFound::Luks(Box::new(Header {
                 facts: h.facts.clone(),
                 key_slots: u32::try_from(h.slots.len()).unwrap(),
+                unlock_memory_kib: h.unlock_memory_kib,
                 objections: h.objections.clone(),
             })),
         })
@@ -272,6 +273,10 @@ impl World {
             _ => return error(Reason::HeaderMismatch, "the header is another one"),
         }
         match &self.disks[disk].content {
+            Content::Luks(header) if header.unlock_memory_kib > order.unlock_memory_kib => error(
+                Reason::HeaderMismatch,
+                "the header asks for more memory now",
+            ),
             Content::Luks(header) if header.slots.contains(&order.passphrase.0) => Ok(()),
             Content::Luks(_) => error(Reason::KeyDoesNotOpen, "no key slot opens"),
             _ => error(Reason::HeaderMismatch, "no header"),
@@ -500,6 +505,7 @@ impl Host for World {
         Ok(Header {
             facts,
             key_slots: 1,
+            unlock_memory_kib: 0,
             objections: vec![],
         })
     }

@@ -87,6 +87,17 @@ impl<'a> At<'a> {
                 header.objections.join("; ")
             ));
         }
+        if header.unlock_memory_kib > self.wanted.unlock_memory_kib {
+            return Err(stop(
+                Stage::Header,
+                Reason::UnlockNeedsMemory,
+                format!(
+                    "opening the header takes {} MiB of memory (Argon2), and this agent may take {}",
+                    header.unlock_memory_kib.div_ceil(1024),
+                    self.wanted.unlock_memory_kib >> 10
+                ),
+            ));
+        }
         let (facts, wanted) = (&header.facts, &self.wanted.encryption);
         for (what, found, expected) in [
             (

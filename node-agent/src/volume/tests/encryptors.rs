@@ -43,6 +43,32 @@ fn a_header_of_the_other_version_is_refused() {
 }
 
 #[test]
+fn peer_failure_12_memory_for_key_derivation_is_granted_or_the_key_is_not_asked_for() {
+    let lab = Lab::new(1);
+    let mut header = SimHeader::new(&luks_uuid(42), KEY);
+    header.unlock_memory_kib = 256 << 10;
+    lab.disk(1, |d| d.content = Content::Luks(header.clone()));
+    lab.change(1, |s| {
+        (s.luks_uuid, s.format_permit, s.header) =
+            (Some(luks_uuid(42)), None, Some(header.facts.clone()));
+    });
+    lab.settle(1);
+    assert_eq!(
+        lab.reason(1).as_deref(),
+        Some(Reason::UnlockNeedsMemory.as_str())
+    );
+    let said = lab.status(1).error.unwrap().message;
+    assert!(
+        said.contains("256 MiB") && said.contains("may take 64"),
+        "{said}"
+    );
+    assert_eq!(lab.keys_released.get(), 0);
+    lab.unlock_memory_kib.set(256 << 10);
+    lab.settle(1);
+    assert_eq!(lab.status(1).stage, Stage::Attached);
+}
+
+#[test]
 fn activation_counts_from_the_next_mapping_on() {
     let lab = Lab::new(1);
     lab.settle(1);

@@ -133,6 +133,7 @@ fn invariant_04_secrets_do_not_show_in_debug() {
         mapping_uuid: "u".into(),
         blank: false,
         activation: Default::default(),
+        unlock_memory_kib: 0,
         expected: SimHeader::new(&luks_uuid(1), KEY).facts,
         passphrase: crate::host::Passphrase(KEY.into()),
     };

@@ -74,6 +74,8 @@ pub struct Lab {
     pub stored: RefCell<String>,
     /// The key that a rotation brings.
     pub next: RefCell<Option<String>>,
+    /// Memory that the agent takes for key derivation.
+    pub unlock_memory_kib: Cell<u32>,
     /// Somebody removed mappings by hand: a link may lead nowhere until the agent looks again.
     pub vandalised: Cell<bool>,
     /// A raw disk may have a name that no volume has kept yet.
@@ -105,6 +107,7 @@ impl Default for Lab {
             operator_pins: Cell::new(true),
             stored: RefCell::new(KEY.to_owned()),
             next: RefCell::default(),
+            unlock_memory_kib: Cell::new(64 << 10),
             vandalised: Cell::new(false),
             names_free_until_kept: Cell::new(false),
         }
@@ -291,6 +294,7 @@ impl Lab {
             volume: name(n),
         };
         let mut wanted = Wanted::read(&volume).unwrap();
+        wanted.unlock_memory_kib = self.unlock_memory_kib.get();
         wanted.lun_wanted_by_another = self.volumes.borrow().iter().any(|(other, v)| {
             *other != name(n)
                 && v.spec.desired == Desired::Attached

@@ -54,6 +54,28 @@ fn erase_wipes_then_destroys_the_key_then_goes() {
     assert_eq!(c.keys_deleted, [KEY]);
 }
 
+/// Without a header the disk opens for as long as the key is there. One that we did not make is not ours to destroy, and
+/// "erased" would be a lie.
+#[test]
+fn erase_of_a_plain_volume_with_a_key_of_others_is_refused() {
+    let mut c = Cluster::attached(json!({}));
+    let mut status = c.status();
+    status.header.as_mut().unwrap().provider = Provider::Plain;
+    status.key.as_mut().unwrap().generated = false;
+    c.world.volume.status = Some(status.clone());
+    c.report(|s| s.header = status.header);
+    c.delete(DeletionPolicy::Erase);
+    c.settle();
+    assert_eq!(c.nv().spec.desired, Desired::Detached);
+    c.lets_go();
+    c.settle();
+    c.is(READY, "False", Reason::EraseBlocked);
+    assert!(!c.gone && c.keys_deleted.is_empty());
+    c.delete(DeletionPolicy::Retain);
+    c.settle();
+    assert!(c.gone && c.keys_deleted.is_empty());
+}
+
 #[test]
 fn erase_of_a_detached_volume_uses_its_last_node() {
     let mut c = Cluster::attached(json!({}));

@@ -169,6 +169,45 @@ fn an_existing_disk_is_imported_by_its_header() {
 }
 
 #[test]
+fn a_disk_without_a_header_is_imported_under_a_uuid_of_the_record_and_without_a_permit() {
+    let mut c = Cluster::new(json!({"format": "Never", "key": {"secretRef": KEY}}));
+    c.world.encryption = Ok(Encryption {
+        provider: Provider::Plain,
+        hash: Some(PlainHash::Ripemd160),
+        ..Encryption::default()
+    });
+    c.keys.push(key(KEY));
+    c.settle();
+    let spec = c.nv().spec.clone();
+    assert!(spec.luks_uuid.is_some());
+    assert_eq!(
+        (&spec.luks_uuid, &spec.format_permit),
+        (&c.status().luks_uuid, &None)
+    );
+    assert_eq!(c.status().format_permit, None);
+    // What is pinned counts from then on, whatever becomes of the class.
+    let facts = HeaderFacts {
+        provider: Provider::Plain,
+        hash: Some(PlainHash::Ripemd160),
+        luks_uuid: spec.luks_uuid.clone().unwrap(),
+        digest: String::new(),
+        data_offset: 0,
+        ..c.header()
+    };
+    c.report(|s| {
+        s.stage = Stage::Mapping;
+        s.header = Some(facts.clone());
+        s.first_opened = Some(Time(at(1)));
+    });
+    c.world.encryption = Ok(Encryption::default());
+    c.settle();
+    assert_eq!(c.status().header.as_ref(), Some(&facts));
+    let encryption = crate::volume::decide::encryption(&c.world, &c.status()).unwrap();
+    assert_eq!(encryption.provider, Provider::Plain);
+    assert_eq!(encryption.hash, Some(PlainHash::Ripemd160));
+}
+
+#[test]
 fn a_header_that_is_not_the_one_on_record_is_not_ready() {
     let mut c = Cluster::attached(json!({}));
     c.report(|s| s.header.as_mut().unwrap().digest = "another volume key".into());

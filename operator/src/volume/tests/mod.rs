@@ -20,7 +20,7 @@ use cryptvol_crds::{
     v1alpha1::{
         Activation, DeletionPolicy, Desired, DeviceStatus, EncryptedVolumeStatus, Encryption,
         EraseReceipt, FormatPolicy, HeaderFacts, LastError, MappingStatus, NodeVolumeStatus,
-        PermitReceipt, PermitState, Stage,
+        PermitReceipt, PermitState, PlainHash, Provider, Stage,
     },
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};

@@ -14,8 +14,9 @@ use super::bounds::{
     STRIPES, is_null, protects,
 };
 
-/// More memory for Argon2 than a worker may take, in KiB.
-const MAX_ARGON2_MEMORY: u32 = 64 << 10;
+/// Most memory for Argon2 that tools take unless told otherwise (cryptsetup: 1 GiB), in KiB. How much of it an agent may take
+/// is its own affair.
+const MAX_ARGON2_MEMORY: u32 = 1 << 20;
 /// More passes of Argon2 than a worker has time for.
 const MAX_ARGON2_TIME: u32 = 16;
 /// More threads of Argon2 than anybody asks for (also libcryptsetup's limit).
@@ -27,7 +28,7 @@ const MAX_AREAS: u64 = 128 << 20;
 /// Most key slots of the format.
 const MAX_SLOTS: usize = 32;
 /// Most passes times KiB of all key slots together, for the same cause.
-const MAX_ARGON2_TOTAL: u64 = 4 * (MAX_ARGON2_MEMORY as u64) * (MAX_ARGON2_TIME as u64);
+const MAX_ARGON2_TOTAL: u64 = (MAX_ARGON2_MEMORY as u64) * (MAX_ARGON2_TIME as u64);
 /// Bytes of a key slot's own key: AES-128 to AES-256 in XTS.
 const AREA_KEY: Range<u32> = 16..65;
 
@@ -66,6 +67,8 @@ pub struct Read {
     pub slots: Vec<KeySlot>,
     /// Areas of all key slots.
     pub used: Vec<Range<u64>>,
+    /// Most memory that one of its slots takes, in KiB.
+    pub unlock_memory_kib: u32,
     /// End of the key slot region.
     pub areas_end: u64,
     /// What is not acceptable.
@@ -207,6 +210,13 @@ pub fn read(json: &str, copy_size: usize, device_size: u64) -> Result<Read, Stri
         object("it has no key slot in use".into());
     }
     total_cost(&metadata, &mut object);
+    let unlock_memory_kib = metadata
+        .keyslots
+        .0
+        .values()
+        .filter_map(|s| s.kdf.as_ref().map(|k| k.memory))
+        .max()
+        .unwrap_or_default();
     let used = metadata.keyslots.0.into_values().filter_map(|s| s.area);
     let used = used.map(|a| a.offset..a.offset.saturating_add(a.size));
     let used = used.collect();
@@ -223,6 +233,7 @@ pub fn read(json: &str, copy_size: usize, device_size: u64) -> Result<Read, Stri
         },
         slots,
         used,
+        unlock_memory_kib,
         areas_end,
         objections,
     })

@@ -141,6 +141,7 @@ fn try_read(head: &[u8], device_size: u64) -> Result<Luks, String> {
                 ..HeaderFacts::default()
             },
             key_slots: slots.len() as u32,
+            unlock_memory_kib: 0,
             objections,
         },
         slots,

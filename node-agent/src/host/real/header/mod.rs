@@ -209,6 +209,7 @@ fn choose(head: &[u8], size: usize, device_size: u64) -> Parsed {
         mut facts,
         slots,
         used,
+        unlock_memory_kib,
         areas_end,
         objections: more,
     } = match json::read(copy.json, size, device_size) {
@@ -234,6 +235,7 @@ fn choose(head: &[u8], size: usize, device_size: u64) -> Parsed {
         header: Header {
             facts,
             key_slots,
+            unlock_memory_kib,
             objections,
         },
         slots,
