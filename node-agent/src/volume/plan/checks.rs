@@ -114,7 +114,7 @@ impl<'a> At<'a> {
             (
                 "encryption sector in bytes",
                 facts.sector_size.to_string(),
-                wanted.sector_size.to_string(),
+                self.wanted_sector(facts).to_string(),
             ),
         ] {
             if found != expected {
@@ -127,6 +127,17 @@ impl<'a> At<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The encryption sector that a header must have. cryptsetup chooses one by the disk where nobody says, and Cinder has no word
+    /// for it: what others wrote is taken as it is, and pinned with the rest.
+    fn wanted_sector(&self, found: &HeaderFacts) -> i32 {
+        let import = self.wanted.luks_uuid.is_none();
+        match &self.wanted.pinned {
+            Some(pinned) => pinned.sector_size,
+            None if import => found.sector_size,
+            None => self.wanted.encryption.sector_size,
+        }
     }
 
     /// State of our mapping, as far as it can be told without the header's facts.

@@ -69,6 +69,33 @@ fn peer_failure_12_memory_for_key_derivation_is_granted_or_the_key_is_not_asked_
 }
 
 #[test]
+fn the_sector_size_of_an_import_is_its_headers() {
+    let lab = Lab::new(1);
+    let mut header = SimHeader::new(&luks_uuid(42), KEY);
+    header.facts.sector_size = 4096;
+    lab.disk(1, |d| d.content = Content::Luks(header));
+    lab.change(1, |s| (s.luks_uuid, s.format_permit) = (None, None));
+    lab.settle(1);
+    assert_eq!(lab.status(1).stage, Stage::Attached);
+    assert_eq!(lab.status(1).header.unwrap().sector_size, 4096);
+    // Pinned from then on.
+    lab.want(1, Desired::Detached);
+    lab.settle(1);
+    lab.disk(1, |d| {
+        let Content::Luks(header) = &mut d.content else {
+            panic!("no header");
+        };
+        header.facts.sector_size = 512;
+    });
+    lab.want(1, Desired::Attached);
+    lab.settle(1);
+    assert_eq!(
+        lab.reason(1).as_deref(),
+        Some(Reason::HeaderMismatch.as_str())
+    );
+}
+
+#[test]
 fn activation_counts_from_the_next_mapping_on() {
     let lab = Lab::new(1);
     lab.settle(1);
