@@ -128,6 +128,8 @@ impl Call {
     pub fn memory_mib(&self) -> u32 {
         match self {
             Self::Open(_, order) => order.unlock_memory_kib.div_ceil(1024),
+            // All that there is: they try key slots of whatever kind the header has, which was opened within the limit before.
+            Self::AddKeySlot(..) | Self::DropKeySlots(..) => u32::MAX,
             _ => 0,
         }
     }
