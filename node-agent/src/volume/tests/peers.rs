@@ -330,7 +330,7 @@ fn peer_failure_15_a_volume_goes_without_its_key() {
 fn peer_failure_16_an_import_with_other_settings_says_which() {
     let lab = Lab::new(1);
     let mut header = SimHeader::new(&luks_uuid(42), KEY);
-    header.facts.sector_size = 4096;
+    header.facts.key_size = 256;
     lab.disk(1, |d| d.content = Content::Luks(header));
     lab.change(1, |s| {
         s.luks_uuid = None;
@@ -340,7 +340,7 @@ fn peer_failure_16_an_import_with_other_settings_says_which() {
     let error = lab.status(1).error.unwrap();
     assert_eq!(error.reason, "HeaderMismatch");
     assert!(
-        error.message.contains("4096 in the header, 512 wanted"),
+        error.message.contains("256 in the header, 512 wanted"),
         "{}",
         error.message
     );
@@ -348,7 +348,7 @@ fn peer_failure_16_an_import_with_other_settings_says_which() {
         (lab.keys_released.get(), lab.world.borrow().bytes_written()),
         (0, 0)
     );
-    lab.change(1, |s| s.encryption.sector_size = 4096);
+    lab.change(1, |s| s.encryption.key_size = 256);
     lab.settle(1);
     attached(&lab, 1);
 }
