@@ -3,14 +3,14 @@
 //! all that seal which key seals from now on; then every record. What has been done shows in the records, so a
 //! rotation that was stopped goes on where it was.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use thiserror::Error;
 
 use crate::{
     app::{AppError, CREDENTIAL_KEY, KEK_CHECK, check_kek},
     crypto::{Kek, KekError, SealError},
-    store::{Change, DATABASE_FILE, Store, StoreError},
+    store::{Change, Store, StoreError},
 };
 
 /// Projects' keys sealed anew in one change.
@@ -19,9 +19,6 @@ const BATCH: i64 = 100;
 /// Why a rotation stopped.
 #[derive(Debug, Error)]
 pub enum RekeyError {
-    /// There is nothing to rotate.
-    #[error("there is no database in {0}; give the data directory of the service")]
-    NoDatabase(PathBuf),
     /// The file of keys.
     #[error(transparent)]
     Kek(#[from] KekError),
@@ -44,10 +41,7 @@ pub enum RekeyError {
 /// # Errors
 /// Any [`RekeyError`]; everything opens as before, and running it again goes on.
 pub async fn run(data_dir: &Path, kek: &Kek, forget_old: bool) -> Result<u64, RekeyError> {
-    if !data_dir.join(DATABASE_FILE).exists() {
-        return Err(RekeyError::NoDatabase(data_dir.into()));
-    }
-    let store = Store::open(data_dir).await?;
+    let store = Store::open_existing(data_dir).await?;
     check_kek(&store, kek, data_dir).await?;
     let done = rotate(&store, kek, forget_old, &mut || true).await;
     store.close().await;
@@ -321,7 +315,7 @@ mod tests {
         let kek = Kek::from_bytes(&[1; 32]);
         assert!(matches!(
             run(dir.path(), &kek, false).await,
-            Err(RekeyError::NoDatabase(_))
+            Err(RekeyError::Store(StoreError::NoDatabase(_)))
         ));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -4,7 +4,7 @@
 //! All processes on one database read the same keys, so a rotation needs no stages: a token that names a key which a process does
 //! not have yet makes it read them again.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -13,7 +13,7 @@ use crate::{
     app::{AppError, KEK_CHECK, check_kek},
     crypto::{Kek, SealError, SealingKey, seal::KEY_LEN},
     ids::random_bytes,
-    store::{Change, DATABASE_FILE, Store, StoreError, token_state::TokenKey},
+    store::{Change, Store, StoreError, token_state::TokenKey},
     time::now_us,
     token::TokenKeys,
 };
@@ -24,9 +24,6 @@ const SPREAD: i64 = 600 * 1_000_000;
 /// Why the keys were not rotated.
 #[derive(Debug, Error)]
 pub enum TokenKeyError {
-    /// There is nothing to rotate.
-    #[error("there is no database in {0}; give the data directory of the service")]
-    NoDatabase(PathBuf),
     /// The records.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -42,7 +39,6 @@ impl TokenKeyError {
     /// Machine-readable reason.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::NoDatabase(_) => "NoDatabase",
             Self::Store(error) => error.reason(),
             Self::Seal(error) => error.reason(),
             Self::Open(error) => error.reason(),
@@ -56,10 +52,7 @@ impl TokenKeyError {
 /// # Errors
 /// Any [`TokenKeyError`]; the keys are then as before.
 pub async fn run(data_dir: &Path, kek: &Kek, end_tokens: bool) -> Result<usize, TokenKeyError> {
-    if !data_dir.join(DATABASE_FILE).exists() {
-        return Err(TokenKeyError::NoDatabase(data_dir.into()));
-    }
-    let store = Store::open(data_dir).await?;
+    let store = Store::open_existing(data_dir).await?;
     check_kek(&store, kek, data_dir).await?;
     let done = rotate(&store, kek, end_tokens).await;
     store.close().await;
@@ -253,7 +246,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(
             run(dir.path(), &kek(), false).await,
-            Err(TokenKeyError::NoDatabase(_))
+            Err(TokenKeyError::Store(StoreError::NoDatabase(_)))
         ));
         let bench = Bench::new().await;
         let foreign = Kek::from_bytes(&[1; 32]);

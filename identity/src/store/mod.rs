@@ -69,6 +69,9 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+    /// There is no database where one should be.
+    #[error("there is no database in {0}; give the data directory of the service")]
+    NoDatabase(PathBuf),
     /// The database cannot be opened.
     #[error("cannot open the database {path}: {source}")]
     Open {
@@ -102,6 +105,7 @@ impl StoreError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::DataDir { .. } => "DataDirUnusable",
+            Self::NoDatabase(_) => "NoDatabase",
             Self::Open { .. } => "DatabaseNotOpened",
             Self::Migrate(_) => "DatabaseNotMigrated",
             Self::Duplicate => "Duplicate",
@@ -155,6 +159,17 @@ pub struct Change {
 }
 
 impl Store {
+    /// As [`Self::open`], for commands that work on what a service has: a mistyped path must not become an empty database.
+    ///
+    /// # Errors
+    /// `NoDatabase`, and those of [`Self::open`].
+    pub async fn open_existing(data_dir: &Path) -> StoreResult<Self> {
+        if !data_dir.join(DATABASE_FILE).exists() {
+            return Err(StoreError::NoDatabase(data_dir.into()));
+        }
+        Self::open(data_dir).await
+    }
+
     /// Opens (or makes) the database in `data_dir` and brings its schema up to date.
     ///
     /// # Errors
