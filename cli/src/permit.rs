@@ -85,6 +85,11 @@ fn ask(volume: &Volume, object: &EncryptedVolume, uuid: &str) -> Result<String> 
             iscsi.portals.join(", ")
         )?;
     }
+    if let Some(device) = &object.spec.source.device {
+        let nodes = object.spec.attachments.iter().map(|a| a.node_name.as_str());
+        let nodes: Vec<_> = nodes.collect();
+        writeln!(out, "  {} on {}", device.path, nodes.join(", "))?;
+    }
     if let Some(status) = &object.status {
         if let Some(wwid) = &status.wwid {
             writeln!(out, "  WWID {wwid}")?;

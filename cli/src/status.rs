@@ -185,6 +185,9 @@ fn disk_rows(volume: &EncryptedVolume, status: &EncryptedVolumeStatus) -> Vec<Ve
             ),
         );
     }
+    if let Some(device) = &volume.spec.source.device {
+        row("Device", device.path.clone());
+    }
     if let Some(wwid) = &status.wwid {
         row("WWID", wwid.clone());
     }

@@ -230,9 +230,9 @@ async fn what_cannot_work_is_refused_at_apply_with_a_sentence() -> Result<()> {
             says: "a device is named by its path below /dev",
         },
         Case {
-            what: "device",
-            patch: other(json!({"device": {"path": "/dev/vg/lv"}})),
-            says: "source.device, source.file and source.ephemeral are not implemented",
+            what: "file",
+            patch: other(json!({"file": {"path": "/var/lib/cryptvol/volumes/a", "size": "1Gi"}})),
+            says: "source.file and source.ephemeral are not implemented",
         },
         Case {
             what: "file outside of the directory",

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = ("[has(self.iscsi), has(self.device), has(self.file), has(self.ephemeral)].filter(x, x).size() == 1", "set exactly one of source.iscsi, source.device, source.file and source.ephemeral"),
-    validation = ("!has(self.device) && !has(self.file) && !has(self.ephemeral)", "source.device, source.file and source.ephemeral are not implemented in this version: use source.iscsi"),
+    validation = ("!has(self.file) && !has(self.ephemeral)", "source.file and source.ephemeral are not implemented in this version: use source.iscsi or source.device"),
 )]
 pub struct Source {
     /// A logical unit of an iSCSI target.
@@ -18,10 +18,11 @@ pub struct Source {
     /// A disk, partition or logical volume that is on the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceSource>,
-    /// A file on the node, through a loop device.
+    /// A file on the node, through a loop device. Not implemented in this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<FileSource>,
-    /// Scratch space with a random key that is stored nowhere and gone at detach, and with it all data.
+    /// Scratch space with a random key that is stored nowhere and gone at detach, and with it all data. Not
+    /// implemented in this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ephemeral: Option<EphemeralSource>,
 }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 mod encryptors;
 mod guest_lvm;
 mod iscsi;
+mod local;
 mod shadow;
 
 const IQN: &str = "iqn.2026-11.dev.cryptvol:db-0";

@@ -133,8 +133,25 @@ fn bad(field: &'static str, why: &str) -> InvalidSpec {
 fn source(spec: &NodeSource) -> Result<Source, InvalidSpec> {
     match (&spec.iscsi, &spec.device, &spec.file) {
         (Some(iscsi), None, None) => lun(iscsi).map(Source::Iscsi),
-        _ => Err(bad("source", "only iscsi is implemented")),
+        (None, Some(device), None) if is_device(&device.path) => Ok(Source::Device {
+            path: device.path.clone(),
+        }),
+        (None, Some(_), None) => Err(bad("source.device.path", "not a path below /dev")),
+        _ => Err(bad("source", "only iscsi and device are implemented")),
     }
+}
+
+/// A path below `/dev` that stays there, as far as its words go; where its links lead is looked at each time.
+fn is_device(path: &str) -> bool {
+    path.len() <= 255
+        && path.strip_prefix("/dev/").is_some_and(|rest| {
+            rest.split('/').all(|part| {
+                part.starts_with(|c: char| c.is_ascii_alphanumeric())
+                    && part
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || b"._:+@-".contains(&b))
+            })
+        })
 }
 
 fn lun(spec: &NodeIscsi) -> Result<Lun, InvalidSpec> {
@@ -249,6 +266,28 @@ mod tests {
             "/etc/passwd",
         ] {
             assert!(!is_link(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn devices_are_below_dev() {
+        for good in [
+            "/dev/vg0/data",
+            "/dev/disk/by-id/wwn-0x5000c500a1b2c3d4",
+            "/dev/sda1",
+        ] {
+            assert!(is_device(good), "{good}");
+        }
+        for bad in [
+            "/dev",
+            "/dev/",
+            "/etc/passwd",
+            "/dev/../etc/passwd",
+            "/dev/a//b",
+            "dev/a",
+            "/dev/a b",
+        ] {
+            assert!(!is_device(bad), "{bad}");
         }
     }
 

@@ -3,8 +3,8 @@
 use cryptvol_crds::{
     NodeVolume, names,
     v1alpha1::{
-        Activation, Desired, EncryptedVolumeStatus, Encryption, IscsiSource, NodeIscsi, NodeSource,
-        NodeVolumeSpec, VolumeRef,
+        Activation, Desired, EncryptedVolumeStatus, Encryption, IscsiSource, NodeDevice, NodeIscsi,
+        NodeSource, NodeVolumeSpec, VolumeRef,
     },
 };
 use kube::{Resource, ResourceExt};
@@ -26,7 +26,12 @@ pub fn build(
     let volume = &world.volume;
     let name = volume.name_any();
     let namespace = volume.namespace().unwrap_or_default();
-    let source = volume.spec.source.iscsi.clone().unwrap_or_default();
+    let source = &volume.spec.source;
+    let named = match (&source.iscsi, &source.device) {
+        (Some(iscsi), _) => iscsi.wwid.clone(),
+        (_, Some(device)) => device.wwid.clone(),
+        _ => None,
+    };
     let spec = NodeVolumeSpec {
         node_name: node.to_owned(),
         volume_ref: VolumeRef {
@@ -39,7 +44,7 @@ pub fn build(
         ephemeral: false,
         luks_uuid: status.luks_uuid.clone(),
         size_bytes: status.size_bytes,
-        wwid: source.wwid.clone().or_else(|| status.wwid.clone()),
+        wwid: named.or_else(|| status.wwid.clone()),
         header: status.header.clone(),
         format_permit: (desired == Desired::Attached)
             .then(|| facts::permit_to_hand_out(status))
@@ -54,8 +59,11 @@ pub fn build(
             .and_then(|l| l.shadow.clone())
             .filter(|_| volume.metadata.deletion_timestamp.is_none()),
         source: NodeSource {
-            iscsi: Some(iscsi(source)),
-            ..NodeSource::default()
+            iscsi: source.iscsi.clone().map(iscsi),
+            device: source.device.as_ref().map(|d| NodeDevice {
+                path: d.path.clone(),
+            }),
+            file: None,
         },
     };
     let mut node_volume = NodeVolume::new(&names::node_volume_name(&name, node), spec);

@@ -15,7 +15,7 @@ use super::{
     error::{because, failed, unreadable},
     sysfs::Sysfs,
 };
-use crate::host::{DeviceId, StepError};
+use crate::host::{DeviceId, RawKind, StepError};
 
 /// Alignment of buffers, offsets and lengths for direct I/O: no device has larger logical blocks.
 pub const ALIGN: usize = 4096;
@@ -96,15 +96,27 @@ impl Disk {
     /// and size, in sysfs before and at the opened file after opening.
     ///
     /// # Errors
-    /// `WwidMismatch` or `SizeMismatch` when it is another one, `DeviceUnreadable` when it cannot be opened.
+    /// `WwidMismatch` or `SizeMismatch` when it is another one, `DeviceInUse` when something else has a device that was there
+    /// before us and is to be written, `DeviceUnreadable` when it cannot be opened.
     pub fn open(sysfs: &Sysfs, id: &DeviceId, access: Access) -> Result<Self, StepError> {
         sysfs.same_device(id)?;
+        // The kernel's own claim: a mount, swap, RAID, LVM or another mapping has it, and nobody gets it until we let go.
+        let exclusive = match (&id.kind, access) {
+            (RawKind::Local, Access::Write) => libc::O_EXCL,
+            _ => 0,
+        };
         let file = OpenOptions::new()
             .read(true)
             .write(access == Access::Write)
-            .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC)
+            .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC | exclusive)
             .open(&id.path)
-            .map_err(|e| unreadable(&id.path, e))?;
+            .map_err(|e| match e.raw_os_error() {
+                Some(libc::EBUSY) if exclusive != 0 => because(
+                    Reason::DeviceInUse,
+                    format!("{} is mounted or opened exclusively", id.path),
+                ),
+                _ => unreadable(&id.path, e),
+            })?;
         let meta = file.metadata().map_err(|e| unreadable(&id.path, e))?;
         let dev = format!("{}:{}", libc::major(meta.rdev()), libc::minor(meta.rdev()));
         if !meta.file_type().is_block_device() || dev != id.dev {

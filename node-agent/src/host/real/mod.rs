@@ -9,6 +9,7 @@ mod error;
 pub mod header;
 pub mod iscsi;
 pub mod links;
+pub mod local;
 pub mod luks;
 pub mod names;
 pub mod plain;
@@ -64,21 +65,27 @@ impl RealHost {
 impl Host for RealHost {
     fn observe(&mut self, query: &Query) -> Result<Observed, StepError> {
         let read = |e| failed("reading sysfs", e);
-        let Source::Iscsi(lun) = &query.source else {
-            return Err(failed(&query.source, "only iSCSI is implemented"));
-        };
-        let session = self.sysfs.session(&lun.target).map_err(read)?;
-        let (session, device) = match session {
-            None => (None, None),
-            Some(s) => (
-                Some(self.sysfs.describe(&s).map_err(read)?),
-                self.sysfs.disk(&s, lun.lun).map_err(read)?,
-            ),
+        let mapping = dm::observe(&query.mapping_name)?;
+        let (session, device) = match &query.source {
+            Source::Iscsi(lun) => match self.sysfs.session(&lun.target).map_err(read)? {
+                None => (None, None),
+                Some(s) => (
+                    Some(self.sysfs.describe(&s).map_err(read)?),
+                    self.sysfs.disk(&s, lun.lun).map_err(read)?,
+                ),
+            },
+            Source::Device { path } => {
+                let device = self.sysfs.local(path, mapping.as_ref()).map_err(read)?;
+                (None, device)
+            }
+            Source::File(_) => {
+                return Err(failed(&query.source, "files are not implemented"));
+            }
         };
         Ok(Observed {
             session,
             device,
-            mapping: dm::observe(&query.mapping_name)?,
+            mapping,
             link: self.links.observe(&query.link)?,
             names: self
                 .names

@@ -9,7 +9,10 @@ use std::{
 
 use cryptvol_crds::conditions::Reason;
 
-use super::error::{because, failed};
+use super::{
+    error::{because, failed},
+    local::{local_wwid, users},
+};
 use crate::host::{Device, DeviceId, Portal, RawKind, Session, StepError, Target};
 
 /// SCSI peripheral types that hold no data of anybody: controller, enclosure, unknown.
@@ -196,12 +199,13 @@ impl Sysfs {
         }))
     }
 
-    /// What is stacked on a device or on a partition of it.
+    /// What is stacked on a device or on a partition of it, and whatever else uses one that was there before us.
     ///
     /// # Errors
     /// When sysfs cannot be read.
     pub fn holders(&self, id: &DeviceId) -> io::Result<Vec<String>> {
         match self.block_dir(id)? {
+            Some(block) if id.kind == RawKind::Local => users(&block, &id.dev),
             Some(block) => holders(&block),
             None => Ok(Vec::new()),
         }
@@ -235,7 +239,11 @@ impl Sysfs {
                 format!("{} ({}) is gone", id.path, id.dev),
             ));
         };
-        let wwid = wwid(&block.join("device")).map_err(read)?;
+        let wwid = match &id.kind {
+            RawKind::Local => local_wwid(&block),
+            RawKind::Lun { .. } | RawKind::Loop { .. } => wwid(&block.join("device")),
+        };
+        let wwid = wwid.map_err(read)?;
         if wwid != id.wwid {
             let show = |w: &Option<String>| w.clone().unwrap_or_else(|| "none".to_owned());
             return Err(because(
@@ -321,7 +329,7 @@ fn absent(error: &io::Error) -> bool {
 }
 
 /// Where a link leads, as a path that can be opened; nothing when it is not there.
-fn link(path: &Path) -> io::Result<Option<PathBuf>> {
+pub(super) fn link(path: &Path) -> io::Result<Option<PathBuf>> {
     match fs::read_link(path) {
         Ok(to) => Ok(path.parent().map(|p| normal(&p.join(to)))),
         Err(e) if absent(&e) => Ok(None),
@@ -361,7 +369,7 @@ fn same_portal(a: &Portal, b: &Portal) -> bool {
     same_address && a.port == b.port
 }
 
-fn holders(block: &Path) -> io::Result<Vec<String>> {
+pub(super) fn holders(block: &Path) -> io::Result<Vec<String>> {
     let mut all: Vec<_> = names(&block.join("holders"))?.collect();
     let disk = block.file_name().and_then(|n| n.to_str()).unwrap_or("/");
     for part in names(block)?.filter(|n| n.starts_with(disk)) {
@@ -370,12 +378,12 @@ fn holders(block: &Path) -> io::Result<Vec<String>> {
     Ok(all)
 }
 
-fn wwid(scsi: &Path) -> io::Result<Option<String>> {
+pub(super) fn wwid(scsi: &Path) -> io::Result<Option<String>> {
     Ok(attribute(&scsi.join("wwid"))?.filter(|w| !w.is_empty()))
 }
 
 /// sysfs counts in units of 512 bytes whatever the device's blocks are.
-fn bytes(sectors: &str) -> io::Result<u64> {
+pub(super) fn bytes(sectors: &str) -> io::Result<u64> {
     sectors
         .parse::<u64>()
         .ok()

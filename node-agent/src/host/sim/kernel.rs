@@ -48,7 +48,7 @@ pub struct SimDevice {
     pub path: String,
     /// major:minor.
     pub dev: String,
-    /// Session.
+    /// Session; 0 for a disk of the node itself, which needs none.
     pub sid: u32,
     /// LUN.
     pub lun: u32,
@@ -98,6 +98,9 @@ impl World {
 
     /// Index of the disk that the array shows at a device now, which need not be the one that was scanned.
     fn disk_behind(&self, device: &SimDevice) -> Option<usize> {
+        if device.sid == 0 {
+            return Some(device.disk);
+        }
         let session = self.kernel.sessions.iter().find(|s| s.sid == device.sid)?;
         let target = self.targets.get(&session.iqn).filter(|t| t.up)?;
         target.luns.get(&device.lun).copied()
@@ -118,12 +121,49 @@ impl World {
         Ok(disk)
     }
 
+    fn described(&self, s: &SimSession) -> Session {
+        let disks = self.kernel.devices.iter().filter(|d| d.sid == s.sid);
+        Session {
+            sid: s.sid,
+            state: s.state.clone(),
+            portal: s.portal.clone(),
+            disks: u32::try_from(disks.count()).unwrap(),
+        }
+    }
+
+    /// The disk of the node below a mapping of this name, else the one at the path.
+    fn local(&self, path: &str, mapping: &str) -> Option<&SimDevice> {
+        let mut mappings = self.kernel.mappings.iter().map(|m| &m.mapping);
+        let below = mappings
+            .find(|m| m.name == mapping && m.uuid.starts_with(names::DM_UUID_PREFIX))
+            .and_then(|m| m.deps.first());
+        let mut locals = self.kernel.devices.iter().filter(|d| d.sid == 0);
+        below
+            .and_then(|dev| locals.clone().find(|d| d.dev == *dev))
+            .or_else(|| locals.find(|d| d.path == path))
+    }
+
+    fn shown(&self, d: &SimDevice) -> Device {
+        let mut holders = self.holders(&d.dev);
+        if d.sid == 0 && d.in_use {
+            holders.push("a mount at /mnt".to_owned());
+        }
+        Device {
+            id: self.id(d),
+            state: d.state.clone(),
+            holders,
+        }
+    }
+
     fn id(&self, device: &SimDevice) -> DeviceId {
         DeviceId {
             path: device.path.clone(),
             dev: device.dev.clone(),
-            kind: RawKind::Lun {
-                hctl: format!("{}:0:0:{}", device.sid, device.lun),
+            kind: match device.sid {
+                0 => RawKind::Local,
+                sid => RawKind::Lun {
+                    hctl: format!("{sid}:0:0:{}", device.lun),
+                },
             },
             wwid: device.wwid.clone(),
             size_bytes: device.size,
@@ -340,34 +380,21 @@ fn write(disk: &mut Disk, content: Content) {
 
 impl Host for World {
     fn observe(&mut self, query: &Query) -> Result<Observed, StepError> {
-        let Source::Iscsi(lun) = &query.source else {
-            return error(Reason::StepFailed, "this source is not simulated");
+        let (session, device) = match &query.source {
+            Source::Iscsi(lun) => {
+                let session = self.session(&lun.target.iqn).map(|s| self.described(s));
+                let device = session.as_ref().and_then(|s| {
+                    let mut all = self.kernel.devices.iter();
+                    all.find(|d| d.sid == s.sid && d.lun == lun.lun)
+                });
+                (session, device)
+            }
+            Source::Device { path } => (None, self.local(path, &query.mapping_name)),
+            Source::File(_) => {
+                return error(Reason::StepFailed, "this source is not simulated");
+            }
         };
-        let session = self.session(&lun.target.iqn).map(|s| Session {
-            sid: s.sid,
-            state: s.state.clone(),
-            portal: s.portal.clone(),
-            disks: u32::try_from(
-                self.kernel
-                    .devices
-                    .iter()
-                    .filter(|d| d.sid == s.sid)
-                    .count(),
-            )
-            .unwrap(),
-        });
-        let device = session.as_ref().and_then(|s| {
-            let d = self
-                .kernel
-                .devices
-                .iter()
-                .find(|d| d.sid == s.sid && d.lun == lun.lun)?;
-            Some(Device {
-                id: self.id(d),
-                state: d.state.clone(),
-                holders: self.holders(&d.dev),
-            })
-        });
+        let device = device.map(|d| self.shown(d));
         let mapping = self
             .kernel
             .mappings

@@ -47,8 +47,11 @@ impl World {
     pub fn power_cut(&mut self) {
         self.log.push("power cut".to_owned());
         let next_sid = self.kernel.next_sid;
+        let mut devices = std::mem::take(&mut self.kernel.devices);
+        devices.retain(|d| d.sid == 0); // the node's own are there again at boot
         self.kernel = Kernel {
             next_sid,
+            devices,
             ..Kernel::default()
         };
         self.links.clear();

@@ -6,7 +6,7 @@ use cryptvol_crds::{
 };
 
 use super::{At, Next, Step, stop};
-use crate::host::{Device, DeviceId, Header, HeaderFound, LinkFound, Mapping};
+use crate::host::{Device, DeviceId, Header, HeaderFound, LinkFound, Mapping, Source};
 
 /// State of a mapping that carries this volume's name and UUID.
 pub(super) enum Health {
@@ -168,11 +168,13 @@ impl<'a> At<'a> {
                 id.path
             ));
         }
-        let logged_in = self
-            .observed
-            .session
-            .as_ref()
-            .is_some_and(|s| s.state == "LOGGED_IN");
+        let logged_in = match &self.wanted.query.source {
+            Source::Iscsi(_) => {
+                let session = self.observed.session.as_ref();
+                session.is_some_and(|s| s.state == "LOGGED_IN")
+            }
+            Source::Device { .. } | Source::File(_) => true,
+        };
         if state != "running" || !logged_in {
             return Health::Waits(format!("the disk {} is {state}", id.path));
         }

@@ -54,6 +54,9 @@ impl At<'_> {
         if self.wanted.lun_wanted_by_another {
             return Ok(());
         }
+        if let Source::Device { .. } = self.wanted.query.source {
+            return Ok(()); // it was there before us, and stays
+        }
         if let Some(device) = &self.observed.device {
             if !device.holders.is_empty() {
                 return Err(stop(

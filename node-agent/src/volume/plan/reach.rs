@@ -10,12 +10,42 @@ impl At<'_> {
     pub(super) fn reach_device(&self) -> Result<&DeviceId, Next> {
         match &self.wanted.query.source {
             Source::Iscsi(lun) => self.reach_lun(lun),
-            source @ (Source::Device { .. } | Source::File(_)) => Err(stop(
+            Source::Device { path } => self.reach_local(path),
+            source @ Source::File(_) => Err(stop(
                 Stage::Device,
                 Reason::StepFailed,
-                format!("{source}: only iSCSI is implemented"),
+                format!("{source}: files are not implemented"),
             )),
         }
+    }
+
+    /// A device that was there before us: it is only looked at, and left alone as long as anything else has it.
+    fn reach_local(&self, path: &str) -> Result<&DeviceId, Next> {
+        let stopped = |reason, what: String| Err(stop(Stage::Device, reason, what));
+        let Some(Device { id, state, holders }) = &self.observed.device else {
+            return stopped(
+                Reason::DeviceNotFound,
+                format!("there is no block device at {path}"),
+            );
+        };
+        if !holders.is_empty() {
+            return stopped(
+                Reason::DeviceInUse,
+                format!("{path} ({}) is in use by {}", id.path, holders.join(", ")),
+            );
+        }
+        if state != "running" || id.size_bytes == 0 {
+            let what = match id.size_bytes {
+                0 => "without a size",
+                _ => state.as_str(),
+            };
+            return stopped(
+                Reason::DeviceUnreadable,
+                format!("{path} ({}) is {what}", id.path),
+            );
+        }
+        self.identity(id)?;
+        Ok(id)
     }
 
     /// iscsid logs in again by itself, with what it was told at the first login: a secret that the array does not take any

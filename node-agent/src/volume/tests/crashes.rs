@@ -52,7 +52,14 @@ fn plain_with_data() -> Lab {
 }
 
 fn with_data(provider: Provider) -> Lab {
-    let lab = Lab::of(provider, 1);
+    written(Lab::of(provider, 1))
+}
+
+fn local_with_data() -> Lab {
+    written(Lab::local(Provider::Luks2, 1))
+}
+
+fn written(lab: Lab) -> Lab {
     lab.settle(1);
     assert!(lab.world.borrow_mut().guest_writes(&Lab::link(1)).is_some());
     lab.world
@@ -124,6 +131,48 @@ fn deleted_by_name() -> Lab {
 }
 
 const WAYS: &[Way] = &[
+    Way {
+        name: "first attach, local",
+        prepare: || Lab::local(Provider::Luks2, 1),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: true,
+    },
+    Way {
+        name: "attach, local",
+        prepare: || detached(local_with_data()),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "detach, local",
+        prepare: local_with_data,
+        desired: Desired::Detached,
+        last: Stage::Detached,
+        formats: false,
+    },
+    Way {
+        name: "erase attached, local",
+        prepare: local_with_data,
+        desired: Desired::Erased,
+        last: Stage::Erased,
+        formats: false,
+    },
+    Way {
+        name: "erase detached, local",
+        prepare: || detached(local_with_data()),
+        desired: Desired::Erased,
+        last: Stage::Erased,
+        formats: false,
+    },
+    Way {
+        name: "first attach, local and plain",
+        prepare: || Lab::local(Provider::Plain, 1),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
     Way {
         name: "first attach by name",
         prepare: first_attach_by_name,
@@ -343,7 +392,7 @@ fn nothing_left_if_down(way: &Way, lab: &Lab) {
             way.name
         );
         assert!(
-            world.kernel.devices.is_empty(),
+            world.kernel.devices.iter().all(|d| d.sid == 0),
             "{}: a device is left",
             way.name
         );

@@ -11,8 +11,8 @@ use cryptvol_crds::{
     conditions::Reason,
     names,
     v1alpha1::{
-        Desired, FormatPermit, KeySlotRef, NodeIscsi, NodeRotation, NodeSource, NodeVolumeSpec,
-        NodeVolumeStatus, Provider, RotationPhase, VolumeRef,
+        Desired, FormatPermit, KeySlotRef, NodeDevice, NodeIscsi, NodeRotation, NodeSource,
+        NodeVolumeSpec, NodeVolumeStatus, Provider, RotationPhase, VolumeRef,
     },
 };
 use futures::FutureExt;
@@ -130,6 +130,10 @@ pub fn name(n: usize) -> String {
     format!("vol-{n}")
 }
 
+pub fn local(n: usize) -> String {
+    format!("/dev/local-{n}")
+}
+
 impl Lab {
     /// One array with one target and `n` volumes, each with a blank disk at its own LUN (volume 1 at LUN 1), all wanted
     /// attached with a permit.
@@ -187,6 +191,32 @@ impl Lab {
         let lab = Self::new(n);
         for i in 1..=n {
             lab.change(i, |s| s.encryption.provider = provider);
+        }
+        lab
+    }
+
+    /// The same with disks that are the node's own, at `/dev/local-1` and so on.
+    pub fn local(provider: Provider, n: usize) -> Self {
+        let lab = Self::of(provider, n);
+        for i in 1..=n {
+            let disk = lab.truth.borrow()[&name(i)];
+            lab.change(i, |s| {
+                s.source = NodeSource {
+                    device: Some(NodeDevice { path: local(i) }),
+                    ..NodeSource::default()
+                };
+            });
+            lab.world.borrow_mut().kernel.devices.push(SimDevice {
+                path: local(i),
+                dev: format!("252:{i}"),
+                sid: 0,
+                lun: 0,
+                disk,
+                wwid: Some(wwid(i)),
+                size: 1 << 30,
+                state: "running".to_owned(),
+                in_use: false,
+            });
         }
         lab
     }

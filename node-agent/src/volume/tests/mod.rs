@@ -6,6 +6,7 @@ mod encryptors;
 mod headerless;
 mod invariants;
 pub(crate) mod lab;
+mod local;
 mod names;
 mod peers;
 mod rotation;

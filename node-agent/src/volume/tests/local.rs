@@ -1,0 +1,120 @@
+//! Devices that were on the node before us: never touched while anything else uses them, and left where they are.
+
+use cryptvol_crds::{
+    conditions::Reason,
+    v1alpha1::{Desired, Provider, Stage},
+};
+
+use super::lab::*;
+use crate::host::sim::*;
+
+/// Stops for this reason, and not a byte was written.
+fn stops(lab: &Lab, reason: Reason) -> String {
+    lab.settle(1);
+    assert_eq!(lab.reason(1).as_deref(), Some(reason.as_str()));
+    let world = lab.world.borrow();
+    assert!(world.kernel.mappings.is_empty() && world.links.is_empty());
+    assert_eq!(world.bytes_written(), 0);
+    lab.status(1).error.unwrap().message
+}
+
+fn device(lab: &Lab, change: impl FnOnce(&mut SimDevice)) {
+    change(&mut lab.world.borrow_mut().kernel.devices[0]);
+}
+
+#[test]
+fn a_device_of_the_node_comes_up_without_a_session_and_stays_when_the_volume_goes() {
+    let lab = Lab::local(Provider::Luks2, 1);
+    lab.settle(1);
+    let status = lab.status(1);
+    assert_eq!(status.stage, Stage::Attached, "{status:?}");
+    assert_eq!(status.device.unwrap().path, local(1));
+    assert_eq!(status.portal, None);
+    lab.want(1, Desired::Detached);
+    lab.settle(1);
+    assert_eq!(lab.status(1).stage, Stage::Detached);
+    let world = lab.world.borrow();
+    assert!(world.kernel.mappings.is_empty() && world.links.is_empty());
+    assert_eq!(world.kernel.devices.len(), 1);
+}
+
+#[test]
+fn a_power_cut_leads_back_to_the_data() {
+    let lab = Lab::local(Provider::Luks2, 1);
+    lab.settle(1);
+    assert!(lab.world.borrow_mut().guest_writes(&Lab::link(1)).is_some());
+    let data = lab.disk(1, |d| d.data.clone());
+    let written = lab.world.borrow().bytes_written();
+    lab.world.borrow_mut().power_cut();
+    lab.settle(1);
+    assert_eq!(lab.status(1).stage, Stage::Attached);
+    assert_eq!(lab.disk(1, |d| d.data.clone()), data);
+    assert_eq!(lab.world.borrow().bytes_written(), written);
+}
+
+#[test]
+fn invariant_06_a_device_in_use_is_not_touched() {
+    let lab = Lab::local(Provider::Luks2, 1);
+    device(&lab, |d| d.in_use = true);
+    let said = stops(&lab, Reason::DeviceInUse);
+    assert!(said.contains("a mount at /mnt"), "{said}");
+    device(&lab, |d| d.in_use = false);
+    lab.settle(1);
+    assert_eq!(lab.status(1).stage, Stage::Attached);
+}
+
+#[test]
+fn invariant_01_another_device_at_the_path_is_not_opened() {
+    let lab = Lab::local(Provider::Luks2, 1);
+    lab.disk(1, |d| d.wwid = Some(wwid(9)));
+    device(&lab, |d| d.wwid = Some(wwid(9)));
+    let said = stops(&lab, Reason::WwidMismatch);
+    assert!(said.contains(&local(1)), "{said}");
+}
+
+#[test]
+fn what_is_not_there_small_or_broken_is_told() {
+    for (change, reason) in [
+        (
+            (|d| d.path = "/dev/elsewhere".to_owned()) as fn(&mut SimDevice),
+            Reason::DeviceNotFound,
+        ),
+        (|d| d.state = "offline".to_owned(), Reason::DeviceUnreadable),
+        (|d| d.size = 0, Reason::DeviceUnreadable),
+    ] {
+        let lab = Lab::local(Provider::Luks2, 1);
+        device(&lab, change);
+        stops(&lab, reason);
+    }
+    let lab = Lab::local(Provider::Luks2, 1);
+    lab.change(1, |s| s.size_bytes = Some(2 << 30));
+    stops(&lab, Reason::SizeMismatch);
+}
+
+#[test]
+fn invariant_02_what_is_not_blank_is_not_formatted() {
+    for (content, reason) in [
+        (Content::Garbage, Reason::DeviceNotBlank),
+        (
+            Content::Foreign("LVM2_member".into()),
+            Reason::ForeignSignature,
+        ),
+        (Content::Foreign("gpt".into()), Reason::ForeignSignature),
+    ] {
+        let lab = Lab::local(Provider::Luks2, 1);
+        lab.disk(1, |d| d.content = content.clone());
+        stops(&lab, reason);
+    }
+}
+
+#[test]
+fn a_path_that_leads_elsewhere_by_now_moves_nothing_that_is_open() {
+    let lab = Lab::local(Provider::Luks2, 1);
+    lab.settle(1);
+    assert!(lab.world.borrow_mut().guest_writes(&Lab::link(1)).is_some());
+    device(&lab, |d| d.path = "/dev/renamed".to_owned());
+    lab.settle(1);
+    let status = lab.status(1);
+    assert_eq!((status.stage, status.error), (Stage::Attached, None));
+    assert_eq!(lab.world.borrow().kernel.mappings.len(), 1);
+}
