@@ -77,7 +77,7 @@ reasons! {
     NodeNotReady => "Bring the node back, cryptvol goes on by itself. To attach the volume elsewhere, power the node off and say so: kubectl taint node NODE node.kubernetes.io/out-of-service=nodeshutdown:NoExecute.",
     /// A node went from the cluster without reporting that it let go of the volume.
     NodeGone => "The machine may still have the disk open. Make sure that it is powered off or was detached there, then say so: kubectl annotate encryptedvolume NAME cryptvol.dev/node-is-gone=NODE.",
-    /// Another EncryptedVolume has the same target and LUN.
+    /// Another EncryptedVolume has the same disk (target and LUN, or local disk of the node).
     SourceInUse => "A disk belongs to one EncryptedVolume. Delete the other one first, or correct spec.source here (create the volume anew: what names the disk is immutable).",
     /// The credentials Secret is not there.
     CredentialsSecretNotFound => "Create the Secret named in spec.credentials.secretName in the volume's namespace, with a key clouds.yaml.",

@@ -189,17 +189,17 @@ fn generation(world: &World) -> Option<i64> {
 
 /// Which volume has which disk, as far as this process gave it: the cache does not show our own last write yet.
 #[derive(Default)]
-pub struct Claims(Mutex<HashMap<(i32, String), String>>);
+pub struct Claims(Mutex<HashMap<String, String>>);
 
 impl Claims {
     /// Takes a volume's disk for it; false when another volume that still exists was faster.
     pub fn claim(&self, ctx: &Context, volume: &EncryptedVolume) -> bool {
-        let Some((lun, iqn)) = observe::disk(volume) else {
+        let Some(disk) = observe::disk(volume) else {
             return true;
         };
         let uid = volume.uid().unwrap_or_default();
         let mut claims = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let holder = claims.get(&(lun, iqn.to_owned())).cloned();
+        let holder = claims.get(&disk).cloned();
         let taken = holder.is_some_and(|h| {
             h != uid
                 && ctx
@@ -209,18 +209,20 @@ impl Claims {
                     .is_some()
         });
         if !taken {
-            claims.insert((lun, iqn.to_owned()), uid);
+            // A local disk is another one on another node.
+            claims.retain(|_, holder| *holder != uid);
+            claims.insert(disk, uid);
         }
         !taken
     }
 
     /// Whether this process gave the volume its disk.
     pub fn has(&self, volume: &EncryptedVolume) -> bool {
-        let Some((lun, iqn)) = observe::disk(volume) else {
+        let Some(disk) = observe::disk(volume) else {
             return false;
         };
         let claims = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        claims.get(&(lun, iqn.to_owned())) == volume.uid().as_ref()
+        claims.get(&disk) == volume.uid().as_ref()
     }
 
     fn forget(&self, uid: &str) {

@@ -103,11 +103,11 @@ fn key(world: &World, status: &mut EncryptedVolumeStatus, then: &mut Vec<Action>
             Reason::SourceInUse,
             if own {
                 format!(
-                    "EncryptedVolume {} in this namespace has the same target and LUN",
+                    "EncryptedVolume {} in this namespace has the same disk",
                     owner.name
                 )
             } else {
-                "an EncryptedVolume in another namespace has the same target and LUN".to_owned()
+                "an EncryptedVolume in another namespace has the same disk".to_owned()
             },
         ));
         return picture;

@@ -192,7 +192,9 @@ fn source_owner(ctx: &Context, volume: &EncryptedVolume) -> Option<SourceOwner> 
     ctx.stores
         .volumes
         .find(|other| {
-            self::disk(other) == Some(disk) && other.uid() != volume.uid() && rank(other) < mine
+            self::disk(other).as_ref() == Some(&disk)
+                && other.uid() != volume.uid()
+                && rank(other) < mine
         })
         .map(|other| SourceOwner {
             namespace: other.namespace().unwrap_or_default(),
@@ -200,10 +202,19 @@ fn source_owner(ctx: &Context, volume: &EncryptedVolume) -> Option<SourceOwner> 
         })
 }
 
-/// What makes two volumes the same disk: a target name is unique in the world.
-pub fn disk(volume: &EncryptedVolume) -> Option<(i32, &str)> {
-    let iscsi = volume.spec.source.iscsi.as_ref()?;
-    Some((iscsi.lun, iscsi.iqn.as_str()))
+/// What makes two volumes the same disk: a target name is unique in the world, the path of a local device on its node.
+pub fn disk(volume: &EncryptedVolume) -> Option<String> {
+    let source = &volume.spec.source;
+    if let Some(iscsi) = &source.iscsi {
+        return Some(format!("LUN {} of {}", iscsi.lun, iscsi.iqn));
+    }
+    let last = volume
+        .status
+        .as_ref()
+        .and_then(|s| s.last_node_name.as_deref());
+    let node = decide::wanted(volume).into_iter().next().or(last)?;
+    let device = source.device.as_ref()?;
+    Some(format!("{} on node {node}", device.path))
 }
 
 /// What a decision needs of a Node.

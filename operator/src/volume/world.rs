@@ -132,7 +132,7 @@ pub struct World {
     pub node_volumes: Vec<NodeVolume>,
     /// Whether its namespace is being deleted: nothing new can be made in it, and what is gone does not come back.
     pub namespace_goes: bool,
-    /// Another volume with the same target and LUN that came first.
+    /// Another volume with the same disk that came first.
     pub source_owner: Option<SourceOwner>,
     /// What the other volumes of its project have, where something is limited.
     pub used: Usage,

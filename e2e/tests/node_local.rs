@@ -1,0 +1,149 @@
+//! Volumes on disks of the node itself: no array, no session, and the disk is there before and after.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use cryptvol_crds::conditions::Reason;
+use cryptvol_e2e::site::{Site, SiteSpec};
+use cryptvol_e2e::volumes::Volume;
+use cryptvol_e2e::workdir::WorkDir;
+use serde_json::json;
+
+/// Logical volume of the node, and the device-mapper UUID that tells it from all others.
+const LV: &str = "/dev/mapper/vg-data";
+const UUID: &str = "LVM-cryptvol-test-0001";
+const MIB: usize = 1 << 20;
+
+struct Ground {
+    work: WorkDir,
+    site: Site,
+}
+
+impl Ground {
+    /// An image lies where the node's power cut leaves it; here as the node sees it.
+    fn image(&self, name: &str) -> String {
+        format!("/cv/{name}")
+    }
+
+    fn outside(&self, name: &str) -> PathBuf {
+        self.site.node(0).shared_dir().join(name)
+    }
+
+    fn content(&self, name: &str) -> Result<Vec<u8>> {
+        let path = self.outside(name);
+        std::fs::read(&path).with_context(|| format!("read {}", path.display()))
+    }
+
+    async fn node(&self, script: &str) -> Result<String> {
+        self.site
+            .node(0)
+            .sh(&format!("set -e\n{script}"))
+            .await?
+            .ok()
+    }
+
+    /// A logical volume over an image, as the node's own boot would bring it back.
+    async fn activate(&self, image: &str, uuid: &str) -> Result<()> {
+        self.node(&format!(
+            "dev=$(losetup --find --show {})
+             dmsetup create vg-data --uuid {uuid} --table \"0 $(blockdev --getsz $dev) linear $dev 0\"
+             [ -b {LV} ] || dmsetup mknodes",
+            self.image(image)
+        ))
+        .await
+        .map(drop)
+    }
+
+    async fn deactivate(&self) -> Result<()> {
+        self.node("dmsetup remove --retry vg-data; losetup -D")
+            .await
+            .map(drop)
+    }
+}
+
+#[tokio::test]
+async fn a_local_disk_comes_back_after_a_power_cut_and_no_other_at_its_path() -> Result<()> {
+    let work = WorkDir::new("local")?;
+    let site = Site::start(&work, SiteSpec::new(1)).await?;
+    let mut ground = Ground { work, site };
+    for image in ["disk", "other"] {
+        std::fs::write(ground.outside(image), vec![0; 64 * MIB])?;
+    }
+    let tenant = ground.site.tenant("local").await?;
+    let volume = Volume::iscsi("local", "vol", "unused", "unused", 0, "local")
+        .with("source", json!({"device": {"path": LV}}))
+        .with("deletionPolicy", json!("Erase"))
+        .on("node-1");
+
+    // Nothing there yet; then something that is mounted; then the disk.
+    volume.apply(&ground.site.plane).await?;
+    let plane = &ground.site.plane;
+    let said = volume.wait_reason(plane, Reason::DeviceNotFound).await?;
+    ensure!(said.contains(LV), "{said}");
+    let mounted = ground.image("mounted");
+    ground
+        .node(&format!(
+            "truncate -s 64M {mounted}; mkfs.ext4 -q {mounted}; mkdir -p /run/mounted"
+        ))
+        .await?;
+    ground.activate("mounted", "LVM-mounted").await?;
+    ground.node(&format!("mount {LV} /run/mounted")).await?;
+    let said = volume.wait_reason(plane, Reason::DeviceInUse).await?;
+    ensure!(said.contains("a mount at /run/mounted"), "{said}");
+    ground.node("umount /run/mounted").await?;
+    let said = volume.wait_reason(plane, Reason::ForeignSignature).await?;
+    ensure!(said.contains("ext4"), "{said}");
+    ground.deactivate().await?;
+    ground.activate("disk", UUID).await?;
+    let ready = volume.wait_ready(plane).await?;
+    let status = ready.status.context("a status")?;
+    ensure!(status.wwid.as_deref() == Some(UUID), "{:?}", status.wwid);
+    let key = status.key.context("a key")?;
+    let text = "written on a local disk";
+    volume.write(ground.site.node(0), text).await?;
+    let raw = ground.content("disk")?;
+    ensure!(raw.starts_with(b"LUKS"), "no header on the disk");
+    ensure!(
+        !raw.windows(text.len()).any(|w| w == text.as_bytes()),
+        "plaintext on the disk"
+    );
+
+    // The agent anew finds what it made.
+    ground.site.kill_agent(0).await?;
+    ground.site.start_agent(0).await?;
+    volume.wait_ready(&ground.site.plane).await?;
+
+    // Power cut; the boot brings another disk to the same path, which is not touched; then the right one.
+    ground.site.power_cycle(0).await?;
+    ground.activate("other", "LVM-another").await?;
+    let plane = &ground.site.plane;
+    volume.wait_reason(plane, Reason::WwidMismatch).await?;
+    ground.deactivate().await?;
+    ensure!(
+        ground.content("other")?.iter().all(|b| *b == 0),
+        "another disk was written"
+    );
+    ground.activate("disk", UUID).await?;
+    volume.wait_ready(plane).await?;
+    let found = volume.read(ground.site.node(0), text.len()).await?;
+    ensure!(found == text, "{found:?} after the power cut");
+
+    // Erased, and the disk is still the node's.
+    volume.delete(plane).await?;
+    volume.wait_gone(plane).await?;
+    let left = ground
+        .node("dmsetup ls | grep cryptvol- || true; find /dev/cryptvol -type l 2>/dev/null || true")
+        .await?;
+    ensure!(left.trim().is_empty(), "left behind: {left}");
+    ground.node(&format!("test -b {LV}")).await?;
+    ensure!(
+        !ground.content("disk")?.starts_with(b"LUKS"),
+        "the header is not wiped"
+    );
+    ensure!(
+        !ground.site.keystone.has_secret(&tenant, &key.id).await?,
+        "the key is still there"
+    );
+    ground.deactivate().await?;
+    ground.work.passed()
+}
