@@ -3,6 +3,7 @@
 mod attach;
 mod check;
 mod connect;
+mod in_use;
 mod permit;
 mod rotate;
 mod status;
@@ -50,6 +51,21 @@ enum Command {
         /// LUKS UUID of the volume; asked for on the terminal when absent
         #[arg(long, value_name = "UUID")]
         luks_uuid: Option<String>,
+    },
+    /// Take a volume's key out of its node's kernel; whoever has the device open waits
+    Suspend {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Let a suspended volume go on; its key is asked for anew
+    Resume {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Have the node look at the size of a volume's disk now, and make the device longer where it has grown
+    Grow {
+        #[command(flatten)]
+        target: Target,
     },
     /// Replace a volume's key by a new one; the data is not encrypted anew
     #[command(
@@ -107,6 +123,9 @@ async fn run() -> Result<()> {
         Command::PermitFormat { target, luks_uuid } => {
             permit::run(&cluster.volume(&target)?, luks_uuid).await
         }
+        Command::Suspend { target } => in_use::suspend(&cluster.volume(&target)?, true).await,
+        Command::Resume { target } => in_use::suspend(&cluster.volume(&target)?, false).await,
+        Command::Grow { target } => in_use::grow(&cluster.volume(&target)?).await,
         Command::RotateKey { target } => rotate::run(&cluster.volume(&target)?).await,
         Command::Attach { target, node, wait } => {
             attach::attach(&cluster.volume(&target)?, &node, &wait).await

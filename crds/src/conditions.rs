@@ -152,6 +152,8 @@ reasons! {
     FormatNotPermitted => "The disk is blank and formatting is not allowed. Map the right disk, or set spec.format to IfPermitted for a new volume.",
     /// The key does not open the header.
     KeyDoesNotOpen => "The key in the key manager does not open this disk. Check status.key and that the right disk is mapped.",
+    /// The key is out of the node's kernel, and whoever has the device open waits.
+    Suspended => "Resume it when its guests shall go on: kubectl cryptvol resume NAME (spec.suspended: false).",
     /// The volume has no key slots that could be rotated.
     RotationUnsupported => "Remove spec.rotation: only volumes with encryption provider luks2 are rotated.",
     /// All key slots of the header are taken.

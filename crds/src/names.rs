@@ -14,6 +14,9 @@ pub const NEW_PERMIT_ANNOTATION: &str = "cryptvol.dev/new-format-permit";
 /// Annotation by which a person asks for a rotation of the passphrase; its value is the version of the key that is to go
 /// (`status.key.version`), so that a wish that comes twice is not carried out twice. Removed once it was acted upon.
 pub const ROTATE_KEY_ANNOTATION: &str = "cryptvol.dev/rotate-key";
+/// Annotation by which a person asks for a look at the size of an attached volume's disk; its value (at most 64 characters) is a
+/// name for it: another one asks for another look.
+pub const RESCAN_ANNOTATION: &str = "cryptvol.dev/rescan";
 /// Annotation by which a person says that a node (its value) which went from the cluster without letting go of the volume
 /// has no access to the disk any more. Removed once it was acted upon.
 pub const NODE_GONE_ANNOTATION: &str = "cryptvol.dev/node-is-gone";

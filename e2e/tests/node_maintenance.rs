@@ -1,10 +1,11 @@
-//! What is done to a volume while it is attached and a guest has it open, on a real kernel: its key replaced.
+//! What is done to a volume while it is attached and a guest has it open, on a real kernel: its key replaced, its disk grown, the key
+//! taken out of the kernel.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use cryptvol_crds::conditions::{self, KEY_ROTATED};
+use cryptvol_crds::conditions::{self, KEY_ROTATED, Reason};
 use cryptvol_crds::names;
 use cryptvol_e2e::array::Lun;
 use cryptvol_e2e::site::{Site, SiteSpec};
@@ -152,5 +153,185 @@ async fn invariant_08_a_key_is_rotated_under_a_guest_and_the_agent_dies_at_every
         !site.keystone.has_secret(&tenant, &key.id).await?,
         "a key is left"
     );
+    work.passed()
+}
+
+const MIB: u64 = 1 << 20;
+
+/// Has the node look at the disk's size.
+async fn look(site: &Site, volume: &Volume, name: &str) -> Result<()> {
+    let annotation = format!("{}={name}", names::RESCAN_ANNOTATION);
+    let argv = [
+        "annotate",
+        "--overwrite",
+        "encryptedvolume",
+        "-n",
+        &volume.namespace,
+        &volume.name,
+        &annotation,
+    ];
+    site.plane.kubectl(&argv).await.map(drop)
+}
+
+async fn wait_bytes(site: &Site, volume: &Volume, bytes: u64) -> Result<()> {
+    let bytes = i64::try_from(bytes)?;
+    volume
+        .wait(&site.plane, "grown", |v| {
+            v.status
+                .as_ref()
+                .is_some_and(|s| s.usable_bytes == Some(bytes))
+        })
+        .await?;
+    volume.wait_ready(&site.plane).await.map(drop)
+}
+
+/// The last block that the guest was told is written.
+async fn written(site: &Site) -> Result<u64> {
+    let text = site.node(0).sh("cat /run/guest 2>/dev/null || echo 0");
+    Ok(text.await?.ok()?.trim().parse().unwrap_or(0))
+}
+
+async fn writes_on(site: &Site, since: u64) -> Result<()> {
+    cryptvol_e2e::process::wait_for(
+        "the guest to write on",
+        cryptvol_e2e::volumes::PATIENCE,
+        || async { Ok((written(site).await? > since).then_some(())) },
+        String::new,
+    )
+    .await
+}
+
+#[tokio::test]
+async fn a_volume_grows_is_suspended_and_resumed_under_a_guest() -> Result<()> {
+    let work = WorkDir::new("in-use")?;
+    let mut site = Site::start(&work, SiteSpec::new(1)).await?;
+    let (_, lun, volume) = site.volume("inuse").await?;
+    let volume = volume.with("deletionPolicy", json!("Erase"));
+    volume.apply(&site.plane).await?;
+    volume.wait_ready(&site.plane).await?;
+    volume.write(site.node(0), "written before").await?;
+    // The guest writes a block a moment, direct, and notes each that was acknowledged.
+    let guest = format!(
+        "exec 9<>{link}; i=0; while [ ! -e /run/guest-ends ]; do i=$((i+1)); \
+         printf 'block %08d' $i | dd of={link} bs=4096 seek=$i conv=notrunc,sync oflag=direct status=none || exit 7; \
+         echo $i >/run/guest; sleep .05; done",
+        link = volume.link()
+    );
+    let guest = site
+        .node(0)
+        .spawn("guest", &["bash", "-c", &guest], &[])
+        .await?;
+    writes_on(&site, 0).await?;
+
+    // The key out of the kernel: the guest waits, and nothing of the key is in the mapping's table.
+    volume
+        .clone()
+        .with("suspended", json!(true))
+        .apply(&site.plane)
+        .await?;
+    volume.wait_reason(&site.plane, Reason::Suspended).await?;
+    let table = "dmsetup info -c --noheadings -o suspended; dmsetup table --showkeys";
+    let table = site.node(0).sh(table).await?.ok()?;
+    ensure!(
+        table.contains("Suspended") && !table.contains(":logon:"),
+        "the mapping is {table}"
+    );
+    // What was on its way is written out; after it nothing is.
+    let stands = written(&site).await?;
+    let sum = lun.sha256()?;
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    ensure!(lun.sha256()? == sum, "the disk was written to");
+    ensure!(
+        written(&site).await? <= stands + 1,
+        "the guest was told that more was written"
+    );
+    ensure!(guest.exit_code().await?.is_none(), "the guest saw an error");
+    volume.apply(&site.plane).await?;
+    volume.wait_ready(&site.plane).await?;
+    writes_on(&site, stands + 1).await?;
+    ensure!(volume.read(site.node(0), 14).await? == "written before");
+
+    let iqn = lun.target.clone();
+    site.array.resize_lun(&iqn, 1, 128 * MIB)?;
+    look(&site, &volume, "look-1").await?;
+    wait_bytes(&site, &volume, 112 * MIB).await?;
+    let size = format!("blockdev --getsize64 {}", volume.link());
+    let seen = site.node(0).sh(&size).await?.ok()?;
+    ensure!(
+        seen.trim() == (112 * MIB).to_string(),
+        "the device has {seen}"
+    );
+    // The new part is encrypted as well.
+    let far = format!(
+        "printf 'beyond the old end' | dd of={} bs=1M seek=100 conv=fsync status=none",
+        volume.link()
+    );
+    site.node(0).sh(&far).await?.ok()?;
+    ensure!(
+        !lun.contains(b"beyond the old end")?,
+        "plaintext on the array"
+    );
+
+    // Killed before and after the step; then smaller, which is refused.
+    for (number, when) in ["before", "after"].into_iter().enumerate() {
+        let size = (192 + 64 * number as u64) * MIB;
+        site.kill_agent(0).await?;
+        site.array.resize_lun(&iqn, 1, size)?;
+        look(&site, &volume, &format!("look-{when}")).await?;
+        let fail_point = format!("grow:{when}:exit");
+        site.launch_agent(0, &["--failpoint", &fail_point]).await?;
+        ensure!(site.agent_exit(0).await? == 86, "{fail_point}");
+        site.start_agent(0).await?;
+        wait_bytes(&site, &volume, size - 16 * MIB).await?;
+    }
+    for when in ["before", "after"] {
+        for (step, suspended) in [("suspend", true), ("resume", false)] {
+            let fail_point = format!("{step}:{when}:exit");
+            site.kill_agent(0).await?;
+            let wish = volume.clone().with("suspended", json!(suspended));
+            wish.apply(&site.plane).await?;
+            site.launch_agent(0, &["--failpoint", &fail_point]).await?;
+            ensure!(site.agent_exit(0).await? == 86, "{fail_point}");
+            site.start_agent(0).await?;
+            match suspended {
+                true => drop(volume.wait_reason(&site.plane, Reason::Suspended).await?),
+                false => drop(volume.wait_ready(&site.plane).await?),
+            }
+        }
+    }
+    writes_on(&site, written(&site).await?).await?;
+    site.node(0).sh("touch /run/guest-ends").await?.ok()?;
+    let code = guest.wait(std::time::Duration::from_secs(60)).await?;
+    ensure!(code == 0, "the guest ended with {code}");
+    // Every block that was acknowledged is there.
+    let last = written(&site).await?;
+    let check = format!(
+        "for i in $(seq {last}); do dd if={} bs=4096 skip=$i count=1 status=none | head -c 14; echo; done",
+        volume.link()
+    );
+    let blocks = site.node(0).sh(&check).await?.ok()?;
+    for (number, block) in (1..).zip(blocks.lines()) {
+        ensure!(
+            block == format!("block {number:08}"),
+            "block {number} is {block:?}"
+        );
+    }
+
+    site.array.resize_lun(&iqn, 1, 96 * MIB)?;
+    look(&site, &volume, "look-smaller").await?;
+    let message = volume
+        .wait_reason(&site.plane, Reason::SizeMismatch)
+        .await?;
+    ensure!(message.contains("smaller"), "{message}");
+    let seen = site.node(0).sh(&size).await?.ok()?;
+    ensure!(
+        seen.trim() == (240 * MIB).to_string(),
+        "the mapping was changed to {seen}"
+    );
+    site.array.resize_lun(&iqn, 1, 256 * MIB)?;
+    look(&site, &volume, "look-larger").await?;
+    volume.wait_ready(&site.plane).await?;
+    volume.delete(&site.plane).await?;
+    volume.wait_gone(&site.plane).await?;
     work.passed()
 }

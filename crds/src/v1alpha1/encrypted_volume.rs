@@ -101,6 +101,10 @@ pub struct EncryptedVolumeSpec {
     /// When the passphrase is rotated: a new key opens the volume, and the former one is destroyed. The data is not encrypted anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<Rotation>,
+    /// Takes the key out of the kernel of the node that has the volume. Whoever has the device open waits, and goes on when this is
+    /// false again: the key is asked for anew then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspended: bool,
     /// Whether a blank disk may be formatted, once.
     #[serde(default)]
     pub format: FormatPolicy,
@@ -239,7 +243,7 @@ pub struct EncryptedVolumeStatus {
     /// The key, never its material.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<KeyReferenceStatus>,
-    /// Size of the raw device in bytes, pinned when first seen.
+    /// Size of the raw device in bytes, pinned when first seen, and raised when it has grown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<i64>,
     /// Size of the decrypted device in bytes: the raw size less the header.

@@ -79,6 +79,13 @@ pub struct NodeVolumeSpec {
     /// A part of a rotation of the passphrase, to be done while the volume is attached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<NodeRotation>,
+    /// The key is to be out of the kernel, and whoever has the device open waits.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspended: bool,
+    /// A name for a look at the disk's size that somebody asked for. A look is made once for each name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub rescan: Option<String>,
     /// Link that the hypervisor opens, `/dev/cryptvol/NAMESPACE/NAME`.
     #[schemars(length(min = 1, max = 4096))]
     pub link: String,
@@ -279,6 +286,12 @@ pub struct NodeVolumeStatus {
     /// What was done of the rotation in the spec.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<NodeRotationStatus>,
+    /// The key is out of the kernel; whoever has the device open waits.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspended: bool,
+    /// Name of the last look at the disk's size that was asked for and made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescan: Option<String>,
     /// Proof of erasure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erased: Option<EraseReceipt>,

@@ -182,6 +182,13 @@ impl Array {
         .map(|_| ())
     }
 
+    /// The disk goes on under the same names with another size; what lies beyond a smaller one is lost. An initiator sees it when it looks.
+    pub fn resize_lun(&mut self, iqn: &str, number: u16, size: u64) -> Result<()> {
+        let lun = self.lun(iqn, number)?.clone();
+        File::options().write(true).open(&lun.file)?.set_len(size)?;
+        self.swap_lun(iqn, number, &lun)
+    }
+
     /// The disk goes on under the same names and reads as zeros, like a thin volume that lost its blocks. Returns the disk that
     /// was there, for [`Array::swap_lun`] to put back.
     pub fn read_as_zeros(&mut self, iqn: &str, number: u16) -> Result<Lun> {

@@ -131,6 +131,27 @@ pub trait Host {
         order: &DropSlotsOrder,
     ) -> Result<(), StepError>;
 
+    /// Makes a mapping of ours as long as its disk is by now, under those who use it. The key is needed again because the kernel gives it
+    /// to nobody. Success when it is that long already.
+    ///
+    /// # Errors
+    /// `KeyDoesNotOpen`, `HeaderMismatch`, `NotOurs`, `SizeMismatch` (the disk is shorter than the mapping), `StepFailed`.
+    fn grow(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError>;
+
+    /// Suspends a mapping of ours and wipes its key from the kernel. I/O waits from then on; what was on its way is written out before.
+    /// Success when it is so already.
+    ///
+    /// # Errors
+    /// `NotOurs`, `StepFailed`.
+    fn suspend(&mut self, name: &str, uuid: &str) -> Result<(), StepError>;
+
+    /// Gives a suspended mapping its key again, from the header as it is on the disk now, and lets I/O go on. Success when it is not
+    /// suspended.
+    ///
+    /// # Errors
+    /// As of `grow`.
+    fn resume(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError>;
+
     /// Wipes all key slots of the header with this UUID, reads the area back and says what it found. Needs no key.
     ///
     /// # Errors

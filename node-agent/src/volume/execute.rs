@@ -39,6 +39,9 @@ pub trait Node {
     async fn delete_device(&self, device: &DeviceId) -> Result<(), StepError>;
     async fn logout(&self, target: &Target) -> Result<(), StepError>;
     async fn erase(&self, device: &DeviceId, luks_uuid: &str) -> Result<Erased, StepError>;
+    async fn grow(&self, device: &DeviceId, order: OpenOrder) -> Result<Mapping, StepError>;
+    async fn suspend(&self, name: &str, uuid: &str) -> Result<(), StepError>;
+    async fn resume(&self, device: &DeviceId, order: OpenOrder) -> Result<Mapping, StepError>;
     async fn add_key_slot(
         &self,
         device: &DeviceId,
@@ -112,6 +115,8 @@ pub struct Outcome {
     pub erased: Option<Erased>,
     /// How the step of a rotation ended, where one was tried in this run.
     pub rotation: Option<Result<Vec<KeySlotRef>, StepError>>,
+    /// Whether the kernel read the disk's identity and size anew in this run.
+    pub scanned: bool,
 }
 
 /// Called after each step with its name, the time it took and its error, for metrics.
@@ -151,6 +156,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             observed: at.observed,
             erased: at.run.erased,
             rotation: at.run.rotation,
+            scanned: at.run.scanned,
         }
     }
 
@@ -278,17 +284,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 mapping_uuid,
                 blank,
             } => {
-                let order = OpenOrder {
-                    mapping_name: query.mapping_name.clone(),
-                    mapping_uuid: mapping_uuid.clone(),
-                    expected: expected.clone(),
-                    blank: *blank,
-                    activation: wanted.activation,
-                    unlock_memory_kib: at.run.unlock_memory_kib(),
-                    passphrase: at.passphrase()?,
-                };
-                at.key = None;
-                at.run.key = false;
+                let order = at.order(wanted, expected, mapping_uuid, *blank)?;
                 match node.open(device, order).await {
                     // Not the end: the plan knows whether this is a wrong key or what an interrupted format left.
                     Err(e)
@@ -349,6 +345,31 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 at.run.erased = Some(erased);
                 Ok(())
             }
+            Step::Grow {
+                device,
+                expected,
+                mapping_uuid,
+            } => {
+                let order = at.order(wanted, expected, mapping_uuid, false)?;
+                let mapping = node.grow(device, order).await?;
+                info!(mapping = mapping.name, bytes = mapping.size_bytes, "grown");
+                Ok(())
+            }
+            Step::Suspend { uuid } => {
+                node.suspend(&query.mapping_name, uuid).await?;
+                info!(mapping = query.mapping_name, "suspended, its key wiped");
+                Ok(())
+            }
+            Step::Resume {
+                device,
+                expected,
+                mapping_uuid,
+            } => {
+                let order = at.order(wanted, expected, mapping_uuid, false)?;
+                node.resume(device, order).await?;
+                info!(mapping = query.mapping_name, "resumed");
+                Ok(())
+            }
             Step::AddKeySlot { device, expected } => {
                 let order = AddSlotOrder {
                     expected: expected.clone(),
@@ -395,6 +416,28 @@ struct Progress {
 }
 
 impl Progress {
+    /// What mapping to make or to change. The passphrase goes along, and is out of hand then.
+    fn order(
+        &mut self,
+        wanted: &Wanted,
+        expected: &HeaderFacts,
+        mapping_uuid: &str,
+        blank: bool,
+    ) -> Result<OpenOrder, StepError> {
+        let order = OpenOrder {
+            mapping_name: wanted.query.mapping_name.clone(),
+            mapping_uuid: mapping_uuid.to_owned(),
+            expected: expected.clone(),
+            blank,
+            activation: wanted.activation,
+            unlock_memory_kib: self.run.unlock_memory_kib(),
+            passphrase: self.passphrase()?,
+        };
+        self.key = None;
+        self.run.key = false;
+        Ok(order)
+    }
+
     fn passphrase(&self) -> Result<Passphrase, StepError> {
         self.key
             .clone()

@@ -24,6 +24,8 @@ pub struct Memory {
     pub erased: Option<EraseReceipt>,
     /// What was done of a rotation.
     pub rotation: Option<NodeRotationStatus>,
+    /// Name of the last look at the disk's size that was asked for and made.
+    pub rescan: Option<String>,
     /// Nothing of this volume was left on the node, for this generation of the spec.
     pub detached_at: Option<i64>,
 }
@@ -40,6 +42,7 @@ impl Memory {
             size_bytes: device.and_then(|d| u64::try_from(d.size_bytes).ok()),
             erased: status.erased.clone(),
             rotation: status.rotation.clone(),
+            rescan: status.rescan.clone(),
             detached_at: status.observed_generation.filter(|_| {
                 status.error.is_none() && matches!(status.stage, Stage::Detached | Stage::Erased)
             }),

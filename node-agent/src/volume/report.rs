@@ -74,6 +74,14 @@ pub fn after(
             node_name: node_name.to_owned(),
         });
     }
+    let mapping = outcome.observed.as_ref().and_then(|o| o.mapping.as_ref());
+    new.suspended = matches!(outcome.end, Ok(Done::Suspended))
+        || mapping.is_some_and(|m| m.suspended && wanted.made_for_this_volume(&m.uuid));
+    // Of a source whose size the kernel knows by itself a look is made by observing.
+    let looked = outcome.scanned || wanted.query.source.shared().is_none();
+    if matches!(outcome.end, Ok(Done::Attached { .. })) && looked {
+        new.rescan.clone_from(&wanted.rescan);
+    }
     new.rotation = rotation(old.rotation.as_ref(), wanted, outcome, now);
     match &outcome.end {
         Ok(done) => {
@@ -82,6 +90,7 @@ pub fn after(
                     set_header(&mut new, facts);
                     Stage::Attached
                 }
+                Done::Suspended => Stage::Attached,
                 Done::HeaderFound { facts } => {
                     set_header(&mut new, facts);
                     Stage::Header

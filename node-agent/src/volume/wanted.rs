@@ -46,6 +46,10 @@ pub struct Wanted {
     pub formatted_before: bool,
     /// A part of a rotation of the passphrase.
     pub rotation: Option<NodeRotation>,
+    /// The key is to be out of the kernel.
+    pub suspended: bool,
+    /// Name of a look at the disk's size that somebody asked for.
+    pub rescan: Option<String>,
     /// Generation of the spec.
     pub generation: i64,
     /// Memory that the agent takes for key derivation at most, in KiB.
@@ -110,6 +114,8 @@ impl Wanted {
             permit: spec.format_permit.clone(),
             formatted_before: spec.formatted_before,
             rotation: spec.rotation.clone(),
+            suspended: spec.suspended,
+            rescan: spec.rescan.clone(),
             generation: volume.metadata.generation.unwrap_or_default(),
             unlock_memory_kib: UNLOCK_MEMORY_MIB << 10,
             lun_wanted_by_another: false,

@@ -107,6 +107,21 @@ impl Node for Workers {
         self.act(Call::Logout(target.clone())).await
     }
 
+    async fn grow(&self, device: &DeviceId, order: OpenOrder) -> Result<Mapping, StepError> {
+        self.ask(Call::Grow(device.clone(), order), of!(Opened))
+            .await
+    }
+
+    async fn suspend(&self, name: &str, uuid: &str) -> Result<(), StepError> {
+        self.act(Call::Suspend(name.to_owned(), uuid.to_owned()))
+            .await
+    }
+
+    async fn resume(&self, device: &DeviceId, order: OpenOrder) -> Result<Mapping, StepError> {
+        self.ask(Call::Resume(device.clone(), order), of!(Opened))
+            .await
+    }
+
     async fn add_key_slot(
         &self,
         device: &DeviceId,

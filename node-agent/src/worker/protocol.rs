@@ -52,6 +52,12 @@ pub enum Call {
     Logout(Target),
     /// `Host::erase`.
     Erase(DeviceId, String),
+    /// `Host::grow`.
+    Grow(DeviceId, OpenOrder),
+    /// `Host::suspend`.
+    Suspend(String, String),
+    /// `Host::resume`.
+    Resume(DeviceId, OpenOrder),
     /// `Host::add_key_slot`.
     AddKeySlot(DeviceId, AddSlotOrder),
     /// `Host::drop_key_slots`.
@@ -101,6 +107,9 @@ impl Call {
             Self::DeleteDevice(_) => "remove the device",
             Self::Logout(_) => "log out",
             Self::Erase(..) => "erase",
+            Self::Grow(..) => "grow the mapping",
+            Self::Suspend(..) => "suspend the mapping",
+            Self::Resume(..) => "resume the mapping",
             Self::AddKeySlot(..) => "add a key slot",
             Self::DropKeySlots(..) => "drop key slots",
             Self::Probe => "check the node",
@@ -117,7 +126,12 @@ impl Call {
             Self::Name(_) => 40,
             // Several portals, each with its own time.
             Self::Login(..) => 75,
-            Self::DeleteDevice(_) | Self::Logout(_) | Self::Open(..) => 45,
+            Self::DeleteDevice(_)
+            | Self::Logout(_)
+            | Self::Open(..)
+            | Self::Grow(..)
+            | Self::Suspend(..)
+            | Self::Resume(..) => 45,
             Self::Format(..) | Self::Erase(..) | Self::AddKeySlot(..) | Self::DropKeySlots(..) => {
                 90
             }
@@ -127,7 +141,9 @@ impl Call {
     /// Memory beyond the ordinary that it takes, in MiB: Argon2 of a header that others made.
     pub fn memory_mib(&self) -> u32 {
         match self {
-            Self::Open(_, order) => order.unlock_memory_kib.div_ceil(1024),
+            Self::Open(_, order) | Self::Grow(_, order) | Self::Resume(_, order) => {
+                order.unlock_memory_kib.div_ceil(1024)
+            }
             // All that there is: they try key slots of whatever kind the header has, which was opened within the limit before.
             Self::AddKeySlot(..) | Self::DropKeySlots(..) => u32::MAX,
             _ => 0,
@@ -154,6 +170,9 @@ impl Call {
             Self::DeleteDevice(device) => unit(host.delete_device(device)),
             Self::Logout(target) => unit(host.logout(target)),
             Self::Erase(device, uuid) => host.erase(device, uuid).map(Answer::Erased),
+            Self::Grow(device, order) => host.grow(device, order).map(Answer::Opened),
+            Self::Suspend(name, uuid) => unit(host.suspend(name, uuid)),
+            Self::Resume(device, order) => host.resume(device, order).map(Answer::Opened),
             Self::AddKeySlot(device, order) => host.add_key_slot(device, order).map(Answer::Slots),
             Self::DropKeySlots(device, order) => unit(host.drop_key_slots(device, order)),
             Self::Probe => Ok(Answer::Probed(probe::node())),

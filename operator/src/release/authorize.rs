@@ -144,6 +144,11 @@ pub fn authorize(
             if deleting {
                 return Err(Denied::NotWanted("its EncryptedVolume is being deleted"));
             }
+            if request.purpose != Purpose::ChapCredentials
+                && (nv.spec.suspended || volume.spec.suspended)
+            {
+                return Err(Denied::NotWanted("it is suspended"));
+            }
             let wanted = &volume.spec.attachments;
             if !wanted.iter().any(|a| a.node_name == caller.node) {
                 return Err(Denied::NotWanted(
@@ -343,6 +348,8 @@ mod tests {
             denied(&|_, _, _, ev| ev.metadata.namespace = Some("elsewhere".into())),
             "NotWanted"
         );
+        assert_eq!(denied(&|_, _, nv, _| nv.spec.suspended = true), "NotWanted");
+        assert_eq!(denied(&|_, _, _, ev| ev.spec.suspended = true), "NotWanted");
         assert_eq!(
             denied(&|_, _, _, ev| ev.spec.attachments.clear()),
             "NotWanted"

@@ -46,6 +46,7 @@ pub fn write(world: &World, status: &mut EncryptedVolumeStatus, picture: &Pictur
     let wanted = !world.volume.spec.attachments.is_empty();
     let seen = picture.current.as_ref().map(facts::report);
     let up = seen.as_ref().is_some_and(is_up) && agent.is_none();
+    let suspended = seen.as_ref().filter(|s| is_suspended(s));
     let node_silent = up && picture.node.is_some();
     let blocking = if up {
         picture.node.clone()
@@ -63,6 +64,7 @@ pub fn write(world: &World, status: &mut EncryptedVolumeStatus, picture: &Pictur
     let (ready, reason, what) = match &blocking {
         Some(p) if node_silent => (Is::Unknown, p.reason, p.what.clone()),
         Some(p) => (Is::False, p.reason, p.what.clone()),
+        None if suspended.is_some() => (Is::False, Reason::Suspended, SUSPENDED.to_owned()),
         None if up => (Is::True, Reason::AsDesired, link_text(seen.as_ref())),
         None if going => (Is::False, Reason::InProgress, going_text(picture)),
         None if wanted || picture.key.making => (Is::False, Reason::InProgress, work_text(picture)),
@@ -228,6 +230,9 @@ fn stages(
         (None, Some(p)) if at.is_some_and(|s| s > Stage::Header) => {
             put(ATTACHED, Is::False, p.reason, &p.what);
         }
+        (None, None) if is_suspended(&seen) => {
+            put(ATTACHED, Is::False, Reason::Suspended, SUSPENDED);
+        }
         (None, _) if is_up(&seen) => put(
             ATTACHED,
             Is::True,
@@ -282,9 +287,17 @@ pub(super) fn without_next_step(text: &str) -> String {
         .to_owned()
 }
 
+const SUSPENDED: &str =
+    "the key is out of the node's kernel, and whoever has the device open waits";
+
 /// Whether the device is there.
 pub(super) fn is_up(seen: &NodeVolumeStatus) -> bool {
-    seen.stage == Stage::Attached && seen.error.is_none() && seen.link.is_some()
+    seen.stage == Stage::Attached && seen.error.is_none() && seen.link.is_some() && !seen.suspended
+}
+
+/// Whether the volume is suspended, and nothing is wrong.
+fn is_suspended(seen: &NodeVolumeStatus) -> bool {
+    seen.stage == Stage::Attached && seen.error.is_none() && seen.suspended
 }
 
 fn link_text(seen: Option<&NodeVolumeStatus>) -> String {

@@ -122,6 +122,12 @@ fn pin(node_volume: &NodeVolume, seen: &NodeVolumeStatus, status: &mut Encrypted
         if status.size_bytes.is_none() && device.size_bytes > 0 {
             status.size_bytes = Some(device.size_bytes);
         }
+        // A disk that has grown must not shrink again. Taken once the volume is up with it.
+        if reached(seen, Stage::Attached)
+            && status.size_bytes.is_some_and(|s| s < device.size_bytes)
+        {
+            status.size_bytes = Some(device.size_bytes);
+        }
         if status.wwid.is_none() {
             status.wwid.clone_from(&device.wwid);
         }

@@ -1,7 +1,7 @@
 //! The hand-over objects: what a NodeVolume should say.
 
 use cryptvol_crds::{
-    NodeVolume, names,
+    EncryptedVolume, NodeVolume, names,
     v1alpha1::{
         Activation, Desired, EncryptedVolumeStatus, Encryption, IscsiSource, NodeDevice, NodeIscsi,
         NodeSource, NodeVolumeSpec, VolumeRef,
@@ -51,6 +51,8 @@ pub fn build(
             .flatten(),
         formatted_before: facts::formatted_before(status),
         rotation: rotate::order(status, desired),
+        suspended: volume.spec.suspended,
+        rescan: rescan(volume),
         link: names::link_path(&namespace, &name),
         shadow: volume
             .spec
@@ -73,6 +75,12 @@ pub fn build(
     meta.labels = Some([(names::VOLUME_LABEL.to_owned(), name)].into());
     meta.owner_references = volume.controller_owner_ref(&()).map(|o| vec![o]);
     node_volume
+}
+
+/// The name of a look at the disk's size that somebody asked for. It stays: each is made once.
+fn rescan(volume: &EncryptedVolume) -> Option<String> {
+    let name = volume.annotations().get(names::RESCAN_ANNOTATION)?;
+    Some(name.chars().take(64).collect())
 }
 
 /// Whether an object already says what it should.

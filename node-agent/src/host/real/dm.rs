@@ -57,14 +57,14 @@ impl Plan<'_> {
     }
 
     /// Length of the mapping in units of 512 bytes: whole encryption sectors only.
-    fn length(&self) -> u64 {
+    pub(super) fn length(&self) -> u64 {
         let sectors = (self.size_bytes / 512).saturating_sub(self.offset());
         let unit = (self.facts.sector_size as u64 / 512).max(1);
         sectors - sectors % unit
     }
 
     /// Parameters of the crypt target, as cryptsetup writes them for the same header, but for the key's description.
-    fn params(&self, key: &str) -> String {
+    pub(super) fn params(&self, key: &str) -> String {
         let mut params = format!(
             "{} {key} 0 {} {}",
             self.facts.cipher,
@@ -88,7 +88,7 @@ impl Plan<'_> {
     }
 
     /// Reference to the key by description, with the key's size in bytes.
-    fn key_reference(&self) -> String {
+    pub(super) fn key_reference(&self) -> String {
         format!(
             ":{}:logon:{}",
             self.facts.key_size / 8,
@@ -96,20 +96,25 @@ impl Plan<'_> {
         )
     }
 
-    fn key_description(&self) -> String {
+    pub(super) fn key_description(&self) -> String {
         format!("cryptvol:{}", self.facts.luks_uuid)
     }
 
     /// Whether a mapping is live and exactly this.
     pub fn is(&self, mapping: &Mapping) -> bool {
+        self.is_over_the_same(mapping)
+            && !mapping.suspended
+            && mapping.size_bytes == self.length() * 512
+            && mapping.table.as_ref().is_some_and(|t| t.key_in_keyring)
+    }
+
+    /// Whether a mapping is this one, of whatever length, with its key or without.
+    pub(super) fn is_over_the_same(&self, mapping: &Mapping) -> bool {
         mapping.name == self.name
             && mapping.uuid == self.uuid
-            && !mapping.suspended
             && mapping.deps == [self.dev]
-            && mapping.size_bytes == self.length() * 512
             && mapping.table.as_ref().is_some_and(|t| {
                 t.target_type == "crypt"
-                    && t.key_in_keyring
                     && t.cipher == self.facts.cipher
                     && t.dev == self.dev
                     && t.data_offset == self.facts.data_offset as u64
@@ -257,7 +262,7 @@ fn fill(dm: &DM, plan: &Plan<'_>, key: &VolumeKey) -> Result<Mapping, StepError>
 
 /// Rules for the guest's data: udev makes `/dev/mapper/<name>` and nothing else. It does not look into the device, makes no
 /// links by label or UUID that a guest could choose, and hands it to no LVM, RAID or file system on the node.
-fn udev_flags() -> u16 {
+pub(super) fn udev_flags() -> u16 {
     let flags = DmUdevFlags::DM_UDEV_DISABLE_SUBSYSTEM_RULES_FLAG
         | DmUdevFlags::DM_UDEV_DISABLE_DISK_RULES_FLAG
         | DmUdevFlags::DM_UDEV_DISABLE_OTHER_RULES_FLAG
@@ -347,7 +352,7 @@ fn openers(path: &str) -> Vec<String> {
     found
 }
 
-fn taken(found: &Mapping) -> StepError {
+pub(super) fn taken(found: &Mapping) -> StepError {
     because(
         Reason::NotOurs,
         format!(
@@ -358,7 +363,7 @@ fn taken(found: &Mapping) -> StepError {
 }
 
 /// Device-mapper, where the kernel has it.
-fn context() -> Result<Option<DM>, StepError> {
+pub(super) fn context() -> Result<Option<DM>, StepError> {
     match DM::new() {
         Ok(dm) => Ok(Some(dm)),
         // The control node can be there without a driver behind it; without the driver there is no mapping.
@@ -367,7 +372,7 @@ fn context() -> Result<Option<DM>, StepError> {
     }
 }
 
-fn describe(dm: &DM, name: &str) -> Result<Option<Mapping>, StepError> {
+pub(super) fn describe(dm: &DM, name: &str) -> Result<Option<Mapping>, StepError> {
     let id = DmName::new(name).map_err(|e| failed("mapping name", e))?;
     let id = DevId::Name(id);
     let what = || format!("reading mapping {name}");

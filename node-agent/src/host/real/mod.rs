@@ -9,6 +9,7 @@ mod error;
 pub mod header;
 pub mod iscsi;
 pub mod links;
+mod live;
 pub mod local;
 pub mod luks;
 pub mod names;
@@ -125,37 +126,12 @@ impl Host for RealHost {
     }
 
     fn open(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError> {
-        let plan = dm::Plan {
-            name: &order.mapping_name,
-            uuid: &order.mapping_uuid,
-            dev: &device.dev,
-            size_bytes: device.size_bytes,
-            facts: &order.expected,
-            activation: order.activation,
-        };
+        let plan = plan(device, order);
         let disk = Disk::open(&self.sysfs, device, Access::Read)?;
         if let Some(found) = dm::existing(&plan)? {
             return Ok(found);
         }
-        let key = match order.expected.provider {
-            Provider::Luks2 | Provider::Luks => open_header(&disk, order)?,
-            Provider::Plain => {
-                if order.blank && header::read(&disk)? != HeaderFound::Blank {
-                    return Err(because(
-                        Reason::DeviceNotBlank,
-                        format!("{} is not blank any more", device.path),
-                    ));
-                }
-                plain::volume_key(&order.expected, &order.passphrase)?
-            }
-            Provider::PassThrough => {
-                return Err(failed(
-                    "making the mapping",
-                    "provider none is not implemented",
-                ));
-            }
-        };
-        dm::create(&plan, &key)
+        dm::create(&plan, &volume_key(&disk, order)?)
     }
 
     fn link(&mut self, link: &str, mapping: &Mapping) -> Result<(), StepError> {
@@ -206,6 +182,20 @@ impl Host for RealHost {
         self.initiator.logout(&self.sysfs, target)
     }
 
+    fn grow(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError> {
+        let disk = Disk::open(&self.sysfs, device, Access::Read)?;
+        live::grow(&plan(device, order), &volume_key(&disk, order)?)
+    }
+
+    fn suspend(&mut self, name: &str, uuid: &str) -> Result<(), StepError> {
+        live::suspend(name, uuid)
+    }
+
+    fn resume(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError> {
+        let disk = Disk::open(&self.sysfs, device, Access::Read)?;
+        live::resume(&plan(device, order), &volume_key(&disk, order)?)
+    }
+
     fn add_key_slot(
         &mut self,
         device: &DeviceId,
@@ -235,6 +225,37 @@ impl Host for RealHost {
             ));
         }
         erase::erase(&disk, luks_uuid)
+    }
+}
+
+fn plan<'a>(device: &'a DeviceId, order: &'a OpenOrder) -> dm::Plan<'a> {
+    dm::Plan {
+        name: &order.mapping_name,
+        uuid: &order.mapping_uuid,
+        dev: &device.dev,
+        size_bytes: device.size_bytes,
+        facts: &order.expected,
+        activation: order.activation,
+    }
+}
+
+/// The volume key, by whatever the volume's encryptor is; the disk is as it was judged.
+fn volume_key(disk: &Disk, order: &OpenOrder) -> Result<VolumeKey, StepError> {
+    match order.expected.provider {
+        Provider::Luks2 | Provider::Luks => open_header(disk, order),
+        Provider::Plain => {
+            if order.blank && header::read(disk)? != HeaderFound::Blank {
+                return Err(because(
+                    Reason::DeviceNotBlank,
+                    format!("{} is not blank any more", disk.name()),
+                ));
+            }
+            plain::volume_key(&order.expected, &order.passphrase)
+        }
+        Provider::PassThrough => Err(failed(
+            "making the mapping",
+            "provider none is not implemented",
+        )),
     }
 }
 

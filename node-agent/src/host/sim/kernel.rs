@@ -238,6 +238,11 @@ impl World {
                     self.kernel.mappings.push(SimMapping { mapping, disk });
                 }
             }
+            TornStep::Suspend(name, uuid) => {
+                if let Ok(m) = self.mapping_of(name, uuid) {
+                    m.suspended = torn != Torn::Early;
+                }
+            }
             TornStep::DropSlots(id, order) => {
                 // The areas are noise, and the header still names them.
                 let Ok(header) = self.pinned(id, &order.expected) else {
@@ -307,19 +312,31 @@ impl World {
         }
     }
 
-    fn opens_as_expected(&self, disk: usize, order: &OpenOrder) -> Result<(), StepError> {
-        match self.found(disk)? {
-            HeaderFound::Luks(h) if h.facts == order.expected && h.objections.is_empty() => {}
-            _ => return error(Reason::HeaderMismatch, "the header is another one"),
+    /// The passphrase opens the header, which is as it was pinned.
+    fn unlocks(&mut self, id: &DeviceId, order: &OpenOrder) -> Result<(), StepError> {
+        if !order.expected.provider.has_header() {
+            return self.check(id).map(drop);
         }
-        match &self.disks[disk].content {
-            Content::Luks(header) if header.unlock_memory_kib > order.unlock_memory_kib => error(
+        let header = self.pinned(id, &order.expected)?;
+        if header.unlock_memory_kib > order.unlock_memory_kib {
+            return error(
                 Reason::HeaderMismatch,
                 "the header asks for more memory now",
-            ),
-            Content::Luks(header) if header.slots.contains(&order.passphrase.0) => Ok(()),
-            Content::Luks(_) => error(Reason::KeyDoesNotOpen, "no key slot opens"),
-            _ => error(Reason::HeaderMismatch, "no header"),
+            );
+        }
+        match header.opened_by(&order.passphrase.0).is_empty() {
+            true => error(Reason::KeyDoesNotOpen, "no key slot opens"),
+            false => Ok(()),
+        }
+    }
+
+    /// The mapping of this name, where it has this UUID.
+    fn mapping_of(&mut self, name: &str, uuid: &str) -> Result<&mut Mapping, StepError> {
+        let mut all = self.kernel.mappings.iter_mut().map(|m| &mut m.mapping);
+        match all.find(|m| m.name == name) {
+            Some(m) if m.uuid == uuid => Ok(m),
+            Some(_) => error(Reason::NotOurs, "another mapping of that name"),
+            None => error(Reason::StepFailed, "it is gone"),
         }
     }
 
@@ -369,6 +386,8 @@ pub enum TornStep {
     Open(DeviceId, OpenOrder),
     /// See `Host::erase`.
     Erase(DeviceId, String),
+    /// See `Host::suspend`.
+    Suspend(String, String),
     /// See `Host::drop_key_slots`.
     DropSlots(DeviceId, DropSlotsOrder),
 }
@@ -550,11 +569,11 @@ impl Host for World {
             }
             return error(Reason::NotOurs, "another mapping of that name");
         }
-        if order.expected.provider.has_header() {
-            self.opens_as_expected(disk, order)?;
-        } else if order.blank && self.found(disk)? != HeaderFound::Blank {
+        let has_header = order.expected.provider.has_header();
+        if !has_header && order.blank && self.found(disk)? != HeaderFound::Blank {
             return error(Reason::DeviceNotBlank, "the disk is not blank any more");
         }
+        self.unlocks(device, order)?;
         let mapping = self.new_mapping(device, order);
         self.kernel.mappings.push(SimMapping {
             mapping: mapping.clone(),
@@ -642,6 +661,39 @@ impl Host for World {
         }
         self.kernel.sessions.remove(i);
         Ok(())
+    }
+
+    fn grow(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError> {
+        self.unlocks(device, order)?;
+        let room = device.size_bytes - u64::try_from(order.expected.data_offset).unwrap();
+        let m = self.mapping_of(&order.mapping_name, &order.mapping_uuid)?;
+        if m.suspended {
+            return error(Reason::StepFailed, "it is suspended");
+        }
+        if m.size_bytes > room {
+            return error(Reason::SizeMismatch, "the disk is shorter");
+        }
+        m.size_bytes = room;
+        Ok(m.clone())
+    }
+
+    fn suspend(&mut self, name: &str, uuid: &str) -> Result<(), StepError> {
+        let m = self.mapping_of(name, uuid)?;
+        m.suspended = true;
+        if let Some(table) = &mut m.table {
+            table.key_in_keyring = false;
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError> {
+        self.unlocks(device, order)?;
+        let m = self.mapping_of(&order.mapping_name, &order.mapping_uuid)?;
+        m.suspended = false;
+        if let Some(table) = &mut m.table {
+            table.key_in_keyring = true;
+        }
+        Ok(m.clone())
     }
 
     fn add_key_slot(

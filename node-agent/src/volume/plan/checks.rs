@@ -12,9 +12,11 @@ use crate::host::{Device, DeviceId, Header, HeaderFound, LinkFound, Mapping, Sou
 pub(super) enum Health {
     /// Live, over the right device.
     Good,
+    /// Over the right device, and suspended.
+    Suspended,
     /// Over the right device, which does not answer at present.
     Waits(String),
-    /// Cannot be used any more: over another device or none, without a table, suspended, or with a wrong table.
+    /// Cannot be used any more: over another device or none, without a table, or with a wrong table.
     Broken(String),
 }
 
@@ -158,9 +160,6 @@ impl<'a> At<'a> {
         if table.target_type != "crypt" {
             return Health::Broken(format!("its table is {}, not crypt", table.target_type));
         }
-        if mapping.suspended {
-            return Health::Broken("it is suspended".to_owned());
-        }
         if state == "offline" {
             // The kernel gave it up after errors; unlike a disk whose transport is down it never comes back by itself.
             return Health::Broken(format!(
@@ -178,7 +177,10 @@ impl<'a> At<'a> {
         if state != "running" || !logged_in {
             return Health::Waits(format!("the disk {} is {state}", id.path));
         }
-        Health::Good
+        match mapping.suspended {
+            true => Health::Suspended,
+            false => Health::Good,
+        }
     }
 
     /// Whether something that can be a link of ours is at the link's path.

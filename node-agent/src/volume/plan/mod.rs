@@ -10,6 +10,7 @@ mod checks;
 mod down;
 mod erase;
 mod headerless;
+mod live;
 mod names;
 mod reach;
 mod rotate;
@@ -104,6 +105,29 @@ pub enum Step {
         /// UUID that the header must have.
         luks_uuid: String,
     },
+    /// Make the mapping as long as its disk is by now.
+    Grow {
+        /// Raw device.
+        device: DeviceId,
+        /// What the header must be.
+        expected: HeaderFacts,
+        /// Device-mapper UUID of the mapping.
+        mapping_uuid: String,
+    },
+    /// Suspend the mapping and wipe its key from the kernel.
+    Suspend {
+        /// Its UUID.
+        uuid: String,
+    },
+    /// Give the mapping its key again and let I/O go on.
+    Resume {
+        /// Raw device.
+        device: DeviceId,
+        /// What the header must be.
+        expected: HeaderFacts,
+        /// Device-mapper UUID of the mapping.
+        mapping_uuid: String,
+    },
     /// Rotation: give the header a key slot for the new key. Gets both keys itself, and drops them when it ends.
     AddKeySlot {
         /// Where.
@@ -151,6 +175,9 @@ impl Step {
             Self::DeleteDevice(_) => "delete-device",
             Self::Logout(_) => "logout",
             Self::Erase { .. } => "erase",
+            Self::Grow { .. } => "grow",
+            Self::Suspend { .. } => "suspend",
+            Self::Resume { .. } => "resume",
             Self::AddKeySlot { .. } => "add-key-slot",
             Self::DropKeySlots { .. } => "drop-key-slots",
             Self::NothingToErase { .. } => "nothing-to-erase",
@@ -176,6 +203,9 @@ impl Step {
         "delete-device",
         "logout",
         "erase",
+        "grow",
+        "suspend",
+        "resume",
         "add-key-slot",
         "drop-key-slots",
         "nothing-to-erase",
@@ -189,7 +219,12 @@ impl Step {
             Self::ReadHeader(_) | Self::SpendPermit { .. } | Self::Format { .. } => Stage::Header,
             Self::ReleaseKey => Stage::KeyRelease,
             Self::Open { .. } | Self::RecordFirstOpened { .. } => Stage::Mapping,
-            Self::Link(_) | Self::AddKeySlot { .. } | Self::DropKeySlots { .. } => Stage::Attached,
+            Self::Link(_)
+            | Self::Grow { .. }
+            | Self::Suspend { .. }
+            | Self::Resume { .. }
+            | Self::AddKeySlot { .. }
+            | Self::DropKeySlots { .. } => Stage::Attached,
             Self::Name { to, .. } => match to {
                 NameTo::Nobody => Stage::Device,
                 NameTo::Mapping(_) => Stage::Attached,
@@ -226,6 +261,8 @@ pub enum Done {
         /// Facts of the header below the mapping.
         facts: HeaderFacts,
     },
+    /// No key of the volume is in the kernel. Where there is a mapping, whoever has it open waits.
+    Suspended,
     /// Import: the header is read and acceptable, and waits for the operator to pin it.
     HeaderFound {
         /// Facts of the header.

@@ -42,6 +42,9 @@ impl At<'_> {
         if let Some(mapping) = &self.observed.mapping {
             return self.with_mapping(mapping);
         }
+        if let Some(next) = self.stays_closed() {
+            return Ok(next);
+        }
         // A link without a mapping leads to nothing, or, once the kernel gives the number to another mapping, to
         // another volume's data.
         if self.has_link() {
@@ -259,13 +262,14 @@ impl At<'_> {
         }
         match self.health(mapping) {
             Health::Good => self.adopt(mapping),
+            Health::Suspended => self.suspended(mapping),
             Health::Waits(why) => Err(stop(Stage::Session, Reason::PortalUnreachable, why)),
             Health::Broken(why) => Err(self.make_anew(mapping, &why)),
         }
     }
 
     /// Takes a broken mapping of ours away, unless a guest has it open: its link first, so that it never leads elsewhere.
-    fn make_anew(&self, mapping: &Mapping, why: &str) -> Next {
+    pub(super) fn make_anew(&self, mapping: &Mapping, why: &str) -> Next {
         let broken = |reason, rest: &str| {
             stop(
                 Stage::Mapping,
@@ -298,7 +302,10 @@ impl At<'_> {
         let Some(Device { id, .. }) = &self.observed.device else {
             return Err(self.make_anew(mapping, "its disk is gone from the kernel"));
         };
-        self.identity(id)?;
+        self.look()?;
+        // What the kernel remembers of the disk may be of before.
+        self.identity(id)
+            .map_err(|stop| self.scan_once().unwrap_or(stop))?;
         let uuid = self.wanted.luks_uuid.as_deref().unwrap_or_default();
         let known = self
             .wanted
@@ -339,6 +346,12 @@ impl At<'_> {
         if self.observed.link != LinkFound::To(mapping.path.clone()) {
             return Err(Next::Do(Step::Link(mapping.clone())));
         }
+        if self.wanted.suspended {
+            return Err(Next::Do(Step::Suspend {
+                uuid: mapping.uuid.clone(),
+            }));
+        }
+        self.grow(mapping, id, facts)?;
         self.rotate(id, facts)?;
         Ok(Next::Done(Done::Attached {
             facts: facts.clone(),

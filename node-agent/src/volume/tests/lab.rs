@@ -12,7 +12,7 @@ use cryptvol_crds::{
     names,
     v1alpha1::{
         Desired, FormatPermit, KeySlotRef, NodeDevice, NodeIscsi, NodeRotation, NodeSource,
-        NodeVolumeSpec, NodeVolumeStatus, Provider, RotationPhase, VolumeRef,
+        NodeVolumeSpec, NodeVolumeStatus, Provider, RotationPhase, Stage, VolumeRef,
     },
 };
 use futures::FutureExt;
@@ -276,7 +276,11 @@ impl Lab {
                 spec.header = spec.header.take().or(status.header.clone());
                 spec.luks_uuid = status.header.as_ref().map(|h| h.luks_uuid.clone());
                 if let Some(device) = &status.device {
-                    spec.size_bytes.get_or_insert(device.size_bytes);
+                    let grown = status.stage == Stage::Attached && status.error.is_none();
+                    let size = spec.size_bytes.get_or_insert(device.size_bytes);
+                    if grown {
+                        *size = device.size_bytes.max(*size);
+                    }
                     spec.wwid = spec.wwid.take().or(device.wwid.clone());
                 }
                 spec.format_permit = None;
@@ -622,7 +626,7 @@ impl Office for Side<'_> {
     async fn passphrase(&self) -> Result<Passphrase, StepError> {
         self.lab.pause("before key release").await?;
         let desired = self.lab.volumes.borrow()[&self.volume].spec.desired;
-        if desired != Desired::Attached {
+        if desired != Desired::Attached || self.lab.volumes.borrow()[&self.volume].spec.suspended {
             return Err(StepError::new(
                 Reason::KeyReleaseRefused,
                 "not wanted here now",
@@ -754,6 +758,20 @@ impl Node for Side<'_> {
         }
         self.alone("logout", &target.iqn, |w| w.logout(target))
             .await
+    }
+
+    async fn grow(&self, device: &DeviceId, order: OpenOrder) -> Result<Mapping, StepError> {
+        self.call("grow", |w| w.grow(device, &order)).await
+    }
+
+    async fn suspend(&self, name: &str, uuid: &str) -> Result<(), StepError> {
+        let step = TornStep::Suspend(name.to_owned(), uuid.to_owned());
+        self.lab.tearing("suspend", step).await?;
+        self.call("suspend", |w| w.suspend(name, uuid)).await
+    }
+
+    async fn resume(&self, device: &DeviceId, order: OpenOrder) -> Result<Mapping, StepError> {
+        self.call("resume", |w| w.resume(device, &order)).await
     }
 
     async fn add_key_slot(

@@ -4,6 +4,7 @@ mod bad_input;
 mod crashes;
 mod encryptors;
 mod headerless;
+mod in_use;
 mod invariants;
 pub(crate) mod lab;
 mod local;

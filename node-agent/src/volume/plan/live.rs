@@ -1,0 +1,114 @@
+//! A volume in use: longer, suspended, resumed.
+
+use cryptvol_crds::{
+    conditions::Reason,
+    names,
+    v1alpha1::{HeaderFacts, Stage},
+};
+
+use super::{At, Done, Next, Step, stop};
+use crate::host::{Device, DeviceId, HeaderFound, Mapping, Source};
+
+impl At<'_> {
+    /// Has the kernel read the disk's identity and size anew, where that was not done in this run.
+    pub(super) fn scan_once(&self) -> Option<Next> {
+        match &self.wanted.query.source {
+            Source::Iscsi(lun) if !self.run.scanned => Some(Next::Do(Step::Scan(lun.clone()))),
+            _ => None,
+        }
+    }
+
+    /// Looks at the disk's size where somebody asked for it.
+    pub(super) fn look(&self) -> Result<(), Next> {
+        let asked = self.wanted.rescan.is_some() && self.wanted.rescan != self.memory.rescan;
+        match self.scan_once() {
+            Some(scan) if asked => Err(scan),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the mapping longer where its disk has grown. That a disk shrank is found by the identity check, which comes before.
+    pub(super) fn grow(
+        &self,
+        mapping: &Mapping,
+        device: &DeviceId,
+        facts: &HeaderFacts,
+    ) -> Result<(), Next> {
+        if usable(device, facts) <= mapping.size_bytes {
+            return Ok(());
+        }
+        if !self.run.key {
+            return Err(Next::Do(Step::ReleaseKey));
+        }
+        Err(Next::Do(Step::Grow {
+            device: device.clone(),
+            expected: facts.clone(),
+            mapping_uuid: mapping.uuid.clone(),
+        }))
+    }
+
+    /// No mapping, and none is to be made as long as the volume is suspended: its key has no business in the kernel.
+    pub(super) fn stays_closed(&self) -> Option<Next> {
+        self.wanted.suspended.then(|| match self.has_link() {
+            true => Next::Do(Step::Unlink),
+            false => Next::Done(Done::Suspended),
+        })
+    }
+
+    /// A mapping of ours that is suspended: as it is wanted, or to go on. The header is read anew before it does.
+    pub(super) fn suspended(&self, mapping: &Mapping) -> Result<Next, Next> {
+        if self.wanted.suspended {
+            let has_key = mapping.table.as_ref().is_some_and(|t| t.key_in_keyring);
+            return match has_key {
+                true => Err(Next::Do(Step::Suspend {
+                    uuid: mapping.uuid.clone(),
+                })),
+                false => Ok(Next::Done(Done::Suspended)),
+            };
+        }
+        let Some(Device { id, .. }) = &self.observed.device else {
+            return Err(self.make_anew(mapping, "its disk is gone from the kernel"));
+        };
+        self.identity(id)?;
+        let uuid = self.wanted.luks_uuid.as_deref().unwrap_or_default();
+        if !self.wanted.encryption.provider.has_header() {
+            return self.resume(id, self.facts_without_header()?);
+        }
+        let facts = match self.header(id)? {
+            HeaderFound::Luks(header) if header.facts.luks_uuid == uuid => {
+                self.acceptable(header)?;
+                &header.facts
+            }
+            _ => {
+                return Err(stop(
+                    Stage::Header,
+                    Reason::HeaderMissing,
+                    format!(
+                        "the header on {} is gone below a suspended mapping",
+                        id.path
+                    ),
+                ));
+            }
+        };
+        self.resume(id, facts.clone())
+    }
+
+    fn resume(&self, device: &DeviceId, expected: HeaderFacts) -> Result<Next, Next> {
+        if !self.run.key {
+            return Err(Next::Do(Step::ReleaseKey));
+        }
+        Ok(Next::Do(Step::Resume {
+            device: device.clone(),
+            mapping_uuid: names::mapping_uuid(&expected.luks_uuid, &self.wanted.volume_uid),
+            expected,
+        }))
+    }
+}
+
+/// Bytes that a mapping can have on a disk: whole encryption sectors behind the header.
+fn usable(device: &DeviceId, facts: &HeaderFacts) -> u64 {
+    let offset = u64::try_from(facts.data_offset).unwrap_or(u64::MAX);
+    let sector = u64::try_from(facts.sector_size).unwrap_or(512).max(1);
+    let room = device.size_bytes.saturating_sub(offset);
+    room - room % sector
+}
