@@ -6,10 +6,12 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::conditions::{self, KEY_ROTATED, Reason};
-use cryptvol_crds::names;
+use cryptvol_crds::{NodeVolume, names};
 use cryptvol_e2e::array::Lun;
+use cryptvol_e2e::node::Spawned;
+use cryptvol_e2e::process::wait_for;
 use cryptvol_e2e::site::{Site, SiteSpec};
-use cryptvol_e2e::volumes::Volume;
+use cryptvol_e2e::volumes::{PATIENCE, Volume};
 use cryptvol_e2e::workdir::WorkDir;
 use serde_json::json;
 
@@ -61,8 +63,8 @@ async fn ask_for_rotation(site: &Site, volume: &Volume, version: i64) -> Result<
 }
 
 #[tokio::test]
-async fn invariant_08_a_key_is_rotated_under_a_guest_and_the_agent_dies_at_every_step() -> Result<()>
-{
+async fn peer_failure_14_a_key_is_rotated_under_a_guest_and_the_agent_dies_at_every_step()
+-> Result<()> {
     let work = WorkDir::new("rotate")?;
     let mut site = Site::start(&work, SiteSpec::new(1)).await?;
     let (tenant, lun, volume) = site.volume("rotate").await?;
@@ -192,71 +194,84 @@ async fn written(site: &Site) -> Result<u64> {
 }
 
 async fn writes_on(site: &Site, since: u64) -> Result<()> {
-    cryptvol_e2e::process::wait_for(
+    wait_for(
         "the guest to write on",
-        cryptvol_e2e::volumes::PATIENCE,
+        PATIENCE,
         || async { Ok((written(site).await? > since).then_some(())) },
         String::new,
     )
     .await
 }
 
-#[tokio::test]
-async fn a_volume_grows_is_suspended_and_resumed_under_a_guest() -> Result<()> {
-    let work = WorkDir::new("in-use")?;
-    let mut site = Site::start(&work, SiteSpec::new(1)).await?;
-    let (_, lun, volume) = site.volume("inuse").await?;
-    let volume = volume.with("deletionPolicy", json!("Erase"));
-    volume.apply(&site.plane).await?;
-    volume.wait_ready(&site.plane).await?;
-    volume.write(site.node(0), "written before").await?;
-    // The guest writes a block a moment, direct, and notes each that was acknowledged.
+/// A guest that writes a block a moment, direct, and notes each that was acknowledged.
+async fn writing_guest(site: &Site, volume: &Volume) -> Result<Spawned> {
     let guest = format!(
         "exec 9<>{link}; i=0; while [ ! -e /run/guest-ends ]; do i=$((i+1)); \
          printf 'block %08d' $i | dd of={link} bs=4096 seek=$i conv=notrunc,sync oflag=direct status=none || exit 7; \
          echo $i >/run/guest; sleep .05; done",
         link = volume.link()
     );
-    let guest = site
-        .node(0)
-        .spawn("guest", &["bash", "-c", &guest], &[])
-        .await?;
-    writes_on(&site, 0).await?;
+    let node = site.node(0);
+    let guest = node.spawn("guest", &["bash", "-c", &guest], &[]).await?;
+    writes_on(site, 0).await?;
+    Ok(guest)
+}
 
-    // The key out of the kernel: the guest waits, and nothing of the key is in the mapping's table.
-    volume
-        .clone()
-        .with("suspended", json!(true))
-        .apply(&site.plane)
-        .await?;
-    volume.wait_reason(&site.plane, Reason::Suspended).await?;
-    let table = "dmsetup info -c --noheadings -o suspended; dmsetup table --showkeys";
-    let table = site.node(0).sh(table).await?.ok()?;
-    ensure!(
-        table.contains("Suspended") && !table.contains(":logon:"),
-        "the mapping is {table}"
+/// The guest saw no error, and every block that was acknowledged is there.
+async fn guest_ends_well(site: &Site, volume: &Volume, guest: &Spawned) -> Result<()> {
+    writes_on(site, written(site).await?).await?;
+    site.node(0).sh("touch /run/guest-ends").await?.ok()?;
+    let code = guest.wait(std::time::Duration::from_secs(60)).await?;
+    ensure!(code == 0, "the guest ended with {code}");
+    let last = written(site).await?;
+    let check = format!(
+        "dd if={} bs=4096 skip=1 count={last} iflag=direct status=none | tr '\\0' '\\n' | grep .",
+        volume.link()
     );
-    // What was on its way is written out; after it nothing is.
-    let stands = written(&site).await?;
-    let sum = lun.sha256()?;
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
-    ensure!(lun.sha256()? == sum, "the disk was written to");
+    let blocks = site.node(0).sh(&check).await?.ok()?;
+    let expected: String = (1..=last).map(|i| format!("block {i:08}\n")).collect();
     ensure!(
-        written(&site).await? <= stands + 1,
-        "the guest was told that more was written"
+        blocks == expected,
+        "{last} blocks were acknowledged, and there are {blocks}"
     );
-    ensure!(guest.exit_code().await?.is_none(), "the guest saw an error");
+    Ok(())
+}
+
+/// Kills the agent before or after a step, once the wish is there that leads to it, and starts it anew.
+async fn killed_at(
+    site: &mut Site,
+    point: &str,
+    wish: impl AsyncFnOnce(&mut Site) -> Result<()>,
+) -> Result<()> {
+    site.kill_agent(0).await?;
+    wish(site).await?;
+    let fail_point = format!("{point}:kill");
+    site.launch_agent(0, &["--failpoint", &fail_point]).await?;
+    let code = site.agent_exit(0).await?;
+    ensure!(
+        code == 128 + 9,
+        "{point}: the agent ended with {code}, not at the fail point"
+    );
+    site.start_agent(0).await
+}
+
+#[tokio::test]
+async fn peer_failure_11_a_disk_grows_under_its_guest_and_the_agent_dies_at_every_step()
+-> Result<()> {
+    let work = WorkDir::new("grow")?;
+    let mut site = Site::start(&work, SiteSpec::new(1)).await?;
+    let (_, lun, volume) = site.volume("grow").await?;
+    let volume = volume.with("deletionPolicy", json!("Erase"));
     volume.apply(&site.plane).await?;
     volume.wait_ready(&site.plane).await?;
-    writes_on(&site, stands + 1).await?;
-    ensure!(volume.read(site.node(0), 14).await? == "written before");
-
+    let guest = writing_guest(&site, &volume).await?;
     let iqn = lun.target.clone();
-    site.array.resize_lun(&iqn, 1, 128 * MIB)?;
-    look(&site, &volume, "look-1").await?;
-    wait_bytes(&site, &volume, 112 * MIB).await?;
-    let size = format!("blockdev --getsize64 {}", volume.link());
-    let seen = site.node(0).sh(&size).await?.ok()?;
+    let mut size = 128 * MIB;
+    site.array.resize_lun(&iqn, 1, size)?;
+    look(&site, &volume, "look").await?;
+    wait_bytes(&site, &volume, size - 16 * MIB).await?;
+    let device = format!("blockdev --getsize64 {}", volume.link());
+    let seen = site.node(0).sh(&device).await?.ok()?;
     ensure!(
         seen.trim() == (112 * MIB).to_string(),
         "the device has {seen}"
@@ -272,66 +287,210 @@ async fn a_volume_grows_is_suspended_and_resumed_under_a_guest() -> Result<()> {
         "plaintext on the array"
     );
 
-    // Killed before and after the step; then smaller, which is refused.
-    for (number, when) in ["before", "after"].into_iter().enumerate() {
-        let size = (192 + 64 * number as u64) * MIB;
-        site.kill_agent(0).await?;
-        site.array.resize_lun(&iqn, 1, size)?;
-        look(&site, &volume, &format!("look-{when}")).await?;
-        let fail_point = format!("grow:{when}:exit");
-        site.launch_agent(0, &["--failpoint", &fail_point]).await?;
-        ensure!(site.agent_exit(0).await? == 86, "{fail_point}");
-        site.start_agent(0).await?;
-        wait_bytes(&site, &volume, size - 16 * MIB).await?;
-    }
-    for when in ["before", "after"] {
-        for (step, suspended) in [("suspend", true), ("resume", false)] {
-            let fail_point = format!("{step}:{when}:exit");
-            site.kill_agent(0).await?;
-            let wish = volume.clone().with("suspended", json!(suspended));
-            wish.apply(&site.plane).await?;
-            site.launch_agent(0, &["--failpoint", &fail_point]).await?;
-            ensure!(site.agent_exit(0).await? == 86, "{fail_point}");
-            site.start_agent(0).await?;
-            match suspended {
-                true => drop(volume.wait_reason(&site.plane, Reason::Suspended).await?),
-                false => drop(volume.wait_ready(&site.plane).await?),
-            }
+    for step in ["scan", "read-header", "release-key", "grow"] {
+        for when in ["before", "after"] {
+            size += 16 * MIB;
+            let point = format!("{step}:{when}");
+            killed_at(&mut site, &point, async |site| {
+                site.array.resize_lun(&iqn, 1, size)?;
+                look(site, &volume, &point.replace(':', "-")).await
+            })
+            .await?;
+            wait_bytes(&site, &volume, size - 16 * MIB)
+                .await
+                .with_context(|| point.clone())?;
         }
     }
-    writes_on(&site, written(&site).await?).await?;
-    site.node(0).sh("touch /run/guest-ends").await?.ok()?;
-    let code = guest.wait(std::time::Duration::from_secs(60)).await?;
-    ensure!(code == 0, "the guest ended with {code}");
-    // Every block that was acknowledged is there.
-    let last = written(&site).await?;
-    let check = format!(
-        "for i in $(seq {last}); do dd if={} bs=4096 skip=$i count=1 status=none | head -c 14; echo; done",
-        volume.link()
-    );
-    let blocks = site.node(0).sh(&check).await?.ok()?;
-    for (number, block) in (1..).zip(blocks.lines()) {
-        ensure!(
-            block == format!("block {number:08}"),
-            "block {number} is {block:?}"
-        );
-    }
+    guest_ends_well(&site, &volume, &guest).await?;
 
+    // Smaller is refused, and nothing is changed.
     site.array.resize_lun(&iqn, 1, 96 * MIB)?;
     look(&site, &volume, "look-smaller").await?;
     let message = volume
         .wait_reason(&site.plane, Reason::SizeMismatch)
         .await?;
-    ensure!(message.contains("smaller"), "{message}");
-    let seen = site.node(0).sh(&size).await?.ok()?;
+    ensure!(message.contains(&(96 * MIB).to_string()), "{message}");
+    let seen = site.node(0).sh(&device).await?.ok()?;
     ensure!(
-        seen.trim() == (240 * MIB).to_string(),
+        seen.trim() == (size - 16 * MIB).to_string(),
         "the mapping was changed to {seen}"
     );
-    site.array.resize_lun(&iqn, 1, 256 * MIB)?;
+    site.array.resize_lun(&iqn, 1, size)?;
     look(&site, &volume, "look-larger").await?;
     volume.wait_ready(&site.plane).await?;
     volume.delete(&site.plane).await?;
     volume.wait_gone(&site.plane).await?;
     work.passed()
+}
+
+/// The key that encrypts the volume's sectors, in hexadecimal digits, as cryptsetup takes it from the header.
+fn volume_key(work: &WorkDir, lun: &Lun, passphrase: &str) -> Result<String> {
+    let (pass, key) = (
+        work.path().join("passphrase"),
+        work.path().join("volume-key"),
+    );
+    std::fs::write(&pass, passphrase)?;
+    let dump = Command::new("cryptsetup")
+        .args(["luksDump", "--batch-mode", "--dump-volume-key"])
+        .arg(format!("--key-file={}", pass.display()))
+        .arg(format!("--volume-key-file={}", key.display()))
+        .arg(&lun.file)
+        .output()?;
+    ensure!(
+        dump.status.success(),
+        "{}",
+        String::from_utf8_lossy(&dump.stderr)
+    );
+    Ok(std::fs::read(key)?
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect())
+}
+
+/// What the kernel says that could hold a key: both tables, states, and the list of all keys.
+async fn kernel_says(site: &Site) -> Result<String> {
+    let ask = "dmsetup info -c --noheadings -o name,suspended; dmsetup table --showkeys; dmsetup table --inactive --showkeys; \
+               dmsetup status; cat /proc/keys; keyctl show 2>/dev/null; true";
+    site.node(0).sh(ask).await?.ok()
+}
+
+#[tokio::test]
+async fn a_volume_is_suspended_with_its_key_wiped_and_resumed_under_its_guest() -> Result<()> {
+    let work = WorkDir::new("suspend")?;
+    let mut site = Site::start(&work, SiteSpec::new(1)).await?;
+    let (tenant, lun, volume) = site.volume("suspend").await?;
+    let volume = volume.with("deletionPolicy", json!("Erase"));
+    volume.apply(&site.plane).await?;
+    let ready = volume.wait_ready(&site.plane).await?;
+    let key = ready.status.and_then(|s| s.key).context("a key")?;
+    let passphrase = site.keystone.passphrase(&tenant, &key.id).await?;
+    let secret = volume_key(&work, &lun, &passphrase)?;
+    let guest = writing_guest(&site, &volume).await?;
+    let suspended = volume.clone().with("suspended", json!(true));
+
+    // The guest waits, and the kernel has the key nowhere.
+    suspended.apply(&site.plane).await?;
+    volume.wait_reason(&site.plane, Reason::Suspended).await?;
+    let says = kernel_says(&site).await?;
+    ensure!(says.contains("Suspended"), "the mapping is live: {says}");
+    for trace in [
+        &secret[..],
+        &secret[..64],
+        &secret[64..],
+        ":logon:",
+        "cryptvol:",
+    ] {
+        ensure!(
+            !says.contains(trace),
+            "{trace:.9} is in the kernel's answers: {says}"
+        );
+    }
+    let secrets = [
+        ("volume-key", &hex::decode(&secret)?[..]),
+        ("passphrase", passphrase.as_bytes()),
+    ];
+    let found = cryptvol_e2e::search::on_node(site.node(0), &secrets).await?;
+    ensure!(found.is_empty(), "on the node: {found:?}");
+    let stands = written(&site).await?;
+    let sum = lun.sha256()?;
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    ensure!(lun.sha256()? == sum, "the disk was written to");
+    ensure!(
+        written(&site).await? <= stands + 1,
+        "the guest was told that more was written"
+    );
+    ensure!(guest.exit_code().await?.is_none(), "the guest saw an error");
+
+    // A header that the key on record does not open: nothing goes on. As it was: it does.
+    let header = lun.read_at(0, 16 << 20)?;
+    change_passphrase(&work, &lun, &passphrase)?;
+    volume.apply(&site.plane).await?;
+    volume
+        .wait_reason(&site.plane, Reason::KeyDoesNotOpen)
+        .await?;
+    let says = kernel_says(&site).await?;
+    ensure!(
+        says.contains("Suspended") && !says.contains(":logon:"),
+        "it went on: {says}"
+    );
+    lun.write_at(0, &header)?;
+    volume.wait_ready(&site.plane).await?;
+    writes_on(&site, stands + 1).await?;
+
+    for when in ["before", "after"] {
+        for (step, wish) in [("suspend", &suspended), ("resume", &volume)] {
+            let point = format!("{step}:{when}");
+            killed_at(&mut site, &point, async |site| {
+                wish.apply(&site.plane).await
+            })
+            .await?;
+            match step {
+                "suspend" => drop(volume.wait_reason(&site.plane, Reason::Suspended).await?),
+                _ => drop(volume.wait_ready(&site.plane).await?),
+            }
+        }
+    }
+    guest_ends_well(&site, &volume, &guest).await?;
+
+    // A node that loses its power meanwhile opens nothing.
+    suspended.apply(&site.plane).await?;
+    volume.wait_reason(&site.plane, Reason::Suspended).await?;
+    site.power_cycle(0).await?;
+    let nodes: kube::Api<NodeVolume> =
+        kube::Api::namespaced(site.plane.client()?, &volume.namespace);
+    wait_for(
+        "the node to report what it has after its restart",
+        PATIENCE,
+        || async {
+            let all = nodes.list(&Default::default()).await?;
+            let seen = all.items.into_iter().find_map(|v| v.status);
+            Ok(seen
+                .filter(|s| s.suspended && s.mapping.is_none())
+                .map(drop))
+        },
+        String::new,
+    )
+    .await?;
+    volume.wait_reason(&site.plane, Reason::Suspended).await?;
+    let says = kernel_says(&site).await?;
+    ensure!(!says.contains("cryptvol"), "something was opened: {says}");
+    site.node(0)
+        .sh(&format!("[ ! -e {} ]", volume.link()))
+        .await?
+        .ok()?;
+    volume.apply(&site.plane).await?;
+    volume.wait_ready(&site.plane).await?;
+    ensure!(
+        volume
+            .read(site.node(0), 4096 + 14)
+            .await?
+            .ends_with("block 00000001")
+    );
+    volume.delete(&site.plane).await?;
+    volume.wait_gone(&site.plane).await?;
+    work.passed()
+}
+
+/// The volume's key slot opens by another passphrase from now on.
+fn change_passphrase(work: &WorkDir, lun: &Lun, passphrase: &str) -> Result<()> {
+    let (old, new) = (work.path().join("passphrase"), work.path().join("other"));
+    std::fs::write(&old, passphrase)?;
+    std::fs::write(&new, "somebody else's")?;
+    let change = Command::new("cryptsetup")
+        .args([
+            "luksChangeKey",
+            "--batch-mode",
+            "--pbkdf=pbkdf2",
+            "--pbkdf-force-iterations=1000",
+        ])
+        .arg(format!("--key-file={}", old.display()))
+        .arg(&lun.file)
+        .arg(&new)
+        .output()?;
+    ensure!(
+        change.status.success(),
+        "{}",
+        String::from_utf8_lossy(&change.stderr)
+    );
+    Ok(())
 }

@@ -62,6 +62,9 @@ pub fn suspend(name: &str, uuid: &str) -> Result<(), StepError> {
     }
     let id = DmUuid::new(uuid).map_err(|e| failed("mapping UUID", e))?;
     let id = DevId::Uuid(id);
+    // A longer table that was loaded and never resumed has the key as well, and would take the place of this one at the next resume.
+    dm.table_clear(&id)
+        .map_err(|e| failed(what("dropping the second table of"), e))?;
     if !found.suspended {
         let options = DmOptions::default().set_flags(DmFlags::DM_SUSPEND);
         dm.device_suspend(&id, options)

@@ -239,7 +239,7 @@ fn plan<'a>(device: &'a DeviceId, order: &'a OpenOrder) -> dm::Plan<'a> {
     }
 }
 
-/// The volume key, by whatever the volume's encryptor is; the disk is as it was judged.
+/// The volume key, from a disk that is as it should be.
 fn volume_key(disk: &Disk, order: &OpenOrder) -> Result<VolumeKey, StepError> {
     match order.expected.provider {
         Provider::Luks2 | Provider::Luks => open_header(disk, order),

@@ -312,21 +312,26 @@ impl World {
         }
     }
 
-    /// The passphrase opens the header, which is as it was pinned.
-    fn unlocks(&mut self, id: &DeviceId, order: &OpenOrder) -> Result<(), StepError> {
+    /// The header is as it was pinned and the passphrase opens it; without a header every passphrase does.
+    fn unlocks(&self, disk: usize, order: &OpenOrder) -> Result<(), StepError> {
         if !order.expected.provider.has_header() {
-            return self.check(id).map(drop);
+            return match order.blank && self.found(disk)? != HeaderFound::Blank {
+                true => error(Reason::DeviceNotBlank, "the disk is not blank any more"),
+                false => Ok(()),
+            };
         }
-        let header = self.pinned(id, &order.expected)?;
-        if header.unlock_memory_kib > order.unlock_memory_kib {
-            return error(
+        match self.found(disk)? {
+            HeaderFound::Luks(h) if h.facts == order.expected && h.objections.is_empty() => {}
+            _ => return error(Reason::HeaderMismatch, "the header is another one"),
+        }
+        match &self.disks[disk].content {
+            Content::Luks(header) if header.unlock_memory_kib > order.unlock_memory_kib => error(
                 Reason::HeaderMismatch,
                 "the header asks for more memory now",
-            );
-        }
-        match header.opened_by(&order.passphrase.0).is_empty() {
-            true => error(Reason::KeyDoesNotOpen, "no key slot opens"),
-            false => Ok(()),
+            ),
+            Content::Luks(header) if header.slots.contains(&order.passphrase.0) => Ok(()),
+            Content::Luks(_) => error(Reason::KeyDoesNotOpen, "no key slot opens"),
+            _ => error(Reason::HeaderMismatch, "no header"),
         }
     }
 
@@ -569,11 +574,7 @@ impl Host for World {
             }
             return error(Reason::NotOurs, "another mapping of that name");
         }
-        let has_header = order.expected.provider.has_header();
-        if !has_header && order.blank && self.found(disk)? != HeaderFound::Blank {
-            return error(Reason::DeviceNotBlank, "the disk is not blank any more");
-        }
-        self.unlocks(device, order)?;
+        self.unlocks(disk, order)?;
         let mapping = self.new_mapping(device, order);
         self.kernel.mappings.push(SimMapping {
             mapping: mapping.clone(),
@@ -664,7 +665,8 @@ impl Host for World {
     }
 
     fn grow(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError> {
-        self.unlocks(device, order)?;
+        let disk = self.check(device)?;
+        self.unlocks(disk, order)?;
         let room = device.size_bytes - u64::try_from(order.expected.data_offset).unwrap();
         let m = self.mapping_of(&order.mapping_name, &order.mapping_uuid)?;
         if m.suspended {
@@ -687,7 +689,8 @@ impl Host for World {
     }
 
     fn resume(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError> {
-        self.unlocks(device, order)?;
+        let disk = self.check(device)?;
+        self.unlocks(disk, order)?;
         let m = self.mapping_of(&order.mapping_name, &order.mapping_uuid)?;
         m.suspended = false;
         if let Some(table) = &mut m.table {

@@ -2,7 +2,6 @@
 
 use cryptvol_crds::{
     conditions::Reason,
-    names,
     v1alpha1::{HeaderFacts, Stage},
 };
 
@@ -37,12 +36,13 @@ impl At<'_> {
         if usable(device, facts) <= mapping.size_bytes {
             return Ok(());
         }
+        let facts = self.facts_below(device)?;
         if !self.run.key {
             return Err(Next::Do(Step::ReleaseKey));
         }
         Err(Next::Do(Step::Grow {
             device: device.clone(),
-            expected: facts.clone(),
+            expected: facts,
             mapping_uuid: mapping.uuid.clone(),
         }))
     }
@@ -70,38 +70,36 @@ impl At<'_> {
             return Err(self.make_anew(mapping, "its disk is gone from the kernel"));
         };
         self.identity(id)?;
-        let uuid = self.wanted.luks_uuid.as_deref().unwrap_or_default();
-        if !self.wanted.encryption.provider.has_header() {
-            return self.resume(id, self.facts_without_header()?);
-        }
-        let facts = match self.header(id)? {
-            HeaderFound::Luks(header) if header.facts.luks_uuid == uuid => {
-                self.acceptable(header)?;
-                &header.facts
-            }
-            _ => {
-                return Err(stop(
-                    Stage::Header,
-                    Reason::HeaderMissing,
-                    format!(
-                        "the header on {} is gone below a suspended mapping",
-                        id.path
-                    ),
-                ));
-            }
-        };
-        self.resume(id, facts.clone())
-    }
-
-    fn resume(&self, device: &DeviceId, expected: HeaderFacts) -> Result<Next, Next> {
+        let facts = self.facts_below(id)?;
         if !self.run.key {
             return Err(Next::Do(Step::ReleaseKey));
         }
         Ok(Next::Do(Step::Resume {
-            device: device.clone(),
-            mapping_uuid: names::mapping_uuid(&expected.luks_uuid, &self.wanted.volume_uid),
-            expected,
+            device: id.clone(),
+            expected: facts,
+            mapping_uuid: mapping.uuid.clone(),
         }))
+    }
+
+    /// Facts of the volume below a mapping of ours: of the header as it was read in this run, and judged; of one without a header, the
+    /// record's.
+    pub(super) fn facts_below(&self, id: &DeviceId) -> Result<HeaderFacts, Next> {
+        if !self.wanted.encryption.provider.has_header() {
+            return self.facts_without_header();
+        }
+        match self.header(id)? {
+            HeaderFound::Luks(header)
+                if Some(&header.facts.luks_uuid) == self.wanted.luks_uuid.as_ref() =>
+            {
+                self.acceptable(header)?;
+                Ok(header.facts.clone())
+            }
+            _ => Err(stop(
+                Stage::Header,
+                Reason::HeaderMissing,
+                format!("the header on {} is gone below its mapping", id.path),
+            )),
+        }
     }
 }
 

@@ -261,6 +261,10 @@ impl At<'_> {
             ));
         }
         match self.health(mapping) {
+            // Before any other question: whatever is wrong, the key is to go.
+            Health::Good if self.wanted.suspended => Err(Next::Do(Step::Suspend {
+                uuid: mapping.uuid.clone(),
+            })),
             Health::Good => self.adopt(mapping),
             Health::Suspended => self.suspended(mapping),
             Health::Waits(why) => Err(stop(Stage::Session, Reason::PortalUnreachable, why)),
@@ -313,26 +317,13 @@ impl At<'_> {
             .as_ref()
             .or(self.memory.facts.as_ref().filter(|_| self.memory.opened))
             .filter(|facts| facts.luks_uuid == uuid);
-        let without_header;
+        let read_now;
         let facts = match known {
             Some(facts) => facts,
-            None if !self.wanted.encryption.provider.has_header() => {
-                without_header = self.facts_without_header()?;
-                &without_header
+            None => {
+                read_now = self.facts_below(id)?;
+                &read_now
             }
-            None => match self.header(id)? {
-                HeaderFound::Luks(header) if header.facts.luks_uuid == uuid => {
-                    self.acceptable(header)?;
-                    &header.facts
-                }
-                _ => {
-                    return Err(stop(
-                        Stage::Header,
-                        Reason::HeaderMissing,
-                        format!("the header on {} is gone below a live mapping", id.path),
-                    ));
-                }
-            },
         };
         if let Err(why) = table_agrees(mapping, facts) {
             return Err(self.make_anew(mapping, &why));
@@ -345,11 +336,6 @@ impl At<'_> {
         self.give_name(mapping)?;
         if self.observed.link != LinkFound::To(mapping.path.clone()) {
             return Err(Next::Do(Step::Link(mapping.clone())));
-        }
-        if self.wanted.suspended {
-            return Err(Next::Do(Step::Suspend {
-                uuid: mapping.uuid.clone(),
-            }));
         }
         self.grow(mapping, id, facts)?;
         self.rotate(id, facts)?;

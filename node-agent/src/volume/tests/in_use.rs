@@ -3,7 +3,7 @@
 use cryptvol_crds::{
     conditions::Reason,
     names,
-    v1alpha1::{Desired, Stage},
+    v1alpha1::{Desired, Provider, Stage},
 };
 
 use super::lab::*;
@@ -197,6 +197,81 @@ fn invariant_01_nothing_is_resumed_over_another_disk_or_header() {
         lab.disk(1, |d| d.content = right);
         lab.settle(1);
         at_rest(&lab, &"");
+    }
+}
+
+#[test]
+fn invariant_08_a_wrong_key_resumes_nothing() {
+    let lab = attached();
+    lab.change(1, |s| s.suspended = true);
+    lab.settle(1);
+    let right = lab.disk(1, |d| {
+        let Content::Luks(header) = &mut d.content else {
+            panic!("no header");
+        };
+        d.data = None;
+        std::mem::replace(&mut header.slots, vec!["of another key".into()])
+    });
+    lab.change(1, |s| s.suspended = false);
+    lab.settle(1);
+    assert_eq!(lab.reason(1).as_deref(), Some("KeyDoesNotOpen"));
+    let m = mapping(&lab).unwrap();
+    assert!(m.suspended && !m.table.unwrap().key_in_keyring);
+    assert!(lab.status(1).suspended, "it says so, beside the error");
+    lab.disk(1, |d| {
+        if let Content::Luks(header) = &mut d.content {
+            header.slots = right;
+        }
+    });
+    lab.settle(1);
+    at_rest(&lab, &"");
+    assert!(!mapping(&lab).unwrap().suspended);
+}
+
+#[test]
+fn a_key_leaves_the_kernel_whatever_else_is_wrong_with_the_volume() {
+    let lab = attached();
+    lab.disk(1, |d| d.size = GIB / 2);
+    lab.change(1, |s| s.rescan = Some("a look".into()));
+    lab.settle(1);
+    assert_eq!(lab.reason(1).as_deref(), Some("SizeMismatch"));
+    lab.change(1, |s| s.suspended = true);
+    lab.settle(1);
+    let m = mapping(&lab).unwrap();
+    assert!(m.suspended && !m.table.unwrap().key_in_keyring);
+}
+
+#[test]
+fn volumes_without_a_header_and_local_ones_grow_and_wait_as_others_do() {
+    for prepare in [
+        (|| Lab::of(Provider::Plain, 1)) as fn() -> Lab,
+        || Lab::of(Provider::Luks, 1),
+        || Lab::local(Provider::Luks2, 1),
+    ] {
+        let lab = prepare();
+        lab.settle(1);
+        let before = mapping(&lab).unwrap().size_bytes;
+        lab.disk(1, |d| d.size += GIB);
+        // The kernel knows the size of a disk of its own by itself.
+        for device in &mut lab.world.borrow_mut().kernel.devices {
+            if device.sid == 0 {
+                device.size += GIB;
+            }
+        }
+        lab.change(1, |s| {
+            (s.rescan, s.suspended) = (Some("a look".into()), true);
+        });
+        lab.settle(1);
+        at_rest(&lab, &"");
+        let m = mapping(&lab).unwrap();
+        assert!(m.suspended && !m.table.unwrap().key_in_keyring);
+        lab.change(1, |s| s.suspended = false);
+        lab.settle(1);
+        at_rest(&lab, &"");
+        let m = mapping(&lab).unwrap();
+        assert!(!m.suspended && m.table.unwrap().key_in_keyring);
+        assert_eq!(m.size_bytes, before + GIB);
+        assert_eq!(lab.status(1).rescan.as_deref(), Some("a look"));
     }
 }
 
