@@ -22,7 +22,7 @@ const INIT: &str = include_str!("../assets/node-init.sh");
 /// A bare node is up in 3 s, a kubelet node in 40, on an idle machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
 /// For commands that say nothing else.
-const EXEC_LIMIT: Duration = Duration::from_secs(60);
+const EXEC_LIMIT: Duration = Duration::from_secs(180);
 
 /// What to boot.
 #[derive(Debug, Clone, Serialize, Deserialize)]
