@@ -162,11 +162,6 @@ async fn what_cannot_work_is_refused_at_apply_with_a_sentence() -> Result<()> {
             says: "set encryptionClassName or encryption, not both",
         },
         Case {
-            what: "no encryptor",
-            patch: spec(json!({"encryption": {"provider": "none"}})),
-            says: "use luks2",
-        },
-        Case {
             what: "LUKS1 with large sectors",
             patch: spec(json!({"encryption": {"provider": "luks", "sectorSize": 4096}})),
             says: "knows no sectors but of 512 bytes",

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use cryptvol_crds::conditions::Reason;
+use cryptvol_crds::conditions::{self, Reason};
 use cryptvol_e2e::site::{Site, SiteSpec};
 use cryptvol_e2e::volumes::Volume;
 use cryptvol_e2e::workdir::WorkDir;
@@ -145,5 +145,41 @@ async fn a_local_disk_comes_back_after_a_power_cut_and_no_other_at_its_path() ->
         "the key is still there"
     );
     ground.deactivate().await?;
+
+    // A guest's own disk under the same kind of link: nothing is encrypted, nobody is asked for a key, and it says so.
+    ground.activate("mounted", "LVM-mounted").await?;
+    let mut pass = Volume::iscsi("local", "pass", "unused", "unused", 0, "local")
+        .with(
+            "source",
+            json!({"device": {"path": LV, "wwid": "LVM-mounted"}}),
+        )
+        .with("encryption", json!({"provider": "none"}))
+        .with("format", json!("Never"))
+        .on("node-1");
+    let spec = pass.manifest["spec"].as_object_mut().context("a spec")?;
+    spec.remove("credentials");
+    pass.apply(plane).await?;
+    let status = pass.wait_ready(plane).await?.status.context("a status")?;
+    let said = conditions::get(&status.conditions, conditions::ENCRYPTED);
+    ensure!(
+        said.is_some_and(|c| c.status == "False" && c.reason == Reason::NotEncrypted.as_str()),
+        "{said:?}"
+    );
+    ensure!(status.key.is_none(), "a key: {:?}", status.key);
+    let link = pass.link();
+    ground
+        .node(&format!(
+            "mount {link} /run/mounted; echo '{text}' >/run/mounted/file; umount /run/mounted"
+        ))
+        .await?;
+    pass.delete(plane).await?;
+    pass.wait_gone(plane).await?;
+    ground.node(&format!("test ! -e {link}")).await?;
+    ground.deactivate().await?;
+    let raw = ground.content("mounted")?;
+    ensure!(
+        raw.windows(text.len()).any(|w| w == text.as_bytes()),
+        "what the guest wrote is not on its disk"
+    );
     ground.work.passed()
 }

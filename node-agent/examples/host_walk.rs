@@ -135,7 +135,7 @@ impl Walk {
             activation: Default::default(),
             unlock_memory_kib: 0,
             expected: header.facts,
-            passphrase: self.passphrase.clone(),
+            passphrase: Some(self.passphrase.clone()),
         };
         let mapping = timed("open", || host.open(&device.id, &order))?;
         timed("link", || host.link(LINK, &mapping))?;
@@ -211,7 +211,7 @@ impl Walk {
             facts: &facts,
             activation: Default::default(),
         };
-        let mapping = timed("floor_open", || dm::create(&plan, &key))?;
+        let mapping = timed("floor_open", || dm::create(&plan, Some(&key)))?;
         timed("floor_link", || Links::default().set(LINK, &mapping.path))?;
         println!(
             "STEP floor_attach {:.3}",

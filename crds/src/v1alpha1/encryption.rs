@@ -30,6 +30,11 @@ impl Provider {
         }
     }
 
+    /// Whether what lies on the disk is ciphertext. Without that there is no key, and no key service is asked.
+    pub fn encrypts(self) -> bool {
+        self != Self::PassThrough
+    }
+
     /// The word in a spec.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -75,7 +80,6 @@ pub enum ControlLocation {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("self.provider != 'none'", "encryption provider none is not implemented in this version: use luks2"),
     validation = ("!self.detachedHeader", "detachedHeader is not implemented in this version: remove it"),
     validation = ("!has(self.integrity)", "integrity is not implemented in this version: remove it"),
     validation = ("self.provider != 'luks' || self.sectorSize == 512", "provider luks (LUKS1) knows no sectors but of 512 bytes: use luks2 for sectorSize 4096"),

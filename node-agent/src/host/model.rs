@@ -373,8 +373,9 @@ pub struct OpenOrder {
     /// Memory that key derivation may take, in KiB: what the header said when it was judged.
     #[serde(default)]
     pub unlock_memory_kib: u32,
-    /// Opens a key slot.
-    pub passphrase: Passphrase,
+    /// Opens a key slot, or makes the key; none where nothing is encrypted.
+    #[serde(default)]
+    pub passphrase: Option<Passphrase>,
 }
 
 /// What key slot to add.

@@ -431,7 +431,10 @@ impl Progress {
             blank,
             activation: wanted.activation,
             unlock_memory_kib: self.run.unlock_memory_kib(),
-            passphrase: self.passphrase()?,
+            passphrase: match expected.provider.encrypts() {
+                true => Some(self.passphrase()?),
+                false => None,
+            },
         };
         self.key = None;
         self.run.key = false;

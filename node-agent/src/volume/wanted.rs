@@ -4,7 +4,7 @@ use cryptvol_crds::{
     NodeVolume, names,
     v1alpha1::{
         Activation, Desired, Encryption, FormatPermit, HeaderFacts, NodeIscsi, NodeRotation,
-        NodeSource, Provider,
+        NodeSource,
     },
 };
 
@@ -76,9 +76,6 @@ impl Wanted {
     pub fn read(volume: &NodeVolume) -> Result<Self, InvalidSpec> {
         let spec = &volume.spec;
         let source = source(&spec.source)?;
-        if spec.encryption.provider == Provider::PassThrough {
-            return Err(bad("encryption.provider", "none is not implemented"));
-        }
         if !is_uuid(&spec.volume_ref.uid) {
             return Err(bad("volumeRef.uid", "not a UUID"));
         }

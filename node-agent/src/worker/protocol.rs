@@ -263,7 +263,7 @@ mod tests {
             activation: Default::default(),
             unlock_memory_kib: 0,
             expected: HeaderFacts::default(),
-            passphrase: Passphrase(secret.into()),
+            passphrase: Some(Passphrase(secret.into())),
         };
         let device = DeviceId {
             path: "/dev/sda".into(),
@@ -282,7 +282,7 @@ mod tests {
         let Some(Call::Open(_, order)) = read(&mut from).unwrap() else {
             panic!("another call");
         };
-        assert_eq!(order.passphrase.0, secret);
+        assert_eq!(order.passphrase.unwrap().0, secret);
         assert!(read::<Call>(&mut from).unwrap().is_none());
     }
 

@@ -3,8 +3,8 @@
 use cryptvol_crds::{
     NodeVolume,
     conditions::{
-        ATTACHED, CREDENTIALS_VALID, DEVICE_VERIFIED, HEADER_VERIFIED, Is, KEY_READY, PROGRESSING,
-        READY, Reason, message, set,
+        ATTACHED, CREDENTIALS_VALID, DEVICE_VERIFIED, ENCRYPTED, HEADER_VERIFIED, Is, KEY_READY,
+        PROGRESSING, READY, Reason, message, set,
     },
     v1alpha1::{
         AttachmentStatus, EncryptedVolumeStatus, LastError, NodeVolumeStatus, PermitState, Stage,
@@ -170,7 +170,11 @@ fn stages(
         );
     };
     let key = &picture.key;
+    if key.none_needed {
+        put(ENCRYPTED, Is::False, Reason::NotEncrypted, NOT_ENCRYPTED);
+    }
     match (&key.credentials, &key.source, &world.key) {
+        _ if key.none_needed => put(CREDENTIALS_VALID, Is::Unknown, Reason::NotEncrypted, ""),
         (Some(p), _, _) => put(CREDENTIALS_VALID, Is::False, p.reason, &p.what),
         (None, Some(_), _) | (None, None, KeyState::NotAsked) => {
             put(CREDENTIALS_VALID, Is::Unknown, Reason::Waiting, "");
@@ -179,6 +183,7 @@ fn stages(
     }
     match (&key.key, key.making) {
         (Some(p), _) => put(KEY_READY, Is::False, p.reason, &p.what),
+        (None, _) if key.none_needed => put(KEY_READY, Is::Unknown, Reason::NotEncrypted, ""),
         (None, true) => put(
             KEY_READY,
             Is::False,
@@ -286,6 +291,9 @@ pub(super) fn without_next_step(text: &str) -> String {
         .trim_end_matches('.')
         .to_owned()
 }
+
+const NOT_ENCRYPTED: &str =
+    "encryption provider none: array and network see the data as the guest writes it";
 
 const SUSPENDED: &str =
     "the key is out of the node's kernel, and whoever has the device open waits";

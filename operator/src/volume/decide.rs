@@ -7,7 +7,8 @@ use cryptvol_crds::{
     conditions::Reason,
     names,
     v1alpha1::{
-        Activation, Desired, EncryptedVolumeStatus, Encryption, FormatPolicy, KeyReferenceStatus,
+        Activation, DeletionPolicy, Desired, EncryptedVolumeStatus, Encryption, FormatPolicy,
+        KeyReferenceStatus,
     },
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -82,6 +83,8 @@ pub struct KeyPicture {
     pub making: bool,
     /// What is wrong with the volume's claim to its disk.
     pub source: Option<Problem>,
+    /// Nothing is encrypted, so there is no key and nobody is asked for one.
+    pub none_needed: bool,
 }
 
 impl KeyPicture {
@@ -114,6 +117,15 @@ fn key(world: &World, status: &mut EncryptedVolumeStatus, then: &mut Vec<Action>
     }
     if let Err(problem) = &world.encryption {
         picture.credentials = Some(problem.clone());
+        return picture;
+    }
+    if !encrypts(world, status) {
+        picture.none_needed = true;
+        if world.volume.spec.deletion_policy == DeletionPolicy::Erase {
+            picture.key = Some(Problem::new(Reason::EraseBlocked, NOTHING_TO_DESTROY));
+            return picture;
+        }
+        facts::claim(world, status);
         return picture;
     }
     let service = match &world.key_service {
@@ -187,6 +199,10 @@ pub fn secret_ref(volume: &EncryptedVolume) -> Option<&str> {
 /// How sectors are encrypted: as the header says where it is pinned, so that another default class changes nothing.
 pub fn encryption(world: &World, status: &EncryptedVolumeStatus) -> Result<Encryption, Problem> {
     match &status.header {
+        Some(header) if !header.provider.encrypts() => Ok(Encryption {
+            provider: header.provider,
+            ..Encryption::default()
+        }),
         Some(header) => Ok(Encryption {
             provider: header.provider,
             hash: header.hash,
@@ -198,6 +214,14 @@ pub fn encryption(world: &World, status: &EncryptedVolumeStatus) -> Result<Encry
         None => world.encryption.clone(),
     }
 }
+
+/// Whether the volume's data is encrypted, as far as it is known by now.
+pub fn encrypts(world: &World, status: &EncryptedVolumeStatus) -> bool {
+    encryption(world, status).map_or(true, |e| e.provider.encrypts())
+}
+
+/// Why a volume without encryption cannot be erased.
+pub const NOTHING_TO_DESTROY: &str = "deletionPolicy Erase destroys a key, and a volume with encryption provider none has none: wipe the disk on the array";
 
 /// Nodes that shall have the volume.
 pub fn wanted(volume: &EncryptedVolume) -> Vec<&str> {
@@ -287,7 +311,7 @@ fn attach(
     if let Some(problem) = node_problem(world, node, false) {
         return Err(problem);
     }
-    if key.problem().is_some() || status.key.is_none() {
+    if key.problem().is_some() || (status.key.is_none() && !key.none_needed) {
         return Ok(None);
     }
     quota::may_be_handed_over(world)?;

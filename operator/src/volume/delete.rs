@@ -24,10 +24,17 @@ pub fn decide(world: &World, mut status: EncryptedVolumeStatus) -> Decision {
     let mut waits: Option<&NodeVolume> = None;
     let mut problem = None;
 
-    let eraser = if must_erase && only_the_key_opens_it(&status) {
+    let encrypted = decide::encrypts(world, &status);
+    let eraser = if must_erase && !encrypted {
         Err(Problem::new(
             Reason::EraseBlocked,
-            "a plain volume is erased by destroying its key, and this one's is not ours to destroy:              spec.key.secretRef names it; destroy it where it is",
+            decide::NOTHING_TO_DESTROY,
+        ))
+    } else if must_erase && only_the_key_opens_it(&status) {
+        Err(Problem::new(
+            Reason::EraseBlocked,
+            "a plain volume is erased by destroying its key, and this one's is not ours to destroy: spec.key.secretRef names it; \
+             destroy it where it is",
         ))
     } else if must_erase {
         choose_eraser(world, &status)
@@ -112,7 +119,11 @@ fn last_steps(world: &World, mut status: EncryptedVolumeStatus, erase: bool) -> 
     // A claim without a recorded key: the key may have been made by a process that did not live to record it.
     let may_have_key = match &status.key {
         Some(key) => key.generated,
-        None => status.luks_uuid.is_some() && decide::secret_ref(&world.volume).is_none(),
+        None => {
+            status.luks_uuid.is_some()
+                && decide::secret_ref(&world.volume).is_none()
+                && decide::encrypts(world, &status)
+        }
     };
     if !erase || !may_have_key {
         return done(status, gone, Again::Seldom);

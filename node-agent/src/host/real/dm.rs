@@ -63,8 +63,40 @@ impl Plan<'_> {
         sectors - sectors % unit
     }
 
+    /// The kernel's target: `linear` where nothing is encrypted.
+    fn target(&self) -> &'static str {
+        match self.facts.provider.encrypts() {
+            true => "crypt",
+            false => "linear",
+        }
+    }
+
+    /// The table to load: one target over the whole length.
+    pub(super) fn table(&self) -> [(u64, u64, String, String); 1] {
+        let params = match self.facts.provider.encrypts() {
+            true => self.params(&self.key_reference()),
+            false => format!("{} {}", self.dev, self.offset()),
+        };
+        [(0, self.length(), self.target().to_owned(), params)]
+    }
+
+    /// Puts the key where the kernel takes it from when a table is loaded: this thread's keyring, so that it is gone with the
+    /// thread whatever happens; dm-crypt takes a copy.
+    pub(super) fn lend(
+        &self,
+        key: Option<&VolumeKey>,
+        step: &str,
+    ) -> Result<Option<LogonKey>, StepError> {
+        key.map(|key| LogonKey::add(&self.key_description(), key.bytes()))
+            .transpose()
+            .map_err(|e| {
+                let what = format!("{step} mapping {}", self.name);
+                failed(format!("{what}: adding the key to the kernel keyring"), e)
+            })
+    }
+
     /// Parameters of the crypt target, as cryptsetup writes them for the same header, but for the key's description.
-    pub(super) fn params(&self, key: &str) -> String {
+    fn params(&self, key: &str) -> String {
         let mut params = format!(
             "{} {key} 0 {} {}",
             self.facts.cipher,
@@ -105,7 +137,13 @@ impl Plan<'_> {
         self.is_over_the_same(mapping)
             && !mapping.suspended
             && mapping.size_bytes == self.length() * 512
-            && mapping.table.as_ref().is_some_and(|t| t.key_in_keyring)
+            && self.has_its_key(mapping)
+    }
+
+    /// Whether the kernel has the key, where there is one.
+    pub(super) fn has_its_key(&self, mapping: &Mapping) -> bool {
+        let table = mapping.table.as_ref();
+        table.is_some_and(|t| t.key_in_keyring == self.facts.provider.encrypts())
     }
 
     /// Whether a mapping is this one, of whatever length, with its key or without.
@@ -114,12 +152,13 @@ impl Plan<'_> {
             && mapping.uuid == self.uuid
             && mapping.deps == [self.dev]
             && mapping.table.as_ref().is_some_and(|t| {
-                t.target_type == "crypt"
+                t.target_type == self.target()
                     && t.cipher == self.facts.cipher
                     && t.dev == self.dev
                     && t.data_offset == self.facts.data_offset as u64
                     && i64::from(t.sector_size) == i64::from(self.facts.sector_size)
-                    && same_options(&t.options, &self.activation)
+                    && (!self.facts.provider.encrypts()
+                        || same_options(&t.options, &self.activation))
             })
     }
 }
@@ -203,7 +242,7 @@ pub fn existing(plan: &Plan<'_>) -> Result<Option<Mapping>, StepError> {
 ///
 /// # Errors
 /// `NotOurs` when the name is taken, `StepFailed`.
-pub fn create(plan: &Plan<'_>, key: &VolumeKey) -> Result<Mapping, StepError> {
+pub fn create(plan: &Plan<'_>, key: Option<&VolumeKey>) -> Result<Mapping, StepError> {
     let Some(dm) = context()? else {
         return Err(failed(
             "making the mapping",
@@ -228,22 +267,14 @@ pub fn create(plan: &Plan<'_>, key: &VolumeKey) -> Result<Mapping, StepError> {
     }
 }
 
-fn fill(dm: &DM, plan: &Plan<'_>, key: &VolumeKey) -> Result<Mapping, StepError> {
+fn fill(dm: &DM, plan: &Plan<'_>, key: Option<&VolumeKey>) -> Result<Mapping, StepError> {
     let what = |step: &str| format!("{step} mapping {}", plan.name);
     let uuid = DmUuid::new(plan.uuid).map_err(|e| failed("mapping UUID", e))?;
-    let table = [(
-        0,
-        plan.length(),
-        "crypt".to_owned(),
-        plan.params(&plan.key_reference()),
-    )];
     {
-        // In this thread's keyring, so that it is gone with the thread whatever happens; dm-crypt takes a copy at load.
-        let _key = LogonKey::add(&plan.key_description(), key.bytes())
-            .map_err(|e| failed(what("adding the key to the kernel keyring for"), e))?;
+        let _key = plan.lend(key, "making")?;
         dm.table_load(
             &DevId::Uuid(uuid),
-            &table,
+            &plan.table(),
             DmOptions::default().set_flags(DmFlags::DM_SECURE_DATA),
         )
         .map_err(|e| {
@@ -425,17 +456,23 @@ pub(super) fn describe(dm: &DM, name: &str) -> Result<Option<Mapping>, StepError
     Ok(Some(mapping))
 }
 
-/// Reads a target's parameters: `<cipher> <key> <IV offset> <device> <offset> [<n> <option>…]`.
+/// Reads a target's parameters: `<cipher> <key> <IV offset> <device> <offset> [<n> <option>…]`, or `<device> <offset>` of a
+/// linear one.
 pub(crate) fn crypt_table(target: &str, params: &str) -> CryptTable {
     let fields: Vec<_> = params.split(' ').collect();
     let field = |at: usize| fields.get(at).copied().unwrap_or_default();
     let crypt = target == "crypt";
+    let (dev, offset) = match target {
+        "crypt" => (field(3), field(4)),
+        "linear" => (field(0), field(1)),
+        _ => ("", ""),
+    };
     CryptTable {
         target_type: target.to_owned(),
         cipher: if crypt { field(0) } else { "" }.to_owned(),
         key_in_keyring: crypt && field(1).starts_with(':'),
-        dev: if crypt { field(3) } else { "" }.to_owned(),
-        data_offset: field(4).parse::<u64>().unwrap_or(0).saturating_mul(512),
+        dev: dev.to_owned(),
+        data_offset: offset.parse::<u64>().unwrap_or(0).saturating_mul(512),
         sector_size: fields
             .iter()
             .skip(5)

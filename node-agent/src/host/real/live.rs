@@ -7,13 +7,13 @@ use super::{
     dm::{self, Plan},
     error::{because, failed},
     luks::VolumeKey,
-    sys::{self, DmCommand, LogonKey},
+    sys::{self, DmCommand},
 };
 use crate::host::{Mapping, StepError};
 
 /// See [`crate::host::Host::grow`]. The longer table takes the place of the shorter one in one step of the kernel; I/O waits as
 /// long as that takes.
-pub fn grow(plan: &Plan<'_>, key: &VolumeKey) -> Result<Mapping, StepError> {
+pub fn grow(plan: &Plan<'_>, key: Option<&VolumeKey>) -> Result<Mapping, StepError> {
     let what = |step: &str| format!("{step} mapping {}", plan.name);
     let dm = device_mapper()?;
     let found = live(&dm, plan)?;
@@ -36,13 +36,10 @@ pub fn grow(plan: &Plan<'_>, key: &VolumeKey) -> Result<Mapping, StepError> {
     }
     let uuid = DmUuid::new(plan.uuid).map_err(|e| failed("mapping UUID", e))?;
     let id = DevId::Uuid(uuid);
-    let params = plan.params(&plan.key_reference());
-    let table = [(0, plan.length(), "crypt".to_owned(), params)];
     {
-        let _key = LogonKey::add(&plan.key_description(), key.bytes())
-            .map_err(|e| failed(what("adding the key to the kernel keyring for"), e))?;
+        let _key = plan.lend(key, "growing")?;
         let options = DmOptions::default().set_flags(DmFlags::DM_SECURE_DATA);
-        dm.table_load(&id, &table, options)
+        dm.table_load(&id, &plan.table(), options)
             .map_err(|e| failed(what("loading a longer table of"), e))?;
     }
     if let Err(e) = sys::dm_command(dm.file(), DmCommand::Resume, plan.uuid, dm::udev_flags()) {
@@ -70,8 +67,15 @@ pub fn suspend(name: &str, uuid: &str) -> Result<(), StepError> {
         dm.device_suspend(&id, options)
             .map_err(|e| failed(what("suspending"), e))?;
     }
-    dm.target_msg(&id, None, "key wipe")
-        .map_err(|e| failed(what("wiping the key of"), e))?;
+    // A linear mapping has no key.
+    if found
+        .table
+        .as_ref()
+        .is_none_or(|t| t.target_type == "crypt")
+    {
+        dm.target_msg(&id, None, "key wipe")
+            .map_err(|e| failed(what("wiping the key of"), e))?;
+    }
     match dm::describe(&dm, name)? {
         Some(now) if now.suspended && now.table.as_ref().is_none_or(|t| !t.key_in_keyring) => {
             Ok(())
@@ -81,7 +85,7 @@ pub fn suspend(name: &str, uuid: &str) -> Result<(), StepError> {
 }
 
 /// See [`crate::host::Host::resume`].
-pub fn resume(plan: &Plan<'_>, key: &VolumeKey) -> Result<Mapping, StepError> {
+pub fn resume(plan: &Plan<'_>, key: Option<&VolumeKey>) -> Result<Mapping, StepError> {
     let what = |step: &str| format!("{step} mapping {}", plan.name);
     let dm = device_mapper()?;
     let found = live(&dm, plan)?;
@@ -89,9 +93,8 @@ pub fn resume(plan: &Plan<'_>, key: &VolumeKey) -> Result<Mapping, StepError> {
         return Ok(found);
     }
     let uuid = DmUuid::new(plan.uuid).map_err(|e| failed("mapping UUID", e))?;
-    {
-        let _key = LogonKey::add(&plan.key_description(), key.bytes())
-            .map_err(|e| failed(what("adding the key to the kernel keyring for"), e))?;
+    if key.is_some() {
+        let _key = plan.lend(key, "resuming")?;
         let message = format!("key set {}", plan.key_reference());
         dm.target_msg(&DevId::Uuid(uuid), None, &message)
             .map_err(|e| failed(what("giving its key to"), e))?;
@@ -99,7 +102,7 @@ pub fn resume(plan: &Plan<'_>, key: &VolumeKey) -> Result<Mapping, StepError> {
     sys::dm_command(dm.file(), DmCommand::Resume, plan.uuid, dm::udev_flags())
         .map_err(|e| failed(what("resuming"), e))?;
     let now = live(&dm, plan)?;
-    match now.suspended || now.table.as_ref().is_none_or(|t| !t.key_in_keyring) {
+    match now.suspended || !plan.has_its_key(&now) {
         true => Err(failed(what("resuming"), format!("it is {now:?}"))),
         false => Ok(now),
     }

@@ -27,7 +27,7 @@ use cryptvol_crds::{
 
 use super::{
     AddSlotOrder, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header, HeaderFound, Host,
-    Mapping, NameOrder, NameTo, Observed, OpenOrder, Query, Source, StepError, Target,
+    Mapping, NameOrder, NameTo, Observed, OpenOrder, Passphrase, Query, Source, StepError, Target,
 };
 use disk::{Access, Disk};
 use error::{because, failed};
@@ -131,7 +131,7 @@ impl Host for RealHost {
         if let Some(found) = dm::existing(&plan)? {
             return Ok(found);
         }
-        dm::create(&plan, &volume_key(&disk, order)?)
+        dm::create(&plan, volume_key(&disk, order)?.as_ref())
     }
 
     fn link(&mut self, link: &str, mapping: &Mapping) -> Result<(), StepError> {
@@ -184,7 +184,7 @@ impl Host for RealHost {
 
     fn grow(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError> {
         let disk = Disk::open(&self.sysfs, device, Access::Read)?;
-        live::grow(&plan(device, order), &volume_key(&disk, order)?)
+        live::grow(&plan(device, order), volume_key(&disk, order)?.as_ref())
     }
 
     fn suspend(&mut self, name: &str, uuid: &str) -> Result<(), StepError> {
@@ -193,7 +193,7 @@ impl Host for RealHost {
 
     fn resume(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError> {
         let disk = Disk::open(&self.sysfs, device, Access::Read)?;
-        live::resume(&plan(device, order), &volume_key(&disk, order)?)
+        live::resume(&plan(device, order), volume_key(&disk, order)?.as_ref())
     }
 
     fn add_key_slot(
@@ -239,23 +239,22 @@ fn plan<'a>(device: &'a DeviceId, order: &'a OpenOrder) -> dm::Plan<'a> {
     }
 }
 
-/// The volume key, from a disk that is as it should be.
-fn volume_key(disk: &Disk, order: &OpenOrder) -> Result<VolumeKey, StepError> {
+/// The volume key, by whatever the volume's encryptor is; the disk is as it was judged.
+fn volume_key(disk: &Disk, order: &OpenOrder) -> Result<Option<VolumeKey>, StepError> {
+    if order.blank && header::read(disk)? != HeaderFound::Blank {
+        return Err(because(
+            Reason::DeviceNotBlank,
+            format!("{} is not blank any more", disk.name()),
+        ));
+    }
+    let passphrase = || {
+        let given = order.passphrase.as_ref();
+        given.ok_or_else(|| failed("opening", "no passphrase was given"))
+    };
     match order.expected.provider {
-        Provider::Luks2 | Provider::Luks => open_header(disk, order),
-        Provider::Plain => {
-            if order.blank && header::read(disk)? != HeaderFound::Blank {
-                return Err(because(
-                    Reason::DeviceNotBlank,
-                    format!("{} is not blank any more", disk.name()),
-                ));
-            }
-            plain::volume_key(&order.expected, &order.passphrase)
-        }
-        Provider::PassThrough => Err(failed(
-            "making the mapping",
-            "provider none is not implemented",
-        )),
+        Provider::Luks2 | Provider::Luks => open_header(disk, order, passphrase()?).map(Some),
+        Provider::Plain => plain::volume_key(&order.expected, passphrase()?).map(Some),
+        Provider::PassThrough => Ok(None),
     }
 }
 
@@ -275,7 +274,11 @@ fn pinned_header(disk: &Disk, expected: &HeaderFacts) -> Result<header::Luks, St
 }
 
 /// The volume key out of a header that is as it should be.
-fn open_header(disk: &Disk, order: &OpenOrder) -> Result<VolumeKey, StepError> {
+fn open_header(
+    disk: &Disk,
+    order: &OpenOrder,
+    passphrase: &Passphrase,
+) -> Result<VolumeKey, StepError> {
     let luks = pinned_header(disk, &order.expected)?;
     if luks.header.unlock_memory_kib > order.unlock_memory_kib {
         return Err(because(
@@ -287,7 +290,7 @@ fn open_header(disk: &Disk, order: &OpenOrder) -> Result<VolumeKey, StepError> {
             ),
         ));
     }
-    luks::unlock(disk, &luks, &order.passphrase)
+    luks::unlock(disk, &luks, passphrase)
 }
 
 /// What in a header is not as it was pinned, or not acceptable at all.

@@ -329,7 +329,14 @@ impl World {
                 Reason::HeaderMismatch,
                 "the header asks for more memory now",
             ),
-            Content::Luks(header) if header.slots.contains(&order.passphrase.0) => Ok(()),
+            Content::Luks(header)
+                if order
+                    .passphrase
+                    .as_ref()
+                    .is_some_and(|p| header.slots.contains(&p.0)) =>
+            {
+                Ok(())
+            }
             Content::Luks(_) => error(Reason::KeyDoesNotOpen, "no key slot opens"),
             _ => error(Reason::HeaderMismatch, "no header"),
         }
@@ -362,9 +369,12 @@ impl World {
             dev: format!("253:{minor}"),
             deps: vec![id.dev.clone()],
             table: Some(CryptTable {
-                target_type: "crypt".to_owned(),
+                target_type: match facts.provider.encrypts() {
+                    true => "crypt".to_owned(),
+                    false => "linear".to_owned(),
+                },
                 cipher: facts.cipher.clone(),
-                key_in_keyring: true,
+                key_in_keyring: facts.provider.encrypts(),
                 dev: id.dev.clone(),
                 data_offset: offset,
                 sector_size: u32::try_from(facts.sector_size).unwrap(),

@@ -157,8 +157,13 @@ impl<'a> At<'a> {
                 id.dev
             ));
         }
-        if table.target_type != "crypt" {
-            return Health::Broken(format!("its table is {}, not crypt", table.target_type));
+        let target = match self.wanted.encryption.provider.encrypts() {
+            true => "crypt",
+            false => "linear",
+        };
+        if table.target_type != target {
+            let found = &table.target_type;
+            return Health::Broken(format!("its table is {found}, not {target}"));
         }
         if state == "offline" {
             // The kernel gave it up after errors; unlike a disk whose transport is down it never comes back by itself.
@@ -213,7 +218,7 @@ pub(super) fn table_agrees(mapping: &Mapping, facts: &HeaderFacts) -> Result<(),
             table.sector_size, facts.sector_size
         ));
     }
-    if !table.key_in_keyring {
+    if facts.provider.encrypts() && !table.key_in_keyring {
         return Err("its key lies open in the table".to_owned());
     }
     Ok(())

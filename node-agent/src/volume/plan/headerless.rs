@@ -39,9 +39,7 @@ impl At<'_> {
         if first {
             self.may_begin(device, new)?;
         }
-        if !self.run.key {
-            return Err(Next::Do(Step::ReleaseKey));
-        }
+        self.key_in_hand()?;
         Ok(Next::Do(Step::Open {
             device: device.clone(),
             mapping_uuid: names::mapping_uuid(&facts.luks_uuid, &self.wanted.volume_uid),
@@ -60,16 +58,25 @@ impl At<'_> {
                 "the record has no UUID yet for a volume without a header",
             ));
         };
-        let facts = HeaderFacts {
-            provider: encryption.provider,
-            hash: (encryption.provider == Provider::Plain)
-                .then(|| encryption.hash.unwrap_or_default()),
-            luks_uuid: uuid.clone(),
-            cipher: encryption.cipher.clone(),
-            key_size: encryption.key_size,
-            sector_size: encryption.sector_size,
-            data_offset: 0,
-            digest: String::new(),
+        let facts = match encryption.provider.encrypts() {
+            true => HeaderFacts {
+                provider: encryption.provider,
+                hash: (encryption.provider == Provider::Plain)
+                    .then(|| encryption.hash.unwrap_or_default()),
+                luks_uuid: uuid.clone(),
+                cipher: encryption.cipher.clone(),
+                key_size: encryption.key_size,
+                sector_size: encryption.sector_size,
+                data_offset: 0,
+                digest: String::new(),
+            },
+            // No sector is encrypted, whatever the fields for it say.
+            false => HeaderFacts {
+                provider: encryption.provider,
+                luks_uuid: uuid.clone(),
+                sector_size: 512,
+                ..HeaderFacts::default()
+            },
         };
         for pin in self.pins() {
             if let Some(what) = difference(&facts, pin) {
@@ -92,6 +99,11 @@ impl At<'_> {
                 format!("{} {what}", device.path),
             ))
         };
+        // What is imported without encryption is a guest's own disk, whatever that guest made of it. The WWID that the user named
+        // says that it is this one.
+        if !new && !self.wanted.encryption.provider.encrypts() {
+            return Ok(());
+        }
         match self.header(device)? {
             HeaderFound::Luks(header) => refused(
                 Reason::ForeignSignature,

@@ -37,9 +37,7 @@ impl At<'_> {
             return Ok(());
         }
         let facts = self.facts_below(device)?;
-        if !self.run.key {
-            return Err(Next::Do(Step::ReleaseKey));
-        }
+        self.key_in_hand()?;
         Err(Next::Do(Step::Grow {
             device: device.clone(),
             expected: facts,
@@ -71,9 +69,7 @@ impl At<'_> {
         };
         self.identity(id)?;
         let facts = self.facts_below(id)?;
-        if !self.run.key {
-            return Err(Next::Do(Step::ReleaseKey));
-        }
+        self.key_in_hand()?;
         Ok(Next::Do(Step::Resume {
             device: id.clone(),
             expected: facts,

@@ -63,15 +63,21 @@ impl At<'_> {
             return self.import(device);
         };
         let facts = self.own_header(device, uuid)?;
-        if !self.run.key {
-            return Err(Next::Do(Step::ReleaseKey));
-        }
+        self.key_in_hand()?;
         Ok(Next::Do(Step::Open {
             device: device.clone(),
             expected: facts.clone(),
             mapping_uuid: names::mapping_uuid(uuid, &self.wanted.volume_uid),
             blank: false,
         }))
+    }
+
+    /// The passphrase was released in this run, or none is needed; or the step that asks for it.
+    pub(super) fn key_in_hand(&self) -> Result<(), Next> {
+        match self.run.key || !self.wanted.encryption.provider.encrypts() {
+            true => Ok(()),
+            false => Err(Next::Do(Step::ReleaseKey)),
+        }
     }
 
     /// Facts of the header on the disk, proven to be this volume's; or what leads there.

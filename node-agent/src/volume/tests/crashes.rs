@@ -174,6 +174,27 @@ const WAYS: &[Way] = &[
         formats: false,
     },
     Way {
+        name: "first attach, local, not encrypted",
+        prepare: || Lab::local(Provider::PassThrough, 1),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "attach, not encrypted",
+        prepare: || detached(with_data(Provider::PassThrough)),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "detach, not encrypted",
+        prepare: || with_data(Provider::PassThrough),
+        desired: Desired::Detached,
+        last: Stage::Detached,
+        formats: false,
+    },
+    Way {
         name: "first attach by name",
         prepare: first_attach_by_name,
         desired: Desired::Attached,

@@ -124,6 +124,79 @@ fn another_cipher_or_hash_than_was_pinned_is_not_used() {
     assert!(said.contains("hash"), "{said}");
 }
 
+fn unencrypted() -> Lab {
+    Lab::of(Provider::PassThrough, 1)
+}
+
+#[test]
+fn a_volume_without_encryption_needs_no_key_and_its_disk_is_known_by_wwid() {
+    let lab = unencrypted();
+    *lab.operator.borrow_mut() = Err((Reason::KeyNotFound, "there is no key".to_owned()));
+    lab.settle(1);
+    let status = lab.status(1);
+    assert_eq!(status.stage, Stage::Attached, "{status:?}");
+    assert_eq!((lab.keys_released.get(), status.permit), (0, None));
+    let facts = status.header.unwrap();
+    assert_eq!(
+        (facts.provider, facts.cipher.as_str(), facts.data_offset),
+        (Provider::PassThrough, "", 0)
+    );
+    assert_eq!(lab.world.borrow().bytes_written(), 0);
+    let table = lab.world.borrow().kernel.mappings[0].mapping.table.clone();
+    assert_eq!(table.unwrap().target_type, "linear");
+
+    let lab = unencrypted();
+    lab.disk(1, |d| d.wwid = None);
+    lab.change(1, |s| s.wwid = None);
+    stops(&lab, Reason::IdentityUnproven);
+}
+
+#[test]
+fn without_encryption_a_new_volume_is_on_a_blank_disk_and_an_import_on_the_one_that_was_named() {
+    for content in [
+        Content::Garbage,
+        Content::Foreign("ext4".into()),
+        Content::Luks(SimHeader::new(&luks_uuid(9), KEY)),
+    ] {
+        let lab = unencrypted();
+        lab.disk(1, |d| d.content = content.clone());
+        lab.settle(1);
+        assert!(lab.reason(1).is_some(), "{content:?} was taken for new");
+        lab.change(1, |s| (s.format_permit, s.wwid) = (None, None));
+        stops(&lab, Reason::IdentityUnproven);
+        lab.change(1, |s| s.wwid = Some(wwid(1)));
+        lab.settle(1);
+        assert_eq!(lab.status(1).stage, Stage::Attached, "{content:?}");
+        assert_eq!(lab.world.borrow().bytes_written(), 0);
+    }
+}
+
+#[test]
+fn without_encryption_it_is_suspended_and_resumed_and_a_crypt_mapping_of_its_name_is_not_its_own() {
+    let lab = unencrypted();
+    lab.settle(1);
+    lab.change(1, |s| s.suspended = true);
+    lab.settle(1);
+    assert!(lab.world.borrow().kernel.mappings[0].mapping.suspended);
+    assert!(lab.status(1).suspended);
+    lab.change(1, |s| s.suspended = false);
+    lab.settle(1);
+    assert_eq!(lab.status(1).stage, Stage::Attached);
+    assert!(!lab.world.borrow().kernel.mappings[0].mapping.suspended);
+    assert_eq!(lab.keys_released.get(), 0);
+
+    let table = |target: &str| {
+        let mut world = lab.world.borrow_mut();
+        let table = world.kernel.mappings[0].mapping.table.as_mut().unwrap();
+        table.target_type = target.to_owned();
+    };
+    table("crypt");
+    lab.settle(1);
+    let world = lab.world.borrow();
+    let table = world.kernel.mappings[0].mapping.table.as_ref().unwrap();
+    assert_eq!(table.target_type, "linear", "made anew");
+}
+
 #[test]
 fn erasing_is_the_end_of_the_key_and_touches_nothing() {
     let lab = plain();

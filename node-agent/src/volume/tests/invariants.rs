@@ -135,7 +135,7 @@ fn invariant_04_secrets_do_not_show_in_debug() {
         activation: Default::default(),
         unlock_memory_kib: 0,
         expected: SimHeader::new(&luks_uuid(1), KEY).facts,
-        passphrase: crate::host::Passphrase(KEY.into()),
+        passphrase: Some(crate::host::Passphrase(KEY.into())),
     };
     let chap = crate::host::Chap {
         username: "u".into(),

@@ -208,6 +208,63 @@ fn a_disk_without_a_header_is_imported_under_a_uuid_of_the_record_and_without_a_
 }
 
 #[test]
+fn without_encryption_nobody_is_asked_for_a_key_and_the_volume_says_what_it_is() {
+    let mut c = Cluster::new(json!({}));
+    c.world.encryption = Ok(Encryption {
+        provider: Provider::PassThrough,
+        ..Encryption::default()
+    });
+    c.world.key_service = Err(Problem::new(
+        Reason::KeyServiceNotFound,
+        "there is no KeyService",
+    ));
+    c.settle();
+    assert_eq!((c.keys_made, c.status().key), (0, None));
+    c.is(ENCRYPTED, "False", Reason::NotEncrypted);
+    c.is(KEY_READY, "Unknown", Reason::NotEncrypted);
+    let facts = HeaderFacts {
+        provider: Provider::PassThrough,
+        luks_uuid: c.status().luks_uuid.unwrap(),
+        sector_size: 512,
+        ..HeaderFacts::default()
+    };
+    c.comes_up();
+    c.report(|s| s.header = Some(facts.clone()));
+    c.settle();
+    c.is(READY, "True", Reason::AsDesired);
+    assert_eq!(c.status().header, Some(facts));
+    // It stays what it is, whatever becomes of the class.
+    c.world.encryption = Ok(Encryption::default());
+    c.settle();
+    c.is(ENCRYPTED, "False", Reason::NotEncrypted);
+    assert_eq!(c.status().key, None);
+    // Nothing closes what is on the disk.
+    c.delete(DeletionPolicy::Erase);
+    c.settle();
+    c.lets_go();
+    c.settle();
+    c.is(READY, "False", Reason::EraseBlocked);
+    c.delete(DeletionPolicy::Retain);
+    c.settle();
+    assert!(c.gone && c.keys_made == 0);
+}
+
+#[test]
+fn erasure_of_what_is_not_encrypted_is_refused_before_the_disk_is_used() {
+    let mut c = Cluster::new(json!({"deletionPolicy": "Erase"}));
+    c.world.encryption = Ok(Encryption {
+        provider: Provider::PassThrough,
+        ..Encryption::default()
+    });
+    c.settle();
+    c.is(READY, "False", Reason::EraseBlocked);
+    assert!(c.world.node_volumes.is_empty());
+    c.delete(DeletionPolicy::Erase);
+    c.settle();
+    assert!(c.gone);
+}
+
+#[test]
 fn a_header_that_is_not_the_one_on_record_is_not_ready() {
     let mut c = Cluster::attached(json!({}));
     c.report(|s| s.header.as_mut().unwrap().digest = "another volume key".into());

@@ -14,8 +14,8 @@ mod rotation;
 use cryptvol_crds::{
     EncryptedVolume, KeyService, NodeVolume,
     conditions::{
-        ATTACHED, CREDENTIALS_VALID, DEVICE_VERIFIED, HEADER_VERIFIED, KEY_READY, PROGRESSING,
-        READY, Reason, get, message,
+        ATTACHED, CREDENTIALS_VALID, DEVICE_VERIFIED, ENCRYPTED, HEADER_VERIFIED, KEY_READY,
+        PROGRESSING, READY, Reason, get, message,
     },
     names,
     v1alpha1::{
@@ -251,7 +251,7 @@ impl Cluster {
         }
         if wanted.spec.desired == Desired::Attached {
             assert!(
-                status.key.is_some(),
+                status.key.is_some() || !wanted.spec.encryption.provider.encrypts(),
                 "no attachment before the key is on record"
             );
         }
