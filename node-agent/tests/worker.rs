@@ -180,7 +180,7 @@ fn workers_serve_die_at_deadlines_and_go_home() {
             activation: Default::default(),
             unlock_memory_kib: 0,
             expected: HeaderFacts::default(),
-            passphrase: Passphrase("zq-5ec4e7-zq".into()),
+            passphrase: Some(Passphrase("zq-5ec4e7-zq".into())),
         };
         let call = Call::Open(device, order);
         let asked = pool.call_within("ns/b", &call, Duration::from_secs(5));
