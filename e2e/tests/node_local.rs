@@ -169,7 +169,7 @@ async fn a_local_disk_comes_back_after_a_power_cut_and_no_other_at_its_path() ->
     let link = pass.link();
     ground
         .node(&format!(
-            "mount {link} /run/mounted; echo '{text}' >/run/mounted/file; umount /run/mounted"
+            "mkdir -p /run/mounted; mount {link} /run/mounted; echo '{text}' >/run/mounted/file; umount /run/mounted"
         ))
         .await?;
     pass.delete(plane).await?;
