@@ -26,6 +26,10 @@ pub const ATTACHED: &str = "Attached";
 /// The last rotation of the passphrase that was asked for, or was due, is done. Absent where there was none.
 pub const KEY_ROTATED: &str = "KeyRotated";
 
+/// What the node read last time from the raw disk and from the mapping shows that this volume's disk is below it, and that what lies on
+/// it is not what a guest reads. Absent until it was looked at for the first time.
+pub const ENCRYPTION_PROVEN: &str = "EncryptionProven";
+
 macro_rules! reasons {
     ($(#[doc = $doc:literal] $name:ident => $next:literal,)*) => {
         /// Why a condition is as it is: one word a cause, each with its next step.
@@ -154,6 +158,10 @@ reasons! {
     KeyDoesNotOpen => "The key in the key manager does not open this disk. Check status.key and that the right disk is mapped.",
     /// The key is out of the node's kernel, and whoever has the device open waits.
     Suspended => "Resume it when its guests shall go on: kubectl cryptvol resume NAME (spec.suspended: false).",
+    /// Somebody changed the table of a volume's mapping.
+    MappingReplaced => "Stop the volume's guests and find out who changed the mapping on the node: what they wrote meanwhile may lie open on the array. Detach and attach the volume to have its mapping made anew.",
+    /// What lies on the disk is what a guest reads.
+    PlaintextOnDisk => "Stop the volume's guests and find out who changed the mapping on the node: what they write lies open on the array. Detach and attach the volume to have its mapping made anew; one that failClosed has suspended is proven anew after kubectl cryptvol suspend and resume.",
     /// The volume has no key slots that could be rotated.
     RotationUnsupported => "Remove spec.rotation: only volumes with encryption provider luks2 are rotated.",
     /// All key slots of the header are taken.

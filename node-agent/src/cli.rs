@@ -68,6 +68,10 @@ pub struct RunArgs {
     /// cryptsetup or os-brick wrote may ask for up to 1024 (Argon2) and are opened one after the other within it.
     #[arg(long, env = "CRYPTVOL_UNLOCK_MEMORY_MIB", default_value_t = UNLOCK_MEMORY_MIB, value_parser = clap::value_parser!(u32).range(0..=65536))]
     pub unlock_memory_mib: u32,
+    /// Seconds from one proof of an attached volume to the next: link, mapping, disk and header are walked, and what the mapping reads is
+    /// compared with what lies on the disk.
+    #[arg(long, env = "CRYPTVOL_PROOF_INTERVAL", default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub proof_interval: u64,
     /// End at once before or after a step, for crash tests: STEP:before:exit or STEP:after:exit.
     #[arg(long, hide = true)]
     pub failpoint: Option<FailPoint>,

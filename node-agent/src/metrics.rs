@@ -26,6 +26,12 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
+/// Label `result`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
 /// Label `stage`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StageLabel {
@@ -42,6 +48,8 @@ pub struct Metrics {
     idle: Gauge,
     orphans: Gauge,
     status_writes: Counter,
+    proofs: Family<ResultLabel, Counter>,
+    proofs_broken: Gauge,
 }
 
 impl Metrics {
@@ -57,6 +65,8 @@ impl Metrics {
             idle: Gauge::default(),
             orphans: Gauge::default(),
             status_writes: Counter::default(),
+            proofs: Family::default(),
+            proofs_broken: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("cryptvol_node");
         registry.register_with_unit(
@@ -95,7 +105,31 @@ impl Metrics {
             "Writes to the API server",
             metrics.status_writes.clone(),
         );
+        registry.register(
+            "proofs",
+            "Proofs of attached volumes, by whether they hold",
+            metrics.proofs.clone(),
+        );
+        registry.register(
+            "proofs_broken",
+            "Volumes of which the last proof does not hold",
+            metrics.proofs_broken.clone(),
+        );
         metrics
+    }
+
+    /// A proof was made.
+    pub fn proof(&self, holds: bool) {
+        let label = ResultLabel {
+            result: if holds { "holds" } else { "broken" },
+        };
+        self.proofs.get_or_create(&label).inc();
+    }
+
+    /// Volumes of which the last proof does not hold.
+    pub fn proofs_broken(&self, count: usize) {
+        self.proofs_broken
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A step ended.

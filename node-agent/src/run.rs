@@ -168,6 +168,7 @@ async fn agent(log: &LogArgs, args: RunArgs, handle: telemetry::LogHandle) -> Re
         release: ReleaseClient::new(release),
         locks: TargetLocks::default(),
         fail_point,
+        proof_interval: Duration::from_secs(args.proof_interval),
         metrics,
         readiness,
         fitness,

@@ -105,6 +105,10 @@ pub struct EncryptedVolumeSpec {
     /// false again: the key is asked for anew then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspended: bool,
+    /// Whether the volume is suspended on its node, and its key wiped, when the continuous proof does not hold: another disk or header
+    /// below the mapping, or plaintext on the disk.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fail_closed: bool,
     /// Whether a blank disk may be formatted, once.
     #[serde(default)]
     pub format: FormatPolicy,

@@ -22,7 +22,7 @@ pub use key_service::{
 pub use node_volume::{
     Desired, DeviceStatus, EraseReceipt, FormatPermit, HeaderFacts, MappingStatus, NodeDevice,
     NodeFile, NodeIscsi, NodeSource, NodeVolume, NodeVolumeSpec, NodeVolumeStatus, PermitReceipt,
-    Stage, VolumeRef,
+    ProofStatus, Stage, VolumeRef,
 };
 pub use rotation::{KeySlotRef, NodeRotation, NodeRotationStatus, RotationPhase, RotationStatus};
 pub use source::{DeviceSource, EphemeralSource, FileSource, IscsiSource, SecretName, Source};

@@ -82,6 +82,9 @@ pub struct NodeVolumeSpec {
     /// The key is to be out of the kernel, and whoever has the device open waits.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspended: bool,
+    /// Whether a mapping of which the proof does not hold is suspended, its key wiped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fail_closed: bool,
     /// A name for a look at the disk's size that somebody asked for. A look is made once for each name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
@@ -289,12 +292,28 @@ pub struct NodeVolumeStatus {
     /// The key is out of the kernel; whoever has the device open waits.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspended: bool,
+    /// Whether what is below the mapping is what should be there, and encrypted; absent until it was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<ProofStatus>,
     /// Name of the last look at the disk's size that was asked for and made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rescan: Option<String>,
     /// Proof of erasure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erased: Option<EraseReceipt>,
+}
+
+/// What was found by walking from the link to the disk and comparing what both ends read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProofStatus {
+    /// Whether all of it is as it should be.
+    pub holds: bool,
+    /// Since when that is so.
+    pub since: Time,
+    /// What is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<LastError>,
 }
 
 /// The raw device as the kernel shows it.

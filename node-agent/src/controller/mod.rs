@@ -47,6 +47,8 @@ pub struct Context {
     pub locks: TargetLocks,
     /// For crash tests.
     pub fail_point: Option<FailPoint>,
+    /// Time from one proof of an attached volume to the next.
+    pub proof_interval: Duration,
     /// Counters.
     pub metrics: Metrics,
     /// For `/readyz`.
@@ -233,6 +235,12 @@ impl Context {
             .values()
             .map(|v| v.status.as_ref().map(|s| s.stage).unwrap_or_default());
         self.metrics.volumes(stages);
+        let broken = |v: &&Rc<NodeVolume>| {
+            let proof = v.status.as_ref().and_then(|s| s.proof.as_ref());
+            proof.is_some_and(|p| !p.holds)
+        };
+        self.metrics
+            .proofs_broken(volumes.values().filter(broken).count());
         self.metrics.workers(self.pool.workers());
     }
 }

@@ -1,6 +1,10 @@
 //! The task of one volume: run, report, wait, again. Runs of one volume never overlap.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use cryptvol_crds::{
     NodeVolume,
@@ -9,6 +13,7 @@ use cryptvol_crds::{
     v1alpha1::{Desired, NodeVolumeStatus, Stage},
 };
 use k8s_openapi::jiff::Timestamp;
+use rand::RngExt;
 use tokio::{sync::watch, task::JoinHandle};
 use tracing::{Instrument, info, info_span, warn};
 
@@ -20,7 +25,7 @@ use crate::{
     volume::{
         execute::{Executor, Office, Outcome, Receipt},
         memory::{Hand, Memory},
-        plan::Stop,
+        plan::{Stop, is_break},
         report,
         wanted::Wanted,
     },
@@ -46,6 +51,12 @@ pub async fn follow(
             spec: first,
             in_doubt: false,
         }),
+        // Spread, so that the volumes of a node do not come all at once.
+        proof_due: Cell::new(
+            Instant::now()
+                + cx.proof_interval
+                    .mul_f64(0.5 + 0.5 * rand::rng().random::<f64>()),
+        ),
         cx,
     };
     volume.live(&mut objects).instrument(span).await;
@@ -56,6 +67,8 @@ struct Volume {
     cx: Rc<Context>,
     object: Object,
     state: RefCell<State>,
+    /// When the next proof is due.
+    proof_due: Cell<Instant>,
 }
 
 struct State {
@@ -75,7 +88,11 @@ impl Volume {
         let mut fitness = self.cx.fitness.clone();
         loop {
             let end = self.turn(&mut hand).await;
-            let pause = pace.next(end);
+            let mut pause = pace.next(end);
+            if end.is_ok() && self.state.borrow().status.link.is_some() {
+                let proof = self.proof_due.get();
+                pause = pause.min(proof.saturating_duration_since(Instant::now()));
+            }
             let waited = self.wait(objects, &mut fitness, pause).await;
             match waited {
                 Waited::Ended => return,
@@ -156,6 +173,7 @@ impl Volume {
             }
         };
         wanted.unlock_memory_kib = self.cx.pool.unlock_memory_mib() << 10;
+        wanted.prove = self.proof_due.get() <= Instant::now();
         wanted.lun_wanted_by_another = self.cx.lun_wanted_by_another(&spec);
         if let Some(stop) = self.unfit(&wanted) {
             let Some(stop) = stop else { return Ok(()) };
@@ -183,6 +201,14 @@ impl Volume {
         self.cx.metrics.workers(self.cx.pool.workers());
         if stop.is_cancelled() && outcome.end.is_err() {
             return Err(Reason::Waiting); // cut short: nothing to report
+        }
+        let broken = outcome.end.as_ref().err();
+        let broken = broken.is_some_and(is_break);
+        if wanted.prove && (outcome.proven || broken) {
+            self.cx.metrics.proof(outcome.proven);
+        }
+        if outcome.proven || (outcome.end.is_ok() && wanted.prove) {
+            self.proof_due.set(Instant::now() + self.cx.proof_interval);
         }
         self.report(&wanted, &outcome).await
     }

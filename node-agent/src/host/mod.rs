@@ -138,6 +138,13 @@ pub trait Host {
     /// `KeyDoesNotOpen`, `HeaderMismatch`, `NotOurs`, `SizeMismatch` (the disk is shorter than the mapping), `StepFailed`.
     fn grow(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError>;
 
+    /// Reads a block of the mapping and the block of the raw device that it stands for, at a place of chance, and compares them. They
+    /// differ whatever a guest wrote, unless nothing is encrypted.
+    ///
+    /// # Errors
+    /// `PlaintextOnDisk` when they are the same; `DeviceUnreadable`, `WwidMismatch`, `SizeMismatch`, `StepFailed`.
+    fn sample(&mut self, device: &DeviceId, mapping: &Mapping) -> Result<(), StepError>;
+
     /// Suspends a mapping of ours and wipes its key from the kernel. I/O waits from then on; what was on its way is written out before.
     /// Success when it is so already.
     ///

@@ -40,6 +40,7 @@ pub trait Node {
     async fn logout(&self, target: &Target) -> Result<(), StepError>;
     async fn erase(&self, device: &DeviceId, luks_uuid: &str) -> Result<Erased, StepError>;
     async fn grow(&self, device: &DeviceId, order: OpenOrder) -> Result<Mapping, StepError>;
+    async fn sample(&self, device: &DeviceId, mapping: &Mapping) -> Result<(), StepError>;
     async fn suspend(&self, name: &str, uuid: &str) -> Result<(), StepError>;
     async fn resume(&self, device: &DeviceId, order: OpenOrder) -> Result<Mapping, StepError>;
     async fn add_key_slot(
@@ -117,6 +118,8 @@ pub struct Outcome {
     pub rotation: Option<Result<Vec<KeySlotRef>, StepError>>,
     /// Whether the kernel read the disk's identity and size anew in this run.
     pub scanned: bool,
+    /// Whether mapping and disk were compared in this run and differ.
+    pub proven: bool,
 }
 
 /// Called after each step with its name, the time it took and its error, for metrics.
@@ -157,6 +160,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             erased: at.run.erased,
             rotation: at.run.rotation,
             scanned: at.run.scanned,
+            proven: at.run.sample == Some(Ok(())),
         }
     }
 
@@ -355,6 +359,14 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 info!(mapping = mapping.name, bytes = mapping.size_bytes, "grown");
                 Ok(())
             }
+            Step::Sample { device, mapping } => {
+                at.run.sample = Some(match node.sample(device, mapping).await {
+                    // Not the end: the plan knows what becomes of the mapping then.
+                    Err(e) if e.reason() == Reason::PlaintextOnDisk => Err(e.message),
+                    result => Ok(result?),
+                });
+                Ok(())
+            }
             Step::Suspend { uuid } => {
                 node.suspend(&query.mapping_name, uuid).await?;
                 info!(mapping = query.mapping_name, "suspended, its key wiped");
@@ -457,6 +469,7 @@ fn changes_the_node(step: &Step) -> bool {
             | Step::SpendPermit { .. }
             | Step::Format { .. }
             | Step::RecordFirstOpened { .. }
+            | Step::Sample { .. }
             | Step::AddKeySlot { .. }
             | Step::DropKeySlots { .. }
             | Step::NothingToErase { .. }

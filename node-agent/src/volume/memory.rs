@@ -5,6 +5,8 @@ use cryptvol_crds::v1alpha1::{
     Desired, EraseReceipt, HeaderFacts, KeySlotRef, NodeRotationStatus, NodeVolumeStatus, Stage,
 };
 
+use cryptvol_crds::conditions::Reason;
+
 use crate::host::{DeviceId, Erased, HeaderFound, StepError};
 
 /// What the NodeVolume's status says, as last acknowledged by the API server.
@@ -24,6 +26,8 @@ pub struct Memory {
     pub erased: Option<EraseReceipt>,
     /// What was done of a rotation.
     pub rotation: Option<NodeRotationStatus>,
+    /// Plaintext was found on the disk: with which generation of the spec, and where.
+    pub plaintext: Option<(i64, String)>,
     /// Name of the last look at the disk's size that was asked for and made.
     pub rescan: Option<String>,
     /// Nothing of this volume was left on the node, for this generation of the spec.
@@ -42,12 +46,25 @@ impl Memory {
             size_bytes: device.and_then(|d| u64::try_from(d.size_bytes).ok()),
             erased: status.erased.clone(),
             rotation: status.rotation.clone(),
+            plaintext: plaintext(status),
             rescan: status.rescan.clone(),
             detached_at: status.observed_generation.filter(|_| {
                 status.error.is_none() && matches!(status.stage, Stage::Detached | Stage::Erased)
             }),
         }
     }
+}
+
+/// Plaintext that was found on the disk.
+fn plaintext(status: &NodeVolumeStatus) -> Option<(i64, String)> {
+    let error = status.proof.as_ref()?.error.as_ref()?;
+    let reason = Reason::PlaintextOnDisk;
+    if error.reason != reason.as_str() {
+        return None;
+    }
+    let what = error.message.strip_suffix(reason.next_step());
+    let what = what.unwrap_or(&error.message).trim().trim_end_matches('.');
+    Some((status.observed_generation?, what.to_owned()))
 }
 
 /// What this process knows of one volume from one run to the next. Lost when it ends, on purpose.
@@ -80,6 +97,8 @@ pub struct Run {
     pub logged_out: bool,
     /// Key slots were wiped.
     pub erased: Option<Erased>,
+    /// What the comparison of mapping and disk showed: that they differ, or where they do not.
+    pub sample: Option<Result<(), String>>,
     /// How the step of a rotation ended; with the key slots that the key that goes opens, where it found them.
     pub rotation: Option<Result<Vec<KeySlotRef>, StepError>>,
 }

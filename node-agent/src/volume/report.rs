@@ -5,7 +5,7 @@ use cryptvol_crds::{
     conditions::{self, Reason},
     v1alpha1::{
         DeviceStatus, EraseReceipt, HeaderFacts, LastError, MappingStatus, NodeRotation,
-        NodeRotationStatus, NodeVolumeStatus, PermitReceipt, Stage,
+        NodeRotationStatus, NodeVolumeStatus, PermitReceipt, ProofStatus, Stage,
     },
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
@@ -13,7 +13,7 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use super::{
     execute::{Outcome, Receipt},
     memory::last_stage,
-    plan::{Done, Stop},
+    plan::{Done, Stop, is_break},
     wanted::Wanted,
 };
 use crate::host::{DeviceId, LinkFound, Mapping, Observed, shown::shown};
@@ -82,6 +82,7 @@ pub fn after(
     if matches!(outcome.end, Ok(Done::Attached { .. })) && looked {
         new.rescan.clone_from(&wanted.rescan);
     }
+    new.proof = proof(old.proof.as_ref(), wanted, outcome, now);
     new.rotation = rotation(old.rotation.as_ref(), wanted, outcome, now);
     match &outcome.end {
         Ok(done) => {
@@ -145,6 +146,45 @@ fn error_of(old: Option<&LastError>, reason: Reason, what: &str, now: Timestamp)
             message,
             time: Time(now),
         },
+    }
+}
+
+/// What the last proof showed, as long as there is a mapping to speak of.
+fn proof(
+    old: Option<&ProofStatus>,
+    wanted: &Wanted,
+    outcome: &Outcome,
+    now: Timestamp,
+) -> Option<ProofStatus> {
+    let Some(observed) = &outcome.observed else {
+        return old.cloned();
+    };
+    if !wanted.encryption.provider.encrypts() {
+        return None;
+    }
+    let mapping = observed.mapping.as_ref();
+    mapping.filter(|m| wanted.made_for_this_volume(&m.uuid))?;
+    let since = |holds| match old.filter(|o| o.holds == holds) {
+        Some(same) => same.since.clone(),
+        None => Time(now),
+    };
+    match &outcome.end {
+        Ok(Done::Attached { .. }) if outcome.proven => Some(ProofStatus {
+            holds: true,
+            since: since(true),
+            error: None,
+        }),
+        Err(stop) if is_break(stop) && (stop.reason != Reason::NotOurs || old.is_some()) => {
+            let before = old.and_then(|o| o.error.as_ref());
+            Some(ProofStatus {
+                holds: false,
+                since: since(false),
+                error: Some(error_of(before, stop.reason, &stop.message, now)),
+            })
+        }
+        // A person wanted it suspended: whatever was found, it is looked at anew after that.
+        Ok(Done::Suspended) => None,
+        _ => old.cloned(),
     }
 }
 

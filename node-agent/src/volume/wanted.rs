@@ -48,6 +48,10 @@ pub struct Wanted {
     pub rotation: Option<NodeRotation>,
     /// The key is to be out of the kernel.
     pub suspended: bool,
+    /// Whether a mapping of which the proof does not hold is suspended.
+    pub fail_closed: bool,
+    /// The proof is due.
+    pub prove: bool,
     /// Name of a look at the disk's size that somebody asked for.
     pub rescan: Option<String>,
     /// Generation of the spec.
@@ -112,6 +116,8 @@ impl Wanted {
             formatted_before: spec.formatted_before,
             rotation: spec.rotation.clone(),
             suspended: spec.suspended,
+            fail_closed: spec.fail_closed,
+            prove: false,
             rescan: spec.rescan.clone(),
             generation: volume.metadata.generation.unwrap_or_default(),
             unlock_memory_kib: UNLOCK_MEMORY_MIB << 10,

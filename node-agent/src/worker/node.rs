@@ -112,6 +112,11 @@ impl Node for Workers {
             .await
     }
 
+    async fn sample(&self, device: &DeviceId, mapping: &Mapping) -> Result<(), StepError> {
+        self.act(Call::Sample(device.clone(), mapping.clone()))
+            .await
+    }
+
     async fn suspend(&self, name: &str, uuid: &str) -> Result<(), StepError> {
         self.act(Call::Suspend(name.to_owned(), uuid.to_owned()))
             .await

@@ -54,6 +54,8 @@ pub enum Call {
     Erase(DeviceId, String),
     /// `Host::grow`.
     Grow(DeviceId, OpenOrder),
+    /// `Host::sample`.
+    Sample(DeviceId, Mapping),
     /// `Host::suspend`.
     Suspend(String, String),
     /// `Host::resume`.
@@ -108,6 +110,7 @@ impl Call {
             Self::Logout(_) => "log out",
             Self::Erase(..) => "erase",
             Self::Grow(..) => "grow the mapping",
+            Self::Sample(..) => "compare the mapping with its disk",
             Self::Suspend(..) => "suspend the mapping",
             Self::Resume(..) => "resume the mapping",
             Self::AddKeySlot(..) => "add a key slot",
@@ -121,7 +124,11 @@ impl Call {
     pub fn deadline(&self) -> Duration {
         Duration::from_secs(match self {
             Self::Observe(_) | Self::Mappings | Self::Link(..) | Self::Unlink(_) => 10,
-            Self::Scan(..) | Self::ReadHeader(_) | Self::Close(..) | Self::Probe => 30,
+            Self::Scan(..)
+            | Self::ReadHeader(_)
+            | Self::Sample(..)
+            | Self::Close(..)
+            | Self::Probe => 30,
             // udev's time, and a rule that is new to it.
             Self::Name(_) => 40,
             // Several portals, each with its own time.
@@ -171,6 +178,7 @@ impl Call {
             Self::Logout(target) => unit(host.logout(target)),
             Self::Erase(device, uuid) => host.erase(device, uuid).map(Answer::Erased),
             Self::Grow(device, order) => host.grow(device, order).map(Answer::Opened),
+            Self::Sample(device, mapping) => unit(host.sample(device, mapping)),
             Self::Suspend(name, uuid) => unit(host.suspend(name, uuid)),
             Self::Resume(device, order) => host.resume(device, order).map(Answer::Opened),
             Self::AddKeySlot(device, order) => host.add_key_slot(device, order).map(Answer::Slots),

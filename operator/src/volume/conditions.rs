@@ -3,8 +3,8 @@
 use cryptvol_crds::{
     NodeVolume,
     conditions::{
-        ATTACHED, CREDENTIALS_VALID, DEVICE_VERIFIED, ENCRYPTED, HEADER_VERIFIED, Is, KEY_READY,
-        PROGRESSING, READY, Reason, message, set,
+        ATTACHED, CREDENTIALS_VALID, DEVICE_VERIFIED, ENCRYPTED, ENCRYPTION_PROVEN,
+        HEADER_VERIFIED, Is, KEY_READY, PROGRESSING, READY, Reason, get, message, set,
     },
     v1alpha1::{
         AttachmentStatus, EncryptedVolumeStatus, LastError, NodeVolumeStatus, PermitState, Stage,
@@ -88,6 +88,7 @@ pub fn write(world: &World, status: &mut EncryptedVolumeStatus, picture: &Pictur
         None if reason == Reason::InProgress => put(PROGRESSING, Is::True, reason, &what),
         None => put(PROGRESSING, Is::False, reason, ""),
     }
+    proof(world, status, seen.as_ref());
     attachments(world, status, picture.current.as_ref());
     // What is wrong with the key of a volume that is up shows as well, though the device works.
     let worst = blocking.or_else(|| picture.key.problem().cloned());
@@ -127,6 +128,34 @@ pub fn write_deletion(
         Some(p) => again(Some(p), reason),
         None => Again::Seldom,
     }
+}
+
+/// What the node's last proof showed; a condition that is there is not known any more where there is no mapping.
+fn proof(world: &World, status: &mut EncryptedVolumeStatus, seen: Option<&NodeVolumeStatus>) {
+    let found = seen.and_then(|s| s.proof.as_ref());
+    let (is, reason, what) = match found {
+        None if get(&status.conditions, ENCRYPTION_PROVEN).is_none() => return,
+        None => (Is::Unknown, Reason::Waiting, String::new()),
+        Some(proof) => match &proof.error {
+            None => (Is::True, Reason::AsDesired, String::new()),
+            Some(error) => (
+                Is::False,
+                Reason::parse(&error.reason).unwrap_or(Reason::StepFailed),
+                without_next_step(&error.message),
+            ),
+        },
+    };
+    let generation = world.volume.metadata.generation;
+    let conditions = &mut status.conditions;
+    set(
+        conditions,
+        ENCRYPTION_PROVEN,
+        is,
+        reason,
+        &what,
+        generation,
+        world.now,
+    );
 }
 
 fn again(problem: Option<&Problem>, reason: Reason) -> Again {

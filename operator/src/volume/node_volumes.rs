@@ -52,6 +52,7 @@ pub fn build(
         formatted_before: facts::formatted_before(status),
         rotation: rotate::order(status, desired),
         suspended: volume.spec.suspended,
+        fail_closed: volume.spec.fail_closed,
         rescan: rescan(volume),
         link: names::link_path(&namespace, &name),
         shadow: volume

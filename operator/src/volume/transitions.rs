@@ -1,7 +1,7 @@
 //! What is worth an Event: what changed between two statuses, never a state that lasts.
 
 use cryptvol_crds::{
-    conditions::{KEY_ROTATED, READY, Reason, get, is_true},
+    conditions::{ENCRYPTION_PROVEN, KEY_ROTATED, READY, Reason, get, is_true},
     v1alpha1::{EncryptedVolumeStatus, PermitState},
 };
 
@@ -67,6 +67,26 @@ pub fn between(old: &EncryptedVolumeStatus, new: &EncryptedVolumeStatus) -> Vec<
             }
             _ => {}
         }
+    }
+    let proof = |s: &EncryptedVolumeStatus| get(&s.conditions, ENCRYPTION_PROVEN).cloned();
+    let change = proof(new).filter(|n| proof(old).is_none_or(|o| o.status != n.status));
+    match change {
+        // Events of one reason are counted together under the first one's text: what it was says the Event of `Ready`.
+        Some(now) if now.status == "False" => note(
+            true,
+            "EncryptionNotProven",
+            "Prove",
+            "what lies between the link and the disk is not as it should be: see the condition EncryptionProven".into(),
+        ),
+        Some(now) if now.status == "True" && proof(old).is_some_and(|o| o.status == "False") => {
+            note(
+                false,
+                "EncryptionProven",
+                "Prove",
+                "the volume is as it should be again".into(),
+            );
+        }
+        _ => {}
     }
     let ready = |s: &EncryptedVolumeStatus| is_true(&s.conditions, READY);
     let word = |s: &EncryptedVolumeStatus| get(&s.conditions, READY).map(|c| c.reason.clone());

@@ -15,7 +15,7 @@ use super::{
     error::{because, failed, unreadable},
     sysfs::Sysfs,
 };
-use crate::host::{DeviceId, RawKind, StepError};
+use crate::host::{DeviceId, Mapping, RawKind, StepError};
 
 /// Alignment of buffers, offsets and lengths for direct I/O: no device has larger logical blocks.
 pub const ALIGN: usize = 4096;
@@ -132,6 +132,31 @@ impl Disk {
             file,
             size: id.size_bytes,
             name: id.path.clone(),
+            #[cfg(test)]
+            writes_left: std::cell::Cell::new(u32::MAX),
+        })
+    }
+
+    /// A mapping, to read what a guest reads.
+    ///
+    /// # Errors
+    /// `DeviceUnreadable`; `StepFailed` when another device is at its path.
+    pub fn open_mapping(mapping: &Mapping) -> Result<Self, StepError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC)
+            .open(&mapping.path)
+            .map_err(|e| unreadable(&mapping.path, e))?;
+        let meta = file.metadata().map_err(|e| unreadable(&mapping.path, e))?;
+        let dev = format!("{}:{}", libc::major(meta.rdev()), libc::minor(meta.rdev()));
+        if !meta.file_type().is_block_device() || dev != mapping.dev {
+            let what = format!("opening {}", mapping.path);
+            return Err(failed(what, format!("it is {dev}, not {}", mapping.dev)));
+        }
+        Ok(Self {
+            file,
+            size: mapping.size_bytes,
+            name: mapping.path.clone(),
             #[cfg(test)]
             writes_left: std::cell::Cell::new(u32::MAX),
         })

@@ -67,11 +67,11 @@ pub fn suspend(name: &str, uuid: &str) -> Result<(), StepError> {
         dm.device_suspend(&id, options)
             .map_err(|e| failed(what("suspending"), e))?;
     }
-    // A linear mapping has no key.
+    // A linear mapping has no key, be it one of provider none or one that somebody put in place of ours.
     if found
         .table
         .as_ref()
-        .is_none_or(|t| t.target_type == "crypt")
+        .is_some_and(|t| t.target_type == "crypt")
     {
         dm.target_msg(&id, None, "key wipe")
             .map_err(|e| failed(what("wiping the key of"), e))?;

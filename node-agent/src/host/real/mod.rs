@@ -15,6 +15,7 @@ pub mod luks;
 pub mod names;
 pub mod plain;
 mod rotate;
+mod sample;
 pub(crate) mod sys;
 pub mod sysfs;
 #[cfg(test)]
@@ -185,6 +186,14 @@ impl Host for RealHost {
     fn grow(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError> {
         let disk = Disk::open(&self.sysfs, device, Access::Read)?;
         live::grow(&plan(device, order), volume_key(&disk, order)?.as_ref())
+    }
+
+    fn sample(&mut self, device: &DeviceId, mapping: &Mapping) -> Result<(), StepError> {
+        sample::compare(
+            &Disk::open(&self.sysfs, device, Access::Read)?,
+            device,
+            mapping,
+        )
     }
 
     fn suspend(&mut self, name: &str, uuid: &str) -> Result<(), StepError> {

@@ -689,6 +689,20 @@ impl Host for World {
         Ok(m.clone())
     }
 
+    fn sample(&mut self, device: &DeviceId, mapping: &Mapping) -> Result<(), StepError> {
+        let disk = self.check(device)?;
+        if self.disks[disk].unreadable {
+            return error(Reason::DeviceUnreadable, "input/output error");
+        }
+        if self.mapping_of(&mapping.name, &mapping.uuid)?.suspended {
+            return error(Reason::DeadlineExceeded, "the read waits");
+        }
+        match self.bare {
+            true => error(Reason::PlaintextOnDisk, "4096 bytes are the same"),
+            false => Ok(()),
+        }
+    }
+
     fn suspend(&mut self, name: &str, uuid: &str) -> Result<(), StepError> {
         let m = self.mapping_of(name, uuid)?;
         m.suspended = true;

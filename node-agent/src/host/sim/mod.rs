@@ -27,6 +27,8 @@ pub struct World {
     pub links: BTreeMap<String, SimLink>,
     /// What udev is told of names.
     pub names: SimNames,
+    /// Mappings show what lies on the disk.
+    pub bare: bool,
     /// What was done, in order, for assertions and for reading a failed test.
     pub log: Vec<String>,
 }

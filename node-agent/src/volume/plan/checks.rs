@@ -16,6 +16,8 @@ pub(super) enum Health {
     Suspended,
     /// Over the right device, which does not answer at present.
     Waits(String),
+    /// Over the right device, and somebody put something in its place that does not encrypt.
+    Replaced(String),
     /// Cannot be used any more: over another device or none, without a table, or with a wrong table.
     Broken(String),
 }
@@ -150,20 +152,20 @@ impl<'a> At<'a> {
         let Some(table) = &mapping.table else {
             return Health::Broken("it has no table".to_owned());
         };
-        if mapping.deps != [id.dev.clone()] || table.dev != id.dev {
-            return Health::Broken(format!(
-                "it lies over {}, the disk is {} now",
-                mapping.deps.join(" "),
-                id.dev
-            ));
-        }
         let target = match self.wanted.encryption.provider.encrypts() {
             true => "crypt",
             false => "linear",
         };
         if table.target_type != target {
             let found = &table.target_type;
-            return Health::Broken(format!("its table is {found}, not {target}"));
+            return Health::Replaced(format!("its table is {found}, not {target}"));
+        }
+        if mapping.deps != [id.dev.clone()] || table.dev != id.dev {
+            return Health::Broken(format!(
+                "it lies over {}, the disk is {} now",
+                mapping.deps.join(" "),
+                id.dev
+            ));
         }
         if state == "offline" {
             // The kernel gave it up after errors; unlike a disk whose transport is down it never comes back by itself.

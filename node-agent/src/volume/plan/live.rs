@@ -64,10 +64,13 @@ impl At<'_> {
                 false => Ok(Next::Done(Done::Suspended)),
             };
         }
+        self.was_plaintext()?;
         let Some(Device { id, .. }) = &self.observed.device else {
             return Err(self.make_anew(mapping, "its disk is gone from the kernel"));
         };
-        self.identity(id)?;
+        self.identity(id)
+            .map_err(|stop| self.scan_once().unwrap_or(stop))?;
+        self.own_path(mapping)?;
         let facts = self.facts_below(id)?;
         self.key_in_hand()?;
         Ok(Next::Do(Step::Resume {

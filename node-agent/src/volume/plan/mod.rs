@@ -12,6 +12,7 @@ mod erase;
 mod headerless;
 mod live;
 mod names;
+mod prove;
 mod reach;
 mod rotate;
 mod up;
@@ -20,6 +21,8 @@ use cryptvol_crds::{
     conditions::Reason,
     v1alpha1::{Desired, HeaderFacts, KeySlotRef, Stage},
 };
+
+pub use prove::is_break;
 
 use super::{
     memory::{Hand, Memory, Run},
@@ -114,6 +117,13 @@ pub enum Step {
         /// Device-mapper UUID of the mapping.
         mapping_uuid: String,
     },
+    /// Compare what the mapping reads with what lies on the disk.
+    Sample {
+        /// Raw device.
+        device: DeviceId,
+        /// The mapping.
+        mapping: Box<Mapping>,
+    },
     /// Suspend the mapping and wipe its key from the kernel.
     Suspend {
         /// Its UUID.
@@ -176,6 +186,7 @@ impl Step {
             Self::Logout(_) => "logout",
             Self::Erase { .. } => "erase",
             Self::Grow { .. } => "grow",
+            Self::Sample { .. } => "sample",
             Self::Suspend { .. } => "suspend",
             Self::Resume { .. } => "resume",
             Self::AddKeySlot { .. } => "add-key-slot",
@@ -204,6 +215,7 @@ impl Step {
         "logout",
         "erase",
         "grow",
+        "sample",
         "suspend",
         "resume",
         "add-key-slot",
@@ -218,7 +230,9 @@ impl Step {
             Self::Scan(_) => Stage::Device,
             Self::ReadHeader(_) | Self::SpendPermit { .. } | Self::Format { .. } => Stage::Header,
             Self::ReleaseKey => Stage::KeyRelease,
-            Self::Open { .. } | Self::RecordFirstOpened { .. } => Stage::Mapping,
+            Self::Open { .. } | Self::RecordFirstOpened { .. } | Self::Sample { .. } => {
+                Stage::Mapping
+            }
             Self::Link(_)
             | Self::Grow { .. }
             | Self::Suspend { .. }

@@ -30,8 +30,8 @@ impl At<'_> {
     }
 
     fn try_up(&self) -> Result<Next, Next> {
-        let link = &self.wanted.query.link;
-        if self.observed.link == LinkFound::NoLink {
+        if self.observed.link == LinkFound::NoLink && self.observed.mapping.is_none() {
+            let link = &self.wanted.query.link;
             return Err(stop(
                 Stage::Attached,
                 Reason::NotOurs,
@@ -271,8 +271,16 @@ impl At<'_> {
             Health::Good if self.wanted.suspended => Err(Next::Do(Step::Suspend {
                 uuid: mapping.uuid.clone(),
             })),
-            Health::Good => self.adopt(mapping),
-            Health::Suspended => self.suspended(mapping),
+            Health::Good => self
+                .adopt(mapping)
+                .map_err(|next| self.fail_closed(mapping, next)),
+            Health::Suspended => self
+                .suspended(mapping)
+                .map_err(|next| self.fail_closed(mapping, next)),
+            Health::Replaced(why) if mapping.open_count > 0 => {
+                Err(self.fail_closed(mapping, replaced(mapping, &why)))
+            }
+            Health::Replaced(why) => Err(self.make_anew(mapping, &why)),
             Health::Waits(why) => Err(stop(Stage::Session, Reason::PortalUnreachable, why)),
             Health::Broken(why) => Err(self.make_anew(mapping, &why)),
         }
@@ -332,8 +340,12 @@ impl At<'_> {
             }
         };
         if let Err(why) = table_agrees(mapping, facts) {
-            return Err(self.make_anew(mapping, &why));
+            return Err(match mapping.open_count {
+                0 => self.make_anew(mapping, &why),
+                _ => replaced(mapping, &why),
+            });
         }
+        self.own_path(mapping)?;
         if !self.memory.opened {
             return Err(Next::Do(Step::RecordFirstOpened {
                 facts: facts.clone(),
@@ -343,10 +355,23 @@ impl At<'_> {
         if self.observed.link != LinkFound::To(mapping.path.clone()) {
             return Err(Next::Do(Step::Link(mapping.clone())));
         }
+        self.prove(mapping, id)?;
         self.grow(mapping, id, facts)?;
         self.rotate(id, facts)?;
         Ok(Next::Done(Done::Attached {
             facts: facts.clone(),
         }))
     }
+}
+
+/// Somebody changed the table of a mapping that is in use.
+fn replaced(mapping: &Mapping, why: &str) -> Next {
+    stop(
+        Stage::Mapping,
+        Reason::MappingReplaced,
+        format!(
+            "the mapping {} is open {} times and is not what was made: {why}",
+            mapping.name, mapping.open_count
+        ),
+    )
 }

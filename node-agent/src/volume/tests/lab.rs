@@ -76,6 +76,8 @@ pub struct Lab {
     pub next: RefCell<Option<String>>,
     /// Memory that the agent takes for key derivation.
     pub unlock_memory_kib: Cell<u32>,
+    /// Each run proves.
+    pub prove: Cell<bool>,
     /// Somebody removed mappings by hand: a link may lead nowhere until the agent looks again.
     pub vandalised: Cell<bool>,
     /// A raw disk may have a name that no volume has kept yet.
@@ -108,6 +110,7 @@ impl Default for Lab {
             stored: RefCell::new(KEY.to_owned()),
             next: RefCell::default(),
             unlock_memory_kib: Cell::new(64 << 10),
+            prove: Cell::new(false),
             vandalised: Cell::new(false),
             names_free_until_kept: Cell::new(false),
         }
@@ -329,6 +332,7 @@ impl Lab {
         };
         let mut wanted = Wanted::read(&volume).unwrap();
         wanted.unlock_memory_kib = self.unlock_memory_kib.get();
+        wanted.prove = self.prove.get();
         wanted.lun_wanted_by_another = self.volumes.borrow().iter().any(|(other, v)| {
             *other != name(n)
                 && v.spec.desired == Desired::Attached
@@ -762,6 +766,10 @@ impl Node for Side<'_> {
 
     async fn grow(&self, device: &DeviceId, order: OpenOrder) -> Result<Mapping, StepError> {
         self.call("grow", |w| w.grow(device, &order)).await
+    }
+
+    async fn sample(&self, device: &DeviceId, mapping: &Mapping) -> Result<(), StepError> {
+        self.call("sample", |w| w.sample(device, mapping)).await
     }
 
     async fn suspend(&self, name: &str, uuid: &str) -> Result<(), StepError> {

@@ -10,5 +10,6 @@ pub(crate) mod lab;
 mod local;
 mod names;
 mod peers;
+mod proof;
 mod rotation;
 mod schedules;

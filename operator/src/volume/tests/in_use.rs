@@ -1,5 +1,7 @@
 //! A volume in use: its disk grows; it is suspended and resumed.
 
+use cryptvol_crds::{conditions::ENCRYPTION_PROVEN, v1alpha1::ProofStatus};
+
 use super::*;
 
 #[test]
@@ -49,4 +51,52 @@ fn a_suspended_volume_says_so_and_how_it_goes_on() {
     c.report(|s| s.suspended = false);
     c.settle();
     c.is(READY, "True", Reason::AsDesired);
+}
+
+#[test]
+fn a_proof_that_does_not_hold_is_a_condition_and_an_event() {
+    let mut c = Cluster::attached(json!({"failClosed": true}));
+    assert!(c.nv().spec.fail_closed);
+    assert!(get(&c.status().conditions, ENCRYPTION_PROVEN).is_none());
+    let since = Time(at(1));
+    let holds = ProofStatus {
+        holds: true,
+        since: since.clone(),
+        error: None,
+    };
+    c.report(|s| s.proof = Some(holds.clone()));
+    c.settle();
+    c.is(ENCRYPTION_PROVEN, "True", Reason::AsDesired);
+    let before = c.status();
+    c.report(|s| {
+        s.proof = Some(ProofStatus {
+            holds: false,
+            since,
+            error: Some(LastError {
+                reason: "PlaintextOnDisk".into(),
+                message: message(Reason::PlaintextOnDisk, "it is so"),
+                time: Time(at(5)),
+            }),
+        });
+    });
+    c.fails(Stage::Mapping, Reason::PlaintextOnDisk);
+    c.settle();
+    c.is(ENCRYPTION_PROVEN, "False", Reason::PlaintextOnDisk);
+    c.is(READY, "False", Reason::PlaintextOnDisk);
+    let notes = super::super::transitions::between(&before, &c.status());
+    assert!(
+        notes
+            .iter()
+            .any(|n| n.warning && n.reason == "EncryptionNotProven"),
+        "{notes:?}"
+    );
+    c.comes_up();
+    c.report(|s| s.proof = Some(holds));
+    c.settle();
+    c.is(ENCRYPTION_PROVEN, "True", Reason::AsDesired);
+    c.attach_to(&[]);
+    c.settle();
+    c.lets_go();
+    c.settle();
+    c.is(ENCRYPTION_PROVEN, "Unknown", Reason::Waiting);
 }

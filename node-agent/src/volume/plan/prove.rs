@@ -1,0 +1,85 @@
+//! The continuous proof: the link leads to the mapping, below that is the disk with this WWID and this header, and what lies there is
+//! not what a guest reads. Each part is asked of the kernel and the disk anew, not remembered.
+
+use cryptvol_crds::{conditions::Reason, v1alpha1::Stage};
+
+use super::{At, Next, Step, Stop, stop};
+use crate::host::{DeviceId, LinkFound, Mapping};
+
+/// Whether a run's end says that the proof does not hold, and not only that it cannot be had now.
+pub fn is_break(stop: &Stop) -> bool {
+    match stop.reason {
+        Reason::WwidMismatch
+        | Reason::SizeMismatch
+        | Reason::HeaderMismatch
+        | Reason::HeaderMissing
+        | Reason::MappingReplaced
+        | Reason::PlaintextOnDisk => true,
+        // Something else at the place of the link.
+        Reason::NotOurs => stop.stage == Stage::Attached,
+        _ => false,
+    }
+}
+
+impl At<'_> {
+    /// At the link's path is nothing, or what can be a link of ours: one to a mapping, be it another.
+    pub(super) fn own_path(&self, mapping: &Mapping) -> Result<(), Next> {
+        let path = &self.wanted.query.link;
+        let what = match &self.observed.link {
+            LinkFound::NoLink => format!("{path} is there and is no symbolic link"),
+            LinkFound::To(to) if !to.starts_with("/dev/dm-") => {
+                format!("{path} leads to {to} and not to {}", mapping.path)
+            }
+            _ => return Ok(()),
+        };
+        Err(stop(Stage::Attached, Reason::NotOurs, what))
+    }
+
+    /// What a proof still needs in this run. Link, mapping and identity were checked before.
+    pub(super) fn prove(&self, mapping: &Mapping, device: &DeviceId) -> Result<(), Next> {
+        if !self.wanted.prove || !self.wanted.encryption.provider.encrypts() {
+            return Ok(());
+        }
+        if let Some(scan) = self.scan_once() {
+            return Err(scan);
+        }
+        self.facts_below(device)?;
+        match &self.run.sample {
+            Some(Ok(())) => Ok(()),
+            Some(Err(what)) => Err(plaintext(what)),
+            None => Err(Next::Do(Step::Sample {
+                device: device.clone(),
+                mapping: Box::new(mapping.clone()),
+            })),
+        }
+    }
+
+    /// A sample of this run, or one since the spec was changed last, showed plaintext. Nothing on the disk tells that it is over.
+    pub(super) fn was_plaintext(&self) -> Result<(), Next> {
+        match (&self.run.sample, &self.memory.plaintext) {
+            (Some(Err(what)), _) => Err(plaintext(what)),
+            (_, Some((generation, what))) if *generation == self.wanted.generation => {
+                Err(plaintext(what))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Suspends a mapping of which the proof does not hold and wipes its key, where that is wanted.
+    pub(super) fn fail_closed(&self, mapping: &Mapping, next: Next) -> Next {
+        let has_key = mapping.table.as_ref().is_some_and(|t| t.key_in_keyring);
+        let closed = mapping.suspended && !has_key;
+        match &next {
+            Next::Stop(stop) if self.wanted.fail_closed && is_break(stop) && !closed => {
+                Next::Do(Step::Suspend {
+                    uuid: mapping.uuid.clone(),
+                })
+            }
+            _ => next,
+        }
+    }
+}
+
+fn plaintext(what: &str) -> Next {
+    stop(Stage::Mapping, Reason::PlaintextOnDisk, what)
+}
