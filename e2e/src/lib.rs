@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod compare;
 pub mod control_plane;
 pub mod demo;
+pub mod disk_load;
 pub mod exec;
 pub mod ground;
 pub mod guest;

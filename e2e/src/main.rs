@@ -7,7 +7,8 @@ use cryptvol_e2e::kept::{DEFAULT_NAME, Kept};
 use cryptvol_e2e::openstack::OpenStack;
 use cryptvol_e2e::parts::{Parts, Set};
 use cryptvol_e2e::{
-    bench, compare, demo, exec, guest, kind, openstack_client, os_brick, release, sandbox, search,
+    bench, compare, demo, disk_load, exec, guest, kind, openstack_client, os_brick, release,
+    sandbox, search,
 };
 
 #[derive(Parser)]
@@ -48,11 +49,14 @@ enum Sub {
     },
     /// Run a benchmark; rows go to the terminal and to target/bench/NAME.json
     Bench {
-        /// Its name: attach, identity, kill-cycles
+        /// Its name: attach, datapath, identity, kill-cycles
         name: String,
         /// Rounds of each side
         #[arg(long, default_value_t = 21)]
         rounds: u32,
+        /// Volumes of the largest node in `attach`, more than 50
+        #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(51..=576))]
+        volumes: u16,
     },
     /// Send the same requests to a real Keystone and Barbican and to the identity service; show what differs
     Compare,
@@ -136,6 +140,8 @@ enum Sub {
         command: Vec<String>,
     },
     #[command(hide = true)]
+    DiskLoad(disk_load::DiskLoad),
+    #[command(hide = true)]
     NodeSearch,
     #[command(hide = true)]
     SandboxInit {
@@ -181,8 +187,12 @@ fn main() -> Result<()> {
                 );
             }
         }
-        Sub::Bench { name, rounds } if sandbox::require().is_ok() => {
-            runtime()?.block_on(bench::run(&name, rounds))?
+        Sub::Bench {
+            name,
+            rounds,
+            volumes,
+        } if sandbox::require().is_ok() => {
+            runtime()?.block_on(bench::run(&name, rounds, volumes))?
         }
         Sub::Bench { name, .. } => {
             bench::prepare(&name)?;
@@ -286,6 +296,7 @@ fn main() -> Result<()> {
         }
         Sub::OciRuntime { args } => match kind::oci_runtime::exec(&args)? {},
         Sub::NodeExecServer { listen } => exec::serve(listen)?,
+        Sub::DiskLoad(load) => println!("{:.2}", load.run()?),
         Sub::NodeSearch => search::run()?,
         Sub::SandboxInit { command } => std::process::exit(sandbox::init(&command)?),
     }

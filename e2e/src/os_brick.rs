@@ -16,6 +16,8 @@ const ENVIRONMENT: Environment = Environment {
 };
 /// Drives the encryptors.
 const SCRIPT: &str = include_str!("../assets/os-brick.py");
+/// Attaches and detaches with its connector too, and tells the time.
+const ROUNDS: &str = include_str!("../assets/os-brick-rounds.py");
 /// Two key derivations of two seconds by its default, on a machine that has others to serve.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -50,6 +52,31 @@ impl OsBrick {
     pub fn ensure() -> Result<Self> {
         let python = ENVIRONMENT.ensure()?.join("bin/python3");
         Ok(Self { python })
+    }
+
+    /// Attaches and detaches a LUN with a LUKS2 header again and again, by its connector and its encryptor; what it printed, lines
+    /// `STEP brick_… milliseconds`. `key` is hex, and so the passphrase.
+    pub async fn rounds(
+        &self,
+        node: &Node,
+        portal: &str,
+        iqn: &str,
+        lun: u16,
+        key: &str,
+        rounds: u32,
+    ) -> Result<String> {
+        let order = json!({"portal": portal, "iqn": iqn, "lun": lun, "key": key, "rounds": rounds});
+        let python = self.python.to_str().context("path of Python")?;
+        let limit = LIMIT + Duration::from_secs(60) * rounds;
+        node.exec_with(
+            &[python, "-c", ROUNDS],
+            &[],
+            order.to_string().as_bytes(),
+            limit,
+        )
+        .await?
+        .ok()
+        .context("os-brick")
     }
 
     /// Attaches a device of the node (formatting it where os-brick would), reads its first bytes, writes where asked, and

@@ -5,7 +5,6 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use cryptvol_crds::names;
@@ -233,7 +232,7 @@ impl Site {
         let url = format!("http://{ip}:{AGENT_ADMIN_PORT}/readyz");
         wait_for(
             &format!("the agent on {} to be ready", node.name()),
-            Duration::from_secs(60),
+            crate::volumes::PATIENCE,
             || async {
                 let answer = reqwest::get(&url).await;
                 Ok(answer.is_ok_and(|a| a.status().is_success()).then_some(()))
@@ -321,13 +320,19 @@ impl Site {
         Ok(())
     }
 
+    /// The pid of a node's agent, on the node.
+    pub fn agent_pid(&self, index: usize) -> Result<u32> {
+        let agent = self.nodes[index].agent.as_ref();
+        Ok(agent.context("no agent runs there")?.pid())
+    }
+
     /// Waits until a node's agent has ended by itself, and returns its exit status.
     pub async fn agent_exit(&mut self, index: usize) -> Result<i32> {
         let agent = self.nodes[index]
             .agent
             .take()
             .context("no agent runs there")?;
-        agent.wait(Duration::from_secs(60)).await
+        agent.wait(crate::volumes::PATIENCE).await
     }
 
     /// A signal to a node's agent.
@@ -343,7 +348,7 @@ impl Site {
     pub async fn kill_agent(&mut self, index: usize) -> Result<()> {
         if let Some(agent) = self.nodes[index].agent.take() {
             agent.signal("SIGKILL").await?;
-            agent.wait(Duration::from_secs(20)).await?;
+            agent.wait(crate::volumes::PATIENCE).await?;
         }
         Ok(())
     }

@@ -19,6 +19,44 @@ pub struct Row {
     pub rule: Option<Rule>,
     /// Whether it is reached.
     pub met: Option<bool>,
+    /// Where our time goes: values of the stages that it is made of.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Stage>,
+}
+
+/// A part of a value.
+#[derive(Debug, Clone, Serialize)]
+pub struct Stage {
+    /// What it is.
+    pub name: String,
+    /// Ours.
+    pub ours: f64,
+    /// The peer's, where it has such a stage.
+    pub peer: Option<f64>,
+}
+
+/// Rows for people; where a goal is missed, by how much, and where the time goes.
+pub(super) fn print(rows: &[Row]) {
+    println!(
+        "{:<62} {:>10} {:>10} {:>8} {:>9}",
+        "metric", "ours", "peer", "ratio", "goal"
+    );
+    for row in rows {
+        println!(
+            "{:<62} {:>10.2} {:>10.2} {:>8.2} {}",
+            row.metric,
+            row.ours,
+            row.peer,
+            row.ratio,
+            row.verdict()
+        );
+        if row.met == Some(false) {
+            for stage in &row.stages {
+                let peer = stage.peer.map_or(String::new(), |p| format!("{p:>10.2}"));
+                println!("    {:<58} {:>10.2} {peer}", stage.name, stage.ours);
+            }
+        }
+    }
 }
 
 /// What a goal is about.
@@ -48,7 +86,24 @@ impl Row {
                 Rule::RatioAtLeast => ratio >= goal,
                 Rule::AtMost => ours <= goal,
             }),
+            stages: Vec::new(),
         }
+    }
+
+    /// With what it is made of.
+    pub(super) fn of(mut self, stages: Vec<Stage>) -> Self {
+        self.stages = stages;
+        self
+    }
+
+    /// How many times too much (or too little) it is.
+    fn excess(&self) -> Option<f64> {
+        let goal = self.goal.filter(|goal| *goal > 0.0)?;
+        Some(match self.rule? {
+            Rule::RatioAtMost => self.ratio / goal,
+            Rule::RatioAtLeast => goal / self.ratio,
+            Rule::AtMost => self.ours / goal,
+        })
     }
 
     /// The goal and whether it is reached, for people.
@@ -61,6 +116,29 @@ impl Row {
             Rule::RatioAtLeast => format!(">= {goal} x"),
             Rule::AtMost => format!("<= {goal}"),
         };
-        format!("{goal:>9} {}", if met { "met" } else { "NOT MET" })
+        let missed = self.excess().map_or("NOT MET".to_owned(), |times| {
+            format!("NOT MET, by {times:.2} x")
+        });
+        format!("{goal:>9} {}", if met { "met" } else { &missed })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missed_goal_says_by_how_much() {
+        let row = Row::new("x", 3.0, 1.0, Some((Rule::RatioAtMost, 1.5)));
+        assert_eq!(row.met, Some(false));
+        assert!(
+            row.verdict().ends_with("NOT MET, by 2.00 x"),
+            "{}",
+            row.verdict()
+        );
+        let row = Row::new("x", 0.5, 1.0, Some((Rule::RatioAtLeast, 0.95)));
+        assert!(row.verdict().ends_with("by 1.90 x"), "{}", row.verdict());
+        let row = Row::new("x", 1.0, 1.0, Some((Rule::RatioAtLeast, 0.95)));
+        assert!(row.verdict().ends_with(" met"), "{}", row.verdict());
     }
 }

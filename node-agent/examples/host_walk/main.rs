@@ -1,31 +1,24 @@
 //! Walks one volume up and down on this node and prints what each step took, in milliseconds: the real host without a cluster.
-//! From the second round on, each is followed by one that does the least that can be done (lines `floor_…`): a login
-//! request, a scan, a crypt table with a random key, a link; no check, no header. Needs root, device-mapper, iscsid and a target with a blank LUN that may be overwritten.
+//! From the second round on, each is followed by one that does the least that can be done (lines `floor_…`, see `floor`), and, where
+//! a neighbour is named, by one beside a session that its LUN keeps (lines `shared_…`), with a suspend and a resume in it.
+//! Needs root, device-mapper, iscsid and a target with a blank LUN that may be overwritten; the neighbour's is not touched.
 //!
-//! `host_walk ADDRESS PORT IQN LUN [ROUNDS]`; CHAP as `USER` and `SECRET` on two lines of standard input, where wanted.
+//! `host_walk ADDRESS PORT IQN LUN [ROUNDS [NEIGHBOUR]]`; CHAP as `USER` and `SECRET` on two lines of standard input, where wanted.
 #![allow(clippy::print_stdout)]
+
+mod floor;
 
 use std::{
     io::{Read, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
-use cryptvol_crds::{
-    names,
-    v1alpha1::{Encryption, HeaderFacts},
-};
+use cryptvol_crds::{names, v1alpha1::Encryption};
 use cryptvol_node_agent::host::{
     Chap, FormatOrder, HeaderFound, Host, LinkFound, Lun, OpenOrder, Passphrase, Portal, Query,
-    Source, Target, probe,
-    real::{
-        RealHost, dm,
-        iscsi::{self, iscsid::Iscsid, request},
-        links::Links,
-        luks::VolumeKey,
-        sysfs::Sysfs,
-    },
+    Source, Target, probe, real::RealHost,
 };
 
 const LUKS_UUID: &str = "6c0f3c5e-8f0e-4d6b-9f0a-3a5f6d1c2b10";
@@ -36,9 +29,10 @@ const TEXT: &[u8; 32] = b"written by the guest, plain text";
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [address, port, iqn, lun, rest @ ..] = &args[..] else {
-        anyhow::bail!("host_walk ADDRESS PORT IQN LUN [ROUNDS]");
+        anyhow::bail!("host_walk ADDRESS PORT IQN LUN [ROUNDS [NEIGHBOUR]]");
     };
     let rounds: u32 = rest.first().map_or(Ok(1), |r| r.parse())?;
+    let neighbour: Option<u32> = rest.get(1).map(|n| n.parse()).transpose()?;
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text)?;
     let mut lines = text.lines();
@@ -76,11 +70,14 @@ fn main() -> Result<()> {
         passphrase: Passphrase("5d".repeat(32)),
     };
     for round in 0..rounds {
-        walk.attach(round)?;
-        walk.detach(round)?;
-        if round > 0 {
-            walk.floor()?;
-            walk.detach(round)?;
+        walk.attach("", round == 0)?;
+        walk.detach("")?;
+        if round == 0 {
+            continue;
+        }
+        floor::round(&walk.lun, &walk.query, walk.chap.as_ref())?;
+        if let Some(neighbour) = neighbour {
+            walk.beside(neighbour)?;
         }
     }
     walk.erase()
@@ -98,22 +95,30 @@ struct Walk {
 fn timed<T>(step: &str, run: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = run();
-    println!("STEP {step} {:.3}", start.elapsed().as_secs_f64() * 1000.0);
+    done(step, start);
     result
 }
 
+fn done(step: &str, since: Instant) {
+    println!("STEP {step} {:.3}", since.elapsed().as_secs_f64() * 1000.0);
+}
+
 impl Walk {
-    fn attach(&mut self, round: u32) -> Result<()> {
+    /// All steps of an attachment, each timed under its name after `prefix`.
+    fn attach(&mut self, prefix: &str, first: bool) -> Result<OpenOrder> {
         // As in the agent, where a worker is new for each attachment.
         self.host = RealHost::new();
+        let step = |name: &str| format!("{prefix}{name}");
         let start = Instant::now();
         let (host, query, lun) = (&mut self.host, &self.query, &self.lun);
-        let seen = timed("observe", || host.observe(query))?;
+        let seen = timed(&step("observe"), || host.observe(query))?;
         ensure!(seen.mapping.is_none() && seen.link == LinkFound::Absent);
-        timed("login", || host.login(&lun.target, self.chap.as_ref()))?;
-        timed("scan", || host.scan(&lun.target, lun.lun))?;
+        timed(&step("login"), || {
+            host.login(&lun.target, self.chap.as_ref())
+        })?;
+        timed(&step("scan"), || host.scan(&lun.target, lun.lun))?;
         let device = host.observe(query)?.device.context("no device")?;
-        let found = timed("read_header", || host.read_header(&device.id))?;
+        let found = timed(&step("read_header"), || host.read_header(&device.id))?;
         let header = match found {
             HeaderFound::Luks(header) => *header,
             HeaderFound::Blank => {
@@ -137,10 +142,10 @@ impl Walk {
             expected: header.facts,
             passphrase: Some(self.passphrase.clone()),
         };
-        let mapping = timed("open", || host.open(&device.id, &order))?;
-        timed("link", || host.link(LINK, &mapping))?;
-        println!("STEP attach {:.3}", start.elapsed().as_secs_f64() * 1000.0);
-        if round == 0 {
+        let mapping = timed(&step("open"), || host.open(&device.id, &order))?;
+        timed(&step("link"), || host.link(LINK, &mapping))?;
+        done(&step("attach"), start);
+        if first {
             println!("MAPPING {mapping:?}");
             ensure!(host.open(&device.id, &order)? == mapping, "not idempotent");
             host.link(LINK, &mapping)?;
@@ -170,73 +175,59 @@ impl Walk {
             !block.windows(8).any(|w| w == &TEXT[..8]),
             "plain text on the disk"
         );
-        Ok(())
+        Ok(order)
     }
 
-    fn floor(&mut self) -> Result<()> {
-        let (query, lun) = (&self.query, &self.lun);
-        let sysfs = Sysfs::default();
-        let iscsid = timed("floor_find", Iscsid::find)?;
-        let layout = iscsid.layout.context("unknown open-iscsi")?;
-        let key = VolumeKey::random(64)?;
-        let facts = HeaderFacts {
-            luks_uuid: LUKS_UUID.into(),
-            cipher: "aes-xts-plain64".into(),
-            key_size: 512,
-            sector_size: 512,
-            data_offset: 16 << 20,
-            digest: String::new(),
-            ..HeaderFacts::default()
-        };
-        let start = Instant::now();
-        timed("floor_login", || -> Result<()> {
-            let request = request::login(
-                layout,
-                &lun.target.iqn,
-                &lun.target.portals[0],
-                self.chap.as_ref(),
-            )?;
-            let code = iscsid.ask(layout, &request, Duration::from_secs(15))?;
-            ensure!(code == request::Code::SUCCESS);
-            Ok(())
-        })?;
-        timed("floor_scan", || iscsi::scan(&sysfs, &lun.target, lun.lun))?;
-        let session = sysfs.session(&lun.target)?.context("no session")?;
-        let device = sysfs.disk(&session, lun.lun)?.context("no disk")?;
-        let plan = dm::Plan {
-            name: &query.mapping_name,
-            uuid: &names::mapping_uuid(LUKS_UUID, VOLUME_UID),
-            dev: &device.id.dev,
-            size_bytes: device.id.size_bytes,
-            facts: &facts,
-            activation: Default::default(),
-        };
-        let mapping = timed("floor_open", || dm::create(&plan, Some(&key)))?;
-        timed("floor_link", || Links::default().set(LINK, &mapping.path))?;
-        println!(
-            "STEP floor_attach {:.3}",
-            start.elapsed().as_secs_f64() * 1000.0
-        );
-        Ok(())
-    }
-
-    fn detach(&mut self, round: u32) -> Result<()> {
+    /// All steps of a detach; the session stays where another disk is in it.
+    fn detach(&mut self, prefix: &str) -> Result<()> {
         self.host = RealHost::new();
+        let step = |name: &str| format!("{prefix}{name}");
         let start = Instant::now();
         let (host, query, lun) = (&mut self.host, &self.query, &self.lun);
         let seen = host.observe(query)?;
         let mapping = seen.mapping.context("no mapping")?;
         let device = seen.device.context("no device")?;
-        timed("unlink", || host.unlink(LINK))?;
-        timed("close", || host.close(&mapping.name, &mapping.uuid))?;
-        timed("delete", || host.delete_device(&device.id))?;
-        timed("logout", || host.logout(&lun.target))?;
-        println!("STEP detach {:.3}", start.elapsed().as_secs_f64() * 1000.0);
+        timed(&step("unlink"), || host.unlink(LINK))?;
+        timed(&step("close"), || host.close(&mapping.name, &mapping.uuid))?;
+        timed(&step("delete"), || host.delete_device(&device.id))?;
+        timed(&step("logout"), || host.logout(&lun.target))?;
+        done(&step("detach"), start);
         let left = host.observe(query)?;
+        let session = !prefix.is_empty();
         ensure!(
-            left.session.is_none() && left.mapping.is_none() && left.link == LinkFound::Absent,
-            "left in round {round}: {left:?}"
+            left.session.is_some() == session
+                && left.device.is_none()
+                && left.mapping.is_none()
+                && left.link == LinkFound::Absent,
+            "left: {left:?}"
         );
+        Ok(())
+    }
+
+    /// Up and down again in a session that another LUN keeps, and suspended and resumed in between.
+    fn beside(&mut self, neighbour: u32) -> Result<()> {
+        let target = self.lun.target.clone();
+        self.host.login(&target, self.chap.as_ref())?;
+        self.host.scan(&target, neighbour)?;
+        let order = self.attach("shared_", false)?;
+        let query = self.query.clone();
+        let device = self.host.observe(&query)?.device.context("no device")?;
+        let host = &mut self.host;
+        timed("suspend", || {
+            host.suspend(&order.mapping_name, &order.mapping_uuid)
+        })?;
+        timed("resume", || host.resume(&device.id, &order))?;
+        self.detach("shared_")?;
+        let other = Query {
+            source: Source::Iscsi(Lun {
+                target: target.clone(),
+                lun: neighbour,
+            }),
+            ..query
+        };
+        let disk = self.host.observe(&other)?.device.context("no neighbour")?;
+        self.host.delete_device(&disk.id)?;
+        self.host.logout(&target)?;
         Ok(())
     }
 

@@ -1,0 +1,39 @@
+# Looks at the agent on a node until COUNT links are below DIR or SECONDS_AT_MOST have passed, every fifth of a second, and starts no
+# process while it does so. Environment: AGENT (its pid), DIR, COUNT, SECONDS_AT_MOST. It prints
+#   TOOK seconds from the start of the agent's process until the links were there
+#   PSS KiB   the most that it and its workers held at one of the looks, shared pages divided among those who share them
+#   HWM KiB   the sum of what each of them held at its highest, shared pages in each
+set -u
+shopt -s nullglob
+mkfifo -m 600 "/run/watch-$$"; exec 9<>"/run/watch-$$"
+read -r -a stat <"/proc/$AGENT/stat" || exit 1
+started=${stat[21]}                     # in ticks of 10 ms since the boot (proc_pid_stat(5)); the name has no space
+declare -A hwm
+most=0
+look() {
+  local sum=0 pid line parent stat
+  for pid in "$AGENT" /proc/[0-9]*; do
+    pid=${pid##*/}
+    { read -r stat <"/proc/$pid/stat"; } 2>/dev/null || continue
+    stat=${stat##*) }; parent=${stat#* }; parent=${parent%% *}
+    [ "$pid" = "$AGENT" ] && [ -z "${seen:-}" ] && seen=1 || [ "$parent" = "$AGENT" ] || continue
+    while read -r name value _; do [ "$name" = Pss: ] && sum=$((sum + value)) && break; done 2>/dev/null <"/proc/$pid/smaps_rollup"
+    while read -r name value _; do [ "$name" = VmHWM: ] && hwm[$pid]=$value && break; done 2>/dev/null <"/proc/$pid/status"
+  done
+  unset seen
+  [ $sum -gt $most ] && most=$sum
+}
+there() { local links=("$DIR"/*); [ ${#links[@]} -ge "$COUNT" ]; }
+end=$((SECONDS + SECONDS_AT_MOST))
+until there; do
+  [ $SECONDS -lt $end ] || break
+  look
+  read -rt 0.2 <&9 || :
+done
+read -r up _ </proc/uptime
+there && echo "TOOK $(((10#${up/./} - started) / 100)).$(((10#${up/./} - started) % 100 / 10))"
+look
+total=0
+for value in "${hwm[@]}"; do total=$((total + value)); done
+echo "PSS $most"
+echo "HWM $total"
