@@ -1,168 +1,226 @@
-//! One volume, attached and detached again and again, and at each way a blow at one of its steps: the agent killed before or after it,
-//! its worker killed within it, or the node's power cut. After each the volume is where it should be by itself, nothing is left of
-//! the way, and every byte that was acknowledged is there.
+//! A volume of each encryptor, attached, changed (its key rotated, or its disk grown) and detached again and again, and at each way a
+//! blow at one of its steps: the agent killed before or after it, its worker killed within it, or the node's power cut. After each
+//! the volume is where it should be by itself, nothing is left of the way, and every byte that was acknowledged is there.
 //!
 //! Which blow comes when is the same in every run.
+
+mod blows;
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use cryptvol_crds::names;
+use cryptvol_crds::{conditions, names};
 use serde_json::json;
 
+use blows::{Blow, KINDS, Kind, blows};
+
 use crate::array::{self, Lun};
-use crate::keystone::Tenant;
 use crate::process::wait_for;
 use crate::site::{AGENT_LOG, Site, SiteSpec};
 use crate::volumes::Volume;
 use crate::workdir::WorkDir;
 
-/// Steps of each attachment after the first, in their order.
-const UP: [&str; 8] = [
-    "login",
-    "scan",
-    "read-header",
-    "release-key",
-    "open",
-    "record-first-opened",
-    "give-name",
-    "link",
-];
-/// Steps of each detach, in their order.
-const DOWN: [&str; 5] = ["take-name", "unlink", "close", "delete-device", "logout"];
 /// Bytes of one record; one is written after each attachment.
 const RECORD: usize = 4096;
-/// Where the volume's data lies behind its header.
-const HEADER: usize = 16 << 20;
+/// What a disk grows by.
+const GROWS: u64 = 4 << 20;
 
-/// What strikes at a step.
+/// The ways of a volume, one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Blow {
-    Agent(&'static str),
-    Power(&'static str),
-    /// Milliseconds after the step was begun.
-    Worker(u64),
+enum Way {
+    Up,
+    Live,
+    Down,
 }
 
-/// Each step with each blow, in an order that looks like chance and is always the same.
-fn blows(steps: &[&'static str], seed: u64) -> Vec<(&'static str, Blow)> {
-    let mut all = Vec::new();
-    for (number, step) in steps.iter().enumerate() {
-        for when in ["before", "after"] {
-            all.push((*step, Blow::Agent(when)));
-            all.push((*step, Blow::Power(when)));
-        }
-        all.push((*step, Blow::Worker([0, 2, 7, 25][number % 4])));
-    }
-    // Fisher and Yates, by SplitMix64.
-    let mut state = seed;
-    for last in (1..all.len()).rev() {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        all.swap(last, (z % (last as u64 + 1)) as usize);
-    }
-    all
-}
+const WAYS: [Way; 3] = [Way::Up, Way::Live, Way::Down];
 
-/// Strikes `cycles` times, half on the way up and half on the way down, and tells each.
+/// Strikes `cycles` times, on the way up, in between and on the way down in turn, the encryptors in turn, and tells each.
 ///
 /// # Errors
 /// At the first thing that is not as it must be.
 pub async fn run(cycles: usize, tell: impl Fn(&str)) -> Result<()> {
     let work = WorkDir::new("kill-cycles")?;
     let mut ground = Ground::new(&work).await?;
-    let (up, down) = (blows(&UP, 5), blows(&DOWN, 7));
     for cycle in 0..cycles {
-        let (way, list) = if cycle % 2 == 0 {
-            ("up", &up)
-        } else {
-            ("down", &down)
+        let (turn, way) = (cycle / WAYS.len(), WAYS[cycle % WAYS.len()]);
+        let number = turn % KINDS.len();
+        let kind = &KINDS[number];
+        let list = match way {
+            Way::Up => blows(kind.up, 5),
+            Way::Live => blows(kind.live, 6),
+            Way::Down => blows(kind.down, 7),
         };
-        let (step, blow) = list[(cycle / 2) % list.len()];
-        tell(&format!("{:>3} {way:<4} {step}: {blow:?}", cycle + 1));
+        let (step, blow) = list[turn % list.len()];
+        let line = format!(
+            "{:>3} {} {way:?} {step}: {blow:?}",
+            cycle + 1,
+            kind.provider
+        );
+        tell(&line);
         let result = match way {
-            "up" => ground.up(step, blow).await,
-            _ => ground.down(step, blow).await,
+            Way::Up => ground.up(number, step, blow).await,
+            Way::Live => ground.live(number, step, blow).await,
+            Way::Down => ground.down(number, step, blow).await,
         };
-        result.with_context(|| format!("cycle {}: {step}, {blow:?}", cycle + 1))?;
+        result.with_context(|| format!("cycle {line}"))?;
     }
     work.passed()
 }
 
-struct Ground {
-    site: Site,
+/// A volume that was attached once and is detached, so that it is never formatted again.
+struct Subject {
+    kind: Kind,
     volume: Volume,
-    lun: Lun,
-    /// A disk of another at the next LUN, which nobody may touch, and its checksum.
-    other: (Lun, String),
-    _tenant: Tenant,
+    number: u16,
     header: Vec<u8>,
     records: usize,
+    /// How often its disk grew.
+    grown: u64,
 }
 
+struct Ground {
+    site: Site,
+    iqn: String,
+    subjects: Vec<Subject>,
+    /// A disk of another at the last LUN, which nobody may touch, and its checksum.
+    other: (Lun, String),
+}
+
+const NAME: &str = "cycles";
+const SIZE: u64 = 64 << 20;
+
 impl Ground {
-    /// A volume that was attached once and is detached, so that it is never formatted again.
     async fn new(work: &WorkDir) -> Result<Self> {
         let mut site = Site::start(work, SiteSpec::new(1)).await?;
-        let (tenant, lun, volume) = site.volume("cycles").await?;
-        let iqn = array::iqn("cycles");
-        let other = site.array.create_lun(&iqn, 2, lun.size()?)?;
+        site.tenant(NAME).await?;
+        let (iqn, portal) = (array::iqn(NAME), site.array.portal());
+        site.array.create_target(&iqn)?;
+        let other = site.array.create_lun(&iqn, 9, SIZE)?;
         other.write_at(0, b"somebody's data")?;
         let sum = other.sha256()?;
-        let name = format!(
-            "/dev/disk/by-path/ip-{}-iscsi-{iqn}-lun-1",
-            site.array.portal()
-        );
-        let volume = volume.with("link", json!({"shadow": name}));
-        volume.apply(&site.plane).await?;
-        volume.wait_ready(&site.plane).await?;
-        volume.clone().detached().apply(&site.plane).await?;
-        volume.wait_detached(&site.plane).await?;
+        let mut subjects = Vec::new();
+        for (number, kind) in (1..).zip(KINDS) {
+            let lun = site.array.create_lun(&iqn, number, SIZE)?;
+            let name = format!("/dev/disk/by-path/ip-{portal}-iscsi-{iqn}-lun-{number}");
+            let volume = Volume::iscsi(NAME, kind.provider, &portal, &iqn, number, NAME)
+                .with("encryption", json!({"provider": kind.provider}))
+                .with("link", json!({"shadow": name}))
+                .on("node-1");
+            volume.apply(&site.plane).await?;
+            volume.wait_ready(&site.plane).await?;
+            volume.clone().detached().apply(&site.plane).await?;
+            volume.wait_detached(&site.plane).await?;
+            subjects.push(Subject {
+                header: lun.read_at(0, kind.header)?,
+                kind,
+                volume,
+                number,
+                records: 0,
+                grown: 0,
+            });
+        }
         Ok(Self {
-            header: lun.read_at(0, HEADER)?,
             site,
-            volume,
-            lun,
+            iqn,
+            subjects,
             other: (other, sum),
-            _tenant: tenant,
-            records: 0,
         })
     }
 
-    async fn up(&mut self, step: &str, blow: Blow) -> Result<()> {
-        let wanted = self.volume.clone();
-        self.strike(step, blow, &wanted).await?;
-        let site = &self.site;
-        self.volume.wait_ready(&site.plane).await?;
-        let node = site.node(0);
+    fn lun(&self, number: usize) -> Result<Lun> {
+        let lun = self.site.array.lun(&self.iqn, self.subjects[number].number);
+        lun.cloned()
+    }
+
+    async fn up(&mut self, number: usize, step: &str, blow: Blow) -> Result<()> {
+        let volume = self.subjects[number].volume.clone();
+        let point = self.arm(step, blow).await?;
+        volume.apply(&self.site.plane).await?;
+        self.strike(&point, blow).await?;
+        volume.wait_ready(&self.site.plane).await?;
+        self.attached(number).await
+    }
+
+    /// What a user has done to an attached volume.
+    async fn live(&mut self, number: usize, step: &str, blow: Blow) -> Result<()> {
+        let volume = self.subjects[number].volume.clone();
+        let point = self.arm(step, blow).await?;
+        if step == "grow" {
+            let size = SIZE + (self.subjects[number].grown + 1) * GROWS;
+            let lun = self.subjects[number].number;
+            self.site.array.resize_lun(&self.iqn, lun, size)?;
+            volume
+                .annotate(
+                    &self.site.plane,
+                    names::RESCAN_ANNOTATION,
+                    &size.to_string(),
+                )
+                .await?;
+            self.strike(&point, blow).await?;
+            self.subjects[number].grown += 1;
+            let usable = i64::try_from(size - self.subjects[number].kind.header as u64)?;
+            volume
+                .wait(&self.site.plane, "grown", |v| {
+                    let status = v.status.as_ref();
+                    status.is_some_and(|s| s.usable_bytes == Some(usable))
+                })
+                .await?;
+        } else {
+            let seen = volume
+                .get(&self.site.plane)
+                .await?
+                .and_then(|v| v.status?.key);
+            let version = seen.context("a key")?.version;
+            volume
+                .annotate(
+                    &self.site.plane,
+                    names::ROTATE_KEY_ANNOTATION,
+                    &version.to_string(),
+                )
+                .await?;
+            self.strike(&point, blow).await?;
+            volume
+                .wait(&self.site.plane, "rotated", |v| {
+                    v.status.as_ref().is_some_and(|s| {
+                        s.rotation.is_none()
+                            && s.key.as_ref().is_some_and(|k| k.version == version + 1)
+                            && conditions::is_true(&s.conditions, conditions::KEY_ROTATED)
+                    })
+                })
+                .await?;
+            // Its key slots are other ones by now; that the key on record opens them, the next way up shows.
+            let header = self.subjects[number].kind.header;
+            self.subjects[number].header = self.lun(number)?.read_at(0, header)?;
+        }
+        volume.wait_ready(&self.site.plane).await?;
+        self.attached(number).await
+    }
+
+    /// Everything of an attached volume is as it must be; and one record more.
+    async fn attached(&mut self, number: usize) -> Result<()> {
+        let (subject, site) = (&self.subjects[number], &self.site);
+        let (lun, node) = (self.lun(number)?, site.node(0));
         // The disk below the mapping is the volume's, and both its names lead to the mapping.
-        let shadow = self.volume.manifest["spec"]["link"]["shadow"]
+        let shadow = subject.volume.manifest["spec"]["link"]["shadow"]
             .as_str()
             .unwrap_or_default();
-        let link = self.volume.link();
+        let link = subject.volume.link();
         let seen = node
             .sh(&format!(
                 "set -e; dm=$(readlink -f {link}); [ {link} -ef {shadow} ]
                  cat /sys/class/block/${{dm#/dev/}}/slaves/*/device/wwid; cat /sys/class/block/${{dm#/dev/}}/dm/name; dmsetup ls | wc -l
-                 ls /sys/class/iscsi_session | wc -l; ls /dev/sd? | wc -l"
+                 ls /sys/class/iscsi_session | wc -l; ls /dev/sd? | wc -l; blockdev --getsize64 {link}"
             ))
             .await?
             .ok()?;
-        let api: kube::Api<cryptvol_crds::EncryptedVolume> =
-            kube::Api::namespaced(site.plane.client()?, &self.volume.namespace);
-        let uid = api
-            .get(&self.volume.name)
-            .await?
-            .metadata
-            .uid
-            .unwrap_or_default();
+        let uid = subject.volume.get(&site.plane).await?;
+        let uid = uid.and_then(|v| v.metadata.uid).unwrap_or_default();
         let expected = format!(
-            "{}\n{}\n1\n1\n1\n",
-            self.lun.wwid(),
-            names::mapping_name(&uid)
+            "{}\n{}\n1\n1\n1\n{}\n",
+            lun.wwid(),
+            names::mapping_name(&uid),
+            SIZE + subject.grown * GROWS - subject.kind.header as u64,
         );
         ensure!(seen == expected, "seen:\n{seen}expected:\n{expected}");
         self.unchanged()?;
@@ -170,32 +228,34 @@ impl Ground {
         let read = node
             .sh(&format!(
                 "dd if={link} bs={RECORD} count={} iflag=direct status=none | tr -d '\\0'",
-                self.records
+                subject.records
             ))
             .await?
             .ok()?;
-        let kept: String = (0..self.records).map(record).collect();
+        let kept: String = (0..subject.records).map(record).collect();
         ensure!(
             read == kept,
             "acknowledged data is gone: {} of {} records are there",
             read.matches("record ").count(),
-            self.records
+            subject.records
         );
         let write = format!(
             "printf '{}' | dd of={link} bs={RECORD} seek={} conv=fsync,sync status=none",
-            record(self.records).replace('\n', "\\n"),
-            self.records
+            record(subject.records).replace('\n', "\\n"),
+            subject.records
         );
         node.sh(&write).await?.ok()?;
-        self.records += 1;
-        ensure!(!self.lun.contains(b"record ")?, "plaintext on the array");
+        ensure!(!lun.contains(b"record ")?, "plaintext on the array");
+        self.subjects[number].records += 1;
         Ok(())
     }
 
-    async fn down(&mut self, step: &str, blow: Blow) -> Result<()> {
-        let wanted = self.volume.clone().detached();
-        self.strike(step, blow, &wanted).await?;
-        self.volume.wait_detached(&self.site.plane).await?;
+    async fn down(&mut self, number: usize, step: &str, blow: Blow) -> Result<()> {
+        let volume = self.subjects[number].volume.clone();
+        let point = self.arm(step, blow).await?;
+        volume.clone().detached().apply(&self.site.plane).await?;
+        self.strike(&point, blow).await?;
+        volume.wait_detached(&self.site.plane).await?;
         let left = self.site.left_behind(0).await?;
         ensure!(left.is_empty(), "left on the node: {left}");
         self.unchanged()
@@ -203,10 +263,13 @@ impl Ground {
 
     /// Nobody wrote where nothing is to be written.
     fn unchanged(&self) -> Result<()> {
-        ensure!(
-            self.lun.read_at(0, HEADER)? == self.header,
-            "the header was written"
-        );
+        for (number, subject) in self.subjects.iter().enumerate() {
+            ensure!(
+                self.lun(number)?.read_at(0, subject.kind.header)? == subject.header,
+                "the header of {} was written",
+                subject.kind.provider
+            );
+        }
         ensure!(
             self.other.0.sha256()? == self.other.1,
             "another's disk was written"
@@ -214,20 +277,23 @@ impl Ground {
         Ok(())
     }
 
-    /// The agent anew with a fail point, the order, the blow, and the agent as it always is.
-    async fn strike(&mut self, step: &str, blow: Blow, wanted: &Volume) -> Result<()> {
-        let point = match blow {
+    /// Ends the agent; the next one gets the fail point that is given back.
+    async fn arm(&mut self, step: &str, blow: Blow) -> Result<String> {
+        self.site.kill_agent(0).await?;
+        Ok(match blow {
             Blow::Agent(when) => format!("{step}:{when}:kill"),
             Blow::Power(when) => format!("{step}:{when}:hang"),
             Blow::Worker(ms) => format!("{step}:during:{ms}"),
-        };
-        self.site.kill_agent(0).await?;
+        })
+    }
+
+    /// The agent with a fail point, the blow, and the agent as it always is.
+    async fn strike(&mut self, point: &str, blow: Blow) -> Result<()> {
         let struck = |site: &Site| site.node(0).log(AGENT_LOG).matches("fail point").count();
-        wanted.apply(&self.site.plane).await?;
         // The log is up to half a second behind: what it has by then is of before.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let before = struck(&self.site);
-        self.site.launch_agent(0, &["--failpoint", &point]).await?;
+        self.site.launch_agent(0, &["--failpoint", point]).await?;
         if let Blow::Agent(_) = blow {
             let code = self.site.agent_exit(0).await?;
             ensure!(
@@ -254,20 +320,4 @@ impl Ground {
 
 fn record(number: usize) -> String {
     format!("record {number}\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_step_is_struck_in_every_way_and_always_in_the_same_order() {
-        let up = blows(&UP, 5);
-        assert_eq!(up.len(), 8 * 5);
-        assert_eq!(up, blows(&UP, 5));
-        assert_ne!(up, blows(&UP, 6));
-        for step in UP {
-            assert_eq!(up.iter().filter(|(s, _)| *s == step).count(), 5, "{step}");
-        }
-    }
 }

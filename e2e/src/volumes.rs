@@ -105,6 +105,21 @@ impl Volume {
         plane.apply(&self.manifest.to_string()).await.map(|_| ())
     }
 
+    /// `kubectl annotate`, over what is there.
+    pub async fn annotate(&self, plane: &ControlPlane, name: &str, value: &str) -> Result<()> {
+        let annotation = format!("{name}={value}");
+        let argv = [
+            "annotate",
+            "--overwrite",
+            "encryptedvolume",
+            "-n",
+            &self.namespace,
+            &self.name,
+            &annotation,
+        ];
+        plane.kubectl(&argv).await.map(drop)
+    }
+
     /// `kubectl delete`, without waiting.
     pub async fn delete(&self, plane: &ControlPlane) -> Result<()> {
         plane

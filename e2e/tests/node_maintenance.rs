@@ -49,19 +49,6 @@ fn header(lun: &Lun, passphrase: &str) -> Result<(bool, usize)> {
     Ok((opens.success(), slots.len()))
 }
 
-async fn ask_for_rotation(site: &Site, volume: &Volume, version: i64) -> Result<()> {
-    let annotation = format!("{}={version}", names::ROTATE_KEY_ANNOTATION);
-    let argv = [
-        "annotate",
-        "encryptedvolume",
-        "-n",
-        &volume.namespace,
-        &volume.name,
-        &annotation,
-    ];
-    site.plane.kubectl(&argv).await.map(drop)
-}
-
 #[tokio::test]
 async fn peer_failure_14_a_key_is_rotated_under_a_guest_and_the_agent_dies_at_every_step()
 -> Result<()> {
@@ -88,7 +75,13 @@ async fn peer_failure_14_a_key_is_rotated_under_a_guest_and_the_agent_dies_at_ev
         let former = site.keystone.passphrase(&tenant, &key.id).await?;
         ensure!(header(&lun, &former)? == (true, 1), "{fail_point}: before");
         site.kill_agent(0).await?;
-        ask_for_rotation(&site, &volume, key.version).await?;
+        volume
+            .annotate(
+                &site.plane,
+                names::ROTATE_KEY_ANNOTATION,
+                &key.version.to_string(),
+            )
+            .await?;
         site.launch_agent(0, &["--failpoint", fail_point]).await?;
         ensure!(
             site.agent_exit(0).await? == 86,
@@ -162,17 +155,9 @@ const MIB: u64 = 1 << 20;
 
 /// Has the node look at the disk's size.
 async fn look(site: &Site, volume: &Volume, name: &str) -> Result<()> {
-    let annotation = format!("{}={name}", names::RESCAN_ANNOTATION);
-    let argv = [
-        "annotate",
-        "--overwrite",
-        "encryptedvolume",
-        "-n",
-        &volume.namespace,
-        &volume.name,
-        &annotation,
-    ];
-    site.plane.kubectl(&argv).await.map(drop)
+    volume
+        .annotate(&site.plane, names::RESCAN_ANNOTATION, name)
+        .await
 }
 
 async fn wait_bytes(site: &Site, volume: &Volume, bytes: u64) -> Result<()> {
