@@ -36,6 +36,15 @@ impl Count {
         self.failed == 0 && self.passed > 0
     }
 
+    /// Takes another count in.
+    pub fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+        self.names.extend(other.names);
+        self.said.extend(other.said);
+    }
+
     /// Counts a failure that has no line of its own.
     pub fn fail(&mut self, name: impl Into<String>) {
         self.failed += 1;
@@ -137,11 +146,7 @@ pub fn run(
         .unwrap_or_else(PoisonError::into_inner)
         .clone();
     let quiet_failure = found.failed == 0;
-    count.passed += found.passed;
-    count.failed += found.failed;
-    count.ignored += found.ignored;
-    count.names.extend(found.names);
-    count.said.extend(found.said);
+    count.add(found);
     match status {
         None => count.fail(format!(
             "{name}: not done in its time and ended, see {}",

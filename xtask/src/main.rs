@@ -7,6 +7,7 @@ mod build;
 mod chart;
 mod deny;
 mod generate;
+mod lanes;
 mod libtest;
 mod run;
 mod setup;

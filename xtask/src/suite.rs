@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::libtest::{self, Count};
 use crate::tier::Tier;
-use crate::{build, chart, deny, generate, run, setup, up};
+use crate::{build, chart, deny, generate, lanes, run, setup, up};
 
 const LOGS: &str = "target/test-logs";
 
@@ -176,23 +176,62 @@ fn real_parts(tier: Tier, filter: Option<&str>) -> Result<Count> {
         count.fail("images");
         return Ok(count);
     }
+    let programs = lanes::programs(Path::new("e2e/tests"), tier.name())?;
+    let lanes = match tier {
+        Tier::Node => lanes::deal(&programs, lanes::wanted()),
+        _ => lanes::deal(&programs, 1),
+    };
+    // Once for all, so that none waits for what another compiles. A failure is told again by each.
+    let mut compile = run::cargo();
+    compile.args(["test", "-p", "cryptvol-e2e", "--no-run", "--test"]);
+    let _ = run::check(compile.arg(format!("{}_*", tier.name())));
+    let deadline = Instant::now() + tier.deadline();
+    let counts = std::thread::scope(|scope| {
+        let running: Vec<_> = (1..)
+            .zip(&lanes)
+            .map(|(number, programs)| {
+                scope.spawn(move || lane(tier, number, programs, filter, deadline))
+            })
+            .collect();
+        let ended = running.into_iter().map(|lane| lane.join());
+        ended.collect::<Vec<_>>()
+    });
+    for lane in counts {
+        match lane {
+            Ok(found) => count.add(found?),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+    Ok(count)
+}
+
+/// Test programs one after the other.
+fn lane(
+    tier: Tier,
+    number: usize,
+    programs: &[String],
+    filter: Option<&str>,
+    deadline: Instant,
+) -> Result<Count> {
     let mut cargo = run::cargo();
     cargo
         // A network, process and mount namespace of its own for each test program: what it leaves behind goes with it.
         .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", runner())
         .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", runner())
-        .args(["test", "-p", "cryptvol-e2e", "--no-fail-fast", "--test"])
-        .arg(format!("{}_*", tier.name()))
+        .args(["test", "-p", "cryptvol-e2e", "--no-fail-fast"]);
+    for program in programs {
+        cargo.args(["--test", program]);
+    }
+    cargo
         .arg("--")
         .arg(format!("--test-threads={}", tier.threads()))
         .args(filter);
-    libtest::run(
-        tier.name(),
-        Path::new(LOGS),
-        &mut cargo,
-        Instant::now() + tier.deadline(),
-        &mut count,
-    )?;
+    let name = match number {
+        1 => tier.name().to_owned(),
+        _ => format!("{}-{number}", tier.name()),
+    };
+    let mut count = Count::default();
+    libtest::run(&name, Path::new(LOGS), &mut cargo, deadline, &mut count)?;
     Ok(count)
 }
 
