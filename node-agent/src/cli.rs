@@ -61,7 +61,8 @@ pub struct RunArgs {
     /// The machine whose kernel serves this node.
     #[command(flatten)]
     pub machine: MachineArgs,
-    /// Most steps on the node at the same time.
+    /// Most steps on the node at the same time: half of them on one target, three quarters of one stage. A step that took 5 s is no
+    /// longer counted, up to four times as many.
     #[arg(long, env = "CRYPTVOL_PARALLEL_STEPS", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..))]
     pub parallel_steps: u8,
     /// Most memory that key derivation takes at one time, in MiB. Headers that cryptvol writes need none; those that

@@ -32,6 +32,7 @@ use crate::{
     volume::execute::TargetLocks,
     worker::{
         child, machine,
+        places::Limits,
         pool::{Pool, Program},
     },
 };
@@ -145,7 +146,7 @@ async fn agent(log: &LogArgs, args: RunArgs, handle: telemetry::LogHandle) -> Re
     let program = Program::this(environment);
     let pool = Pool::new(
         program,
-        usize::from(args.parallel_steps),
+        Limits::of(usize::from(args.parallel_steps)),
         args.unlock_memory_mib,
     );
     let (tell, fitness) = watch::channel(Fitness::default());
@@ -166,7 +167,7 @@ async fn agent(log: &LogArgs, args: RunArgs, handle: telemetry::LogHandle) -> Re
         node_name: args.node_name,
         pool,
         release: ReleaseClient::new(release),
-        locks: TargetLocks::default(),
+        locks: TargetLocks::patient(Duration::from_secs(5)),
         fail_point,
         proof_interval: Duration::from_secs(args.proof_interval),
         metrics,

@@ -8,6 +8,7 @@ use cryptvol_crds::{conditions::Reason, v1alpha1::HeaderFacts};
 use cryptvol_node_agent::{
     host::{DeviceId, OpenOrder, Passphrase},
     worker::{
+        places::Limits,
         pool::{Pool, Program},
         protocol::{Answer, Call},
     },
@@ -62,7 +63,7 @@ fn harmless() -> Call {
 #[test]
 fn workers_serve_die_at_deadlines_and_go_home() {
     on_one_thread(async {
-        let pool = Pool::new(program(), 2, 64);
+        let pool = Pool::new(program(), Limits::of(2), 64);
         assert!(workers().is_empty());
 
         // Warm: one process for many calls.
@@ -93,7 +94,7 @@ fn workers_serve_die_at_deadlines_and_go_home() {
         // One that does not answer is killed at the deadline, reaped, and its volume goes on with another.
         signal(second[0], rustix::process::Signal::STOP);
         let late = pool
-            .call_within("ns/a", &harmless(), Duration::from_millis(300))
+            .call_within("ns/a", None, &harmless(), Duration::from_millis(300))
             .await
             .unwrap_err();
         assert_eq!(late.reason(), Reason::DeadlineExceeded);
@@ -115,7 +116,7 @@ fn workers_serve_die_at_deadlines_and_go_home() {
             let pool = Rc::clone(&pool);
             tokio::task::spawn_local(async move {
                 let deadline = Duration::from_millis(800);
-                pool.call_within(volume, &harmless(), deadline).await
+                pool.call_within(volume, None, &harmless(), deadline).await
             })
         };
         let one = workers()[0];
@@ -163,6 +164,51 @@ fn workers_serve_die_at_deadlines_and_go_home() {
         pool.send_home(Duration::ZERO, Duration::ZERO);
         settled(0).await;
 
+        // What hangs holds its volume and nothing else: two places, four calls that hang, and a neighbour on the same target goes on.
+        // Nothing ends them before an hour is over.
+        let pool = Pool::new(
+            program(),
+            Limits {
+                parallel: 2,
+                slow: 8,
+                patience: Duration::from_millis(50),
+            },
+            64,
+        );
+        let mut hung = vec![];
+        for volume in ["ns/a", "ns/b", "ns/c", "ns/d"] {
+            let served = neighbour(&pool).await;
+            assert!(
+                matches!(served, Ok(Answer::Unit)),
+                "before {volume}: {served:?}"
+            );
+            let idle: Vec<_> = workers()
+                .into_iter()
+                .filter(|p| !hung.contains(p))
+                .collect();
+            assert_eq!(idle.len(), 1);
+            stop(idle[0]);
+            hung.push(idle[0]);
+            let watched = Rc::clone(&pool);
+            let pool = Rc::clone(&pool);
+            tokio::task::spawn_local(async move {
+                pool.call_within(volume, Some("iqn"), &harmless(), HOUR)
+                    .await
+            });
+            // It takes the stopped worker, which no longer is idle then.
+            while pool_has_idle(&watched) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        let served = neighbour(&pool).await;
+        assert!(matches!(served, Ok(Answer::Unit)), "{served:?}");
+        for pid in hung {
+            signal(pid, rustix::process::Signal::KILL);
+        }
+        settled(1).await;
+        pool.send_home(Duration::ZERO, Duration::ZERO);
+        settled(0).await;
+
         // A secret in a call is in nobody's command line or environment.
         let device = DeviceId {
             path: "/dev/no-such-device".into(),
@@ -183,7 +229,7 @@ fn workers_serve_die_at_deadlines_and_go_home() {
             passphrase: Some(Passphrase("zq-5ec4e7-zq".into())),
         };
         let call = Call::Open(device, order);
-        let asked = pool.call_within("ns/b", &call, Duration::from_secs(5));
+        let asked = pool.call_within("ns/b", None, &call, Duration::from_secs(5));
         let looked = async {
             tokio::time::sleep(Duration::from_millis(20)).await;
             for pid in workers() {
@@ -197,6 +243,22 @@ fn workers_serve_die_at_deadlines_and_go_home() {
         let error = answer.unwrap_err();
         assert!(!error.message.contains("5ec4e7"), "{}", error.message);
     });
+}
+
+/// Longer than any test lasts.
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A call for another volume of the target, which has to come to its end.
+async fn neighbour(pool: &Rc<Pool>) -> Result<Answer, cryptvol_node_agent::host::StepError> {
+    let call = harmless();
+    let served = pool.call_within("ns/n", Some("iqn"), &call, HOUR);
+    tokio::time::timeout(Duration::from_secs(120), served)
+        .await
+        .unwrap()
+}
+
+fn pool_has_idle(pool: &Pool) -> bool {
+    pool.workers().idle > 0
 }
 
 async fn settled(count: usize) {

@@ -182,7 +182,8 @@ impl Volume {
         }
         let mut memory = Memory::read(&self.state.borrow().status);
         let name = names::display(&spec);
-        let node = Workers::new(Rc::clone(&self.cx.pool), name);
+        let target = wanted.query.source.shared().map(str::to_owned);
+        let node = Workers::new(Rc::clone(&self.cx.pool), name, target);
         let (cx, stop) = (&self.cx, &self.cx.stop);
         let executor = Executor {
             node: &node,

@@ -7,5 +7,6 @@
 pub mod child;
 pub mod machine;
 pub mod node;
+pub mod places;
 pub mod pool;
 pub mod protocol;

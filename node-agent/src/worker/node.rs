@@ -20,12 +20,18 @@ use crate::{
 pub struct Workers {
     pool: Rc<Pool>,
     volume: String,
+    target: Option<String>,
 }
 
 impl Workers {
-    /// The node for one volume, named for messages and so that a hanging step keeps others of the volume away.
-    pub fn new(pool: Rc<Pool>, volume: String) -> Self {
-        Self { pool, volume }
+    /// The node for one volume, named for messages and so that a hanging step keeps others of the volume away, with the target that
+    /// it shares with others.
+    pub fn new(pool: Rc<Pool>, volume: String, target: Option<String>) -> Self {
+        Self {
+            pool,
+            volume,
+            target,
+        }
     }
 
     async fn ask<T>(
@@ -33,7 +39,12 @@ impl Workers {
         call: Call,
         take: impl FnOnce(Answer) -> Option<T>,
     ) -> Result<T, StepError> {
-        let answer = self.pool.call(&self.volume, call).await?;
+        let (volume, target) = (&self.volume, self.target.as_deref());
+        let deadline = call.deadline();
+        let answer = self
+            .pool
+            .call_within(volume, target, &call, deadline)
+            .await?;
         take(answer)
             .ok_or_else(|| StepError::new(Reason::StepFailed, "a worker answered another question"))
     }

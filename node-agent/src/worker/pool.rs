@@ -19,7 +19,10 @@ use tokio::{
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
-use super::protocol::{Answer, Call, decode, encode, frame_length};
+use super::{
+    places::{Limits, Places},
+    protocol::{Answer, Call, decode, encode, frame_length},
+};
 use crate::host::StepError;
 
 /// Idle workers beyond the last one end after this time.
@@ -63,7 +66,7 @@ pub struct Workers {
 /// The workers of one agent. Lives on one thread.
 pub struct Pool {
     program: Program,
-    slots: Semaphore,
+    places: Places,
     /// One permit for each MiB that key derivation may take, all workers together.
     memory: Semaphore,
     unlock_memory_mib: u32,
@@ -96,12 +99,12 @@ enum Exchange {
 }
 
 impl Pool {
-    /// A pool for at most `parallel` calls at once, which together take at most `unlock_memory_mib` for key derivation. Must be
-    /// made within a `LocalSet`.
-    pub fn new(program: Program, parallel: usize, unlock_memory_mib: u32) -> Rc<Self> {
+    /// A pool within these limits, whose calls together take at most `unlock_memory_mib` for key derivation. Must be made within
+    /// a `LocalSet`.
+    pub fn new(program: Program, limits: Limits, unlock_memory_mib: u32) -> Rc<Self> {
         let pool = Rc::new(Self {
             program,
-            slots: Semaphore::new(parallel),
+            places: Places::new(limits),
             memory: Semaphore::new(unlock_memory_mib as usize),
             unlock_memory_mib,
             state: RefCell::default(),
@@ -128,16 +131,17 @@ impl Pool {
     /// Those of the call; `DeadlineExceeded` when the worker had to be killed, or an earlier one of the same volume still
     /// hangs in the kernel; `StepFailed` when a worker cannot be started or dies.
     pub async fn call(self: &Rc<Self>, volume: &str, call: Call) -> Result<Answer, StepError> {
-        self.call_within(volume, &call, call.deadline()).await
+        self.call_within(volume, None, &call, call.deadline()).await
     }
 
-    /// As [`Self::call`], with a deadline of its own.
+    /// As [`Self::call`], for a volume on a target that it shares with others, and with a deadline of its own.
     ///
     /// # Errors
     /// See [`Self::call`].
     pub async fn call_within(
         self: &Rc<Self>,
         volume: &str,
+        target: Option<&str>,
         call: &Call,
         deadline: Duration,
     ) -> Result<Answer, StepError> {
@@ -153,15 +157,15 @@ impl Pool {
                 format!("could not {}: {what}: {e}", call.name()),
             )
         };
-        // Before a slot is taken: who waits for memory keeps nobody else from work. More than there is was refused before.
+        // Before a place is taken: who waits for memory keeps nobody else from work. More than there is was refused before.
         let _memory = self
             .memory
             .acquire_many(call.memory_mib().min(self.unlock_memory_mib))
             .await
             .map_err(|e| failed("no memory", &std::io::Error::other(e)))?;
-        let _slot = self
-            .slots
-            .acquire()
+        let mut place = self
+            .places
+            .take(call.stage(), target)
             .await
             .map_err(|e| failed("no worker", &std::io::Error::other(e)))?;
         let frame = encode(call).map_err(|e| failed("message", &e))?;
@@ -175,7 +179,18 @@ impl Pool {
                     .start()
                     .map_err(|e| failed("cannot start a worker", &e))?,
             };
-            match timeout(deadline, worker.exchange(&frame)).await {
+            let exchanged = {
+                let exchange = timeout(deadline, worker.exchange(&frame));
+                tokio::pin!(exchange);
+                match timeout(self.places.patience(), &mut exchange).await {
+                    Ok(in_time) => in_time,
+                    Err(_) => {
+                        place.give_up();
+                        exchange.await
+                    }
+                }
+            };
+            match exchanged {
                 Ok(Exchange::Answer(result)) => {
                     worker.since = Instant::now();
                     self.state.borrow_mut().idle.push_back(worker);

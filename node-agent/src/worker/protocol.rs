@@ -91,6 +91,22 @@ pub enum Answer {
     Probed(Vec<NodeCheck>),
 }
 
+/// What a call works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallStage {
+    /// The kernel's and udev's state; no disk is asked anything.
+    Node,
+    /// Sessions and the devices that they show.
+    Session,
+    /// A disk: its header, its key slots, its mapping.
+    Disk,
+}
+
+impl CallStage {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+}
+
 impl Call {
     /// Name in messages.
     pub fn name(&self) -> &'static str {
@@ -143,6 +159,22 @@ impl Call {
                 90
             }
         })
+    }
+
+    /// What it works on, for the limits of what goes on at once.
+    pub fn stage(&self) -> CallStage {
+        match self {
+            Self::Login(..) | Self::Scan(..) | Self::DeleteDevice(_) | Self::Logout(_) => {
+                CallStage::Session
+            }
+            Self::Observe(_)
+            | Self::Mappings
+            | Self::Link(..)
+            | Self::Unlink(_)
+            | Self::Name(_)
+            | Self::Probe => CallStage::Node,
+            _ => CallStage::Disk,
+        }
     }
 
     /// Memory beyond the ordinary that it takes, in MiB: Argon2 of a header that others made.

@@ -258,6 +258,11 @@ impl Step {
         matches!(self, Self::AddKeySlot { .. } | Self::DropKeySlots { .. })
     }
 
+    /// Whether the step, of those that concern a target, is about one disk of it.
+    pub fn concerns_one_disk(&self) -> bool {
+        matches!(self, Self::Scan(_) | Self::DeleteDevice(_))
+    }
+
     /// Whether the step changes what a target's session holds: such steps of volumes that share a target go one by one.
     pub fn concerns_target(&self) -> bool {
         matches!(
