@@ -302,7 +302,7 @@ async fn has_group(
     is_set(&app, GROUP_PROJECT, &id, &of).await?;
     let own = format!("{}/{}/{id}/projects/{of}", base.identity(), GROUP.path);
     let pair = json!({"endpoint_group_id": id, "project_id": of, "links": {"self": own}});
-    Ok(Json(json!({ "endpoint_group": pair })).into_response())
+    Ok(Json(json!({ "project_endpoint_group": pair })).into_response())
 }
 
 async fn remove_group(

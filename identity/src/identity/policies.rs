@@ -231,14 +231,12 @@ async fn dissociate(
 ) -> ApiResult {
     may(app, caller, "delete", word, policy).await?;
     let mut change = app.store.change_identity().await?;
-    if !change.dissociate(family, policy, second).await? {
-        return Err(IdentityError::NotFound(
-            "policy association",
-            second.to_owned(),
-        ));
-    }
+    // As Keystone: what was not there is as gone.
+    let was_there = change.dissociate(family, policy, second).await?;
     app.store.commit(change).await?;
-    caller.audit("update", POLICY.audit, policy);
+    if was_there {
+        caller.audit("update", POLICY.audit, policy);
+    }
     Ok(no_content())
 }
 

@@ -249,7 +249,15 @@ async fn place(
     parent: Option<String>,
 ) -> Result<(String, String), IdentityError> {
     let Some(parent) = parent else {
-        let domain = domain_of_request(app, caller, object).await?;
+        // As Keystone: what names no domain is a bad request here, and not found for users and groups.
+        let domain = domain_of_request(app, caller, object)
+            .await
+            .map_err(|e| match e {
+                IdentityError::NotFound(what, id) => {
+                    IdentityError::BadRequest(format!("Could not find {what}: {id}."))
+                }
+                other => other,
+            })?;
         return Ok((domain.clone(), domain));
     };
     let asked = fields::text(object, "domain_id")?;

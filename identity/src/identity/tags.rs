@@ -6,7 +6,7 @@ use axum::{
     Router,
     body::Bytes,
     extract::{Path, State},
-    http::StatusCode,
+    http::{StatusCode, Uri, header::LOCATION},
     response::{IntoResponse, Json},
     routing::get,
 };
@@ -109,13 +109,18 @@ async fn has(
 async fn add(
     State(app): State<Arc<App>>,
     caller: Caller,
+    base: Base,
+    uri: Uri,
     Path((id, tag)): Path<(String, String)>,
 ) -> ApiResult {
     let project = authorized(&app, &caller, "identity:create_project_tag", &id).await?;
     let mut tags = project.tags();
     tags.push(tag);
     store(&app, &project, &checked(tags)?).await?;
-    Ok(StatusCode::CREATED.into_response())
+    // As it was sent: the path has it encoded already.
+    let sent = uri.path().rsplit_once('/').map_or("", |(_, tag)| tag);
+    let own = format!("{}/projects/{}/tags/{sent}", base.identity(), project.id);
+    Ok((StatusCode::CREATED, [(LOCATION, own)]).into_response())
 }
 
 async fn remove(

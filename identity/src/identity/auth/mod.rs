@@ -28,7 +28,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{
-    error::ApiResult,
+    error::{ApiResult, IdentityError},
     support::{Caller, collection, linked},
 };
 use crate::{
@@ -50,8 +50,14 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/auth/system", get(system))
 }
 
+/// As Keystone: the catalog is that of a project. A token of another scope carries one, where it has a scope at all.
 async fn catalog(State(app): State<Arc<App>>, caller: Caller, base: Base) -> ApiResult {
-    let list = super::catalog::catalog(&app, caller.0.project_id()).await?;
+    let Some(project) = caller.0.project_id() else {
+        return Err(IdentityError::Forbidden(
+            "A project-scoped token is required to produce a service catalog.".into(),
+        ));
+    };
+    let list = super::catalog::catalog(&app, Some(project)).await?;
     let own = format!("{}/auth/catalog", base.identity());
     Ok(Json(json!({"catalog": list, "links": {"self": own}})).into_response())
 }

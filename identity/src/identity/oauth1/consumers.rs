@@ -40,14 +40,9 @@ fn shown(base: &Base, consumer: &Document) -> Value {
     linked(base, PATH, consumer.to_json())
 }
 
-/// What a client sent, without what it may not set.
+/// What a client sent.
 fn read(bytes: &[u8]) -> Result<Object, IdentityError> {
     let mut sent = fields::body(bytes, CONSUMER.word)?;
-    if sent.contains_key("secret") {
-        return Err(IdentityError::BadRequest(
-            "The secret of a consumer is made by the service and cannot be set.".into(),
-        ));
-    }
     check_optional_text(&sent, "description")?;
     sent.remove("links");
     Ok(sent)
@@ -74,7 +69,9 @@ async fn create(
 ) -> ApiResult {
     let mut sent = read(&bytes)?;
     caller.may(&app, "identity:create_consumer", &Target::new())?;
+    // As Keystone: what the service makes is not the sender's, and saying it is no error here.
     sent.remove("id");
+    sent.remove("secret");
     sent.entry("description").or_insert(Value::Null);
     let (consumer, secret) = CONSUMER.new_record(&app, &sent)?;
     let mut change = app.store.change_identity().await?;
@@ -105,6 +102,11 @@ async fn update(
     bytes: Bytes,
 ) -> ApiResult {
     let mut sent = read(&bytes)?;
+    if sent.contains_key("secret") {
+        return Err(IdentityError::BadRequest(
+            "The secret of a consumer is made by the service and cannot be set.".into(),
+        ));
+    }
     caller.may(&app, "identity:update_consumer", &Target::new())?;
     let mut consumer = CONSUMER.load(&app, &id).await?;
     if sent.remove("id").is_some_and(|other| other != id.as_str()) {

@@ -432,6 +432,11 @@ async fn a_member_sees_itself_and_nothing_more() {
             );
         }
     }
+    let unscoped = bench.login("u", "u-pw", None).await.unwrap();
+    let answer = bench
+        .call("GET", &format!("{V3}/auth/catalog"), &unscoped, Value::Null)
+        .await;
+    assert_eq!(answer.status, 403, "the catalog is a project's");
     let admin = bench.role("admin").await;
     let grant = format!("{V3}/projects/{project}/users/{user}/roles/{admin}");
     assert_eq!(
