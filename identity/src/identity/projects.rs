@@ -15,14 +15,14 @@ use super::{
     error::{ApiResult, IdentityError},
     fields, immutable,
     limits::LimitModel,
-    support::{Caller, collection, linked, member, no_content, target},
+    support::{Caller, collection, linked, member, no_content, page_limit, target},
 };
 use crate::{
     app::App,
     http::{Base, Query},
     ids::identity_id,
     policy::Target,
-    store::{domains::Domain, limits::Limit, projects::Project},
+    store::{domains::Domain, limits::Limit, page::Page, projects::Project},
 };
 
 const NAME_MAX: usize = 64;
@@ -93,13 +93,23 @@ async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Qu
             .filter(|object| caller.confined_to().is_none_or(|id| object["id"] == id))
             .collect()
     } else {
-        app.store
-            .projects(
-                domain,
-                query.non_empty("name"),
-                query.non_empty("parent_id"),
-            )
-            .await?
+        let (name, parent) = (query.non_empty("name"), query.non_empty("parent_id"));
+        let projects = match page_limit(&query, &["domain_id", "name", "parent_id"]) {
+            Some(limit) => {
+                let before = match query.non_empty("marker") {
+                    Some(id) => app.store.project(id).await?,
+                    None => None,
+                };
+                let page = Page {
+                    after: before.map(|project| (project.name, project.id)),
+                    // One more, which says that there are more.
+                    limit: limit + 1,
+                };
+                app.store.projects_page(domain, name, parent, &page).await?
+            }
+            None => app.store.projects(domain, name, parent).await?,
+        };
+        projects
             .into_iter()
             .filter(|project| {
                 caller

@@ -144,6 +144,17 @@ pub fn no_content() -> Response {
     StatusCode::NO_CONTENT.into_response()
 }
 
+/// How many rows a list asks for, unless it is narrowed by more than `known`, which the store narrows it by: such a list is read
+/// whole.
+pub fn page_limit(query: &Query, known: &[&str]) -> Option<i64> {
+    let mut names = query.pairs().iter().map(|(name, _)| name.as_str());
+    if !names.all(|name| matches!(name, "limit" | "marker") || known.contains(&name)) {
+        return None;
+    }
+    let limit = query.get("limit")?.parse::<u32>().ok()?;
+    (limit > 0).then_some(i64::from(limit))
+}
+
 /// A list: filtered by the attributes in `filters` and their comparators, paged by marker and limit, linked.
 pub fn collection(
     base: &Base,

@@ -17,7 +17,7 @@ use super::{
     error::{ApiResult, IdentityError},
     fields,
     passwords::{self, By},
-    support::{Caller, collection, linked, member, no_content, target},
+    support::{Caller, collection, linked, member, no_content, page_limit, target},
 };
 use crate::{
     accounts::account_key,
@@ -26,7 +26,7 @@ use crate::{
     http::{Base, Query},
     ids::identity_id,
     policy::Target,
-    store::users::User,
+    store::{page::Page, users::User},
     time::now_us,
 };
 
@@ -76,10 +76,23 @@ async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Qu
     caller.may(&app, "identity:list_users", &wanted)?;
     let domain = query.non_empty("domain_id").or(caller.confined_to());
     directory::before_users(&app, domain, query.non_empty("name")).await?;
-    let items = app
-        .store
-        .users(domain, query.non_empty("name"))
-        .await?
+    let name = query.non_empty("name");
+    let users = match page_limit(&query, &["domain_id", "name"]) {
+        Some(limit) => {
+            let before = match query.non_empty("marker") {
+                Some(id) => app.store.user(id).await?,
+                None => None,
+            };
+            let page = Page {
+                after: before.map(|user| (user.name, user.id)),
+                // One more, which says that there are more.
+                limit: limit + 1,
+            };
+            app.store.users_page(domain, name, &page).await?
+        }
+        None => app.store.users(domain, name).await?,
+    };
+    let items = users
         .into_iter()
         .filter(|user| caller.confined_to().is_none_or(|id| id == user.domain_id))
         .map(|user| linked(&base, "users", user.to_json()))

@@ -21,6 +21,7 @@ pub mod key_stores;
 pub mod limits;
 pub mod meta;
 pub mod orders;
+pub mod page;
 pub mod passwords;
 pub mod projects;
 pub mod roles;
@@ -353,5 +354,7 @@ pub(crate) fn add_extra(object: &mut serde_json::Value, extra: &str) {
     }
 }
 
+#[cfg(test)]
+mod migration_tests;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! Projects, their hierarchy and tags.
 
 use serde_json::{Value, json};
-use sqlx::FromRow;
+use sqlx::{FromRow, QueryBuilder, Sqlite};
 
 use super::{Change, Store, StoreResult, json_object};
 
@@ -82,6 +82,11 @@ macro_rules! select {
             $rest
         )
     };
+}
+
+/// All projects, for a statement that goes on; they are `p` in it.
+pub(super) fn select() -> QueryBuilder<Sqlite> {
+    QueryBuilder::new(select!(""))
 }
 
 impl Store {

@@ -398,6 +398,50 @@ async fn conflicts_bad_input_and_unknown_attributes() {
     assert!(page["links"]["next"].as_str().unwrap().contains("marker="));
 }
 
+/// The pages of a list are the list, whatever their size; where it ends, nothing follows.
+#[tokio::test]
+async fn pages_go_through_the_whole_list_once() {
+    let bench = Bench::new().await;
+    for number in 0..7 {
+        bench.user(&format!("u{number}")).await;
+        bench.project(&format!("p{number}")).await;
+    }
+    let ids = |list: &Value, key: &str| -> Vec<Value> {
+        let list = list[key].as_array().unwrap().iter();
+        list.map(|item| item["id"].clone()).collect()
+    };
+    for (key, narrowed) in [
+        ("users", ""),
+        ("users", "domain_id=default&"),
+        ("projects", ""),
+        ("projects", "domain_id=default&parent_id=default&"),
+        // Read whole, and cut.
+        ("users", "enabled=True&"),
+    ] {
+        let url = format!("{V3}/{key}?{narrowed}");
+        let whole = ids(&bench.admin("GET", &url, Value::Null, 200).await, key);
+        assert_eq!(whole.len(), 8, "{url}");
+        for limit in [1, 3, 7, 8, 9] {
+            let (mut seen, mut marker) = (Vec::new(), String::new());
+            loop {
+                let url = format!("{url}limit={limit}&marker={marker}");
+                let page = bench.admin("GET", &url, Value::Null, 200).await;
+                let some = ids(&page, key);
+                assert!(some.len() <= limit, "{url}: {}", some.len());
+                seen.extend(some);
+                if page["links"]["next"].is_null() {
+                    break;
+                }
+                marker = seen.last().and_then(Value::as_str).unwrap().to_owned();
+            }
+            assert_eq!(seen, whole, "{url} by {limit}");
+        }
+    }
+    let url = format!("{V3}/users?name=u3&limit=5");
+    let found = bench.admin("GET", &url, Value::Null, 200).await;
+    assert_eq!(ids(&found, "users").len(), 1);
+}
+
 #[tokio::test]
 async fn a_member_sees_itself_and_nothing_more() {
     let bench = Bench::new().await;

@@ -1,0 +1,87 @@
+//! Pages of lists that may be long: they go by name and id, and read no more rows than they show.
+
+use sqlx::{QueryBuilder, Sqlite};
+
+use super::{Store, StoreResult, projects::Project, users::User};
+
+/// A part of a list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Name and id of the row before it.
+    pub after: Option<(String, String)>,
+    /// The most rows.
+    pub limit: i64,
+}
+
+/// Attributes that the rows of a list must have.
+type Filters<'a> = [(&'static str, Option<&'a str>)];
+
+impl Page {
+    /// Only what is asked for is in the statement, so that an index is found for it. `table` is also the prefix of its columns.
+    fn finish(
+        &self,
+        mut query: QueryBuilder<Sqlite>,
+        table: &str,
+        filters: &Filters<'_>,
+    ) -> QueryBuilder<Sqlite> {
+        let mut word = " WHERE ";
+        for (column, wanted) in filters {
+            if let Some(wanted) = wanted {
+                query.push(word).push(table).push(".").push(column);
+                query.push(" = ").push_bind((*wanted).to_owned());
+                word = " AND ";
+            }
+        }
+        if let Some((name, id)) = &self.after {
+            query
+                .push(word)
+                .push(format!("({table}.name, {table}.id) > ("));
+            query
+                .push_bind(name.clone())
+                .push(", ")
+                .push_bind(id.clone())
+                .push(")");
+        }
+        query.push(format!(" ORDER BY {table}.name, {table}.id LIMIT "));
+        query.push_bind(self.limit);
+        query
+    }
+}
+
+impl Store {
+    /// A page of the users, optionally of one domain and name.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn users_page(
+        &self,
+        domain_id: Option<&str>,
+        name: Option<&str>,
+        page: &Page,
+    ) -> StoreResult<Vec<User>> {
+        let query = QueryBuilder::new("SELECT users.* FROM users");
+        let filters = [("domain_id", domain_id), ("name", name)];
+        let mut query = page.finish(query, "users", &filters);
+        Ok(query.build_query_as().fetch_all(&self.read).await?)
+    }
+
+    /// A page of the projects, optionally of one domain, one name, one parent.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn projects_page(
+        &self,
+        domain_id: Option<&str>,
+        name: Option<&str>,
+        parent_id: Option<&str>,
+        page: &Page,
+    ) -> StoreResult<Vec<Project>> {
+        let filters = [
+            ("domain_id", domain_id),
+            ("name", name),
+            ("parent_id", parent_id),
+        ];
+        let mut query = page.finish(super::projects::select(), "p", &filters);
+        Ok(query.build_query_as().fetch_all(&self.read).await?)
+    }
+}
