@@ -12,13 +12,14 @@ mod steps;
 
 use anyhow::{Result, bail};
 
+use crate::identity_kills::Held;
 use crate::sandbox;
 use crate::workdir::workspace_root;
 
 pub use row::{Row, Rule};
 
 /// Names that `run` knows.
-pub const NAMES: [&str; 4] = ["attach", "datapath", "identity", "kill-cycles"];
+pub const NAMES: [&str; 5] = ["attach", "datapath", "identity", "kill-cycles", "kills"];
 
 /// Installs what a benchmark needs from outside, before it enters its sandbox.
 pub fn prepare(name: &str) -> Result<()> {
@@ -58,6 +59,13 @@ pub async fn run(name: &str, rounds: u32, volumes: u16) -> Result<()> {
                 ),
             ]
         }
+        "kills" => {
+            // It has a runtime of its own, and blocks.
+            let held = tokio::task::spawn_blocking(move || {
+                crate::identity_kills::run(rounds, |line| println!("{line}"))
+            });
+            kills(rounds, held.await??)
+        }
         "datapath" => datapath::rows(rounds).await?,
         "identity" => identity::run()?,
         _ => bail!("no benchmark {name}; there are: {}", NAMES.join(" ")),
@@ -69,4 +77,28 @@ pub async fn run(name: &str, rounds: u32, volumes: u16) -> Result<()> {
     std::fs::write(&file, serde_json::to_vec_pretty(&rows)?)?;
     println!("{}", file.display());
     Ok(())
+}
+
+/// It ends at the first thing that is not as it must be, so these are what was answered and holds.
+fn kills(rounds: u32, held: Held) -> Vec<Row> {
+    let row = |metric: &str, count: usize| Row::new(metric, count as f64, 0.0, None);
+    vec![
+        Row::new(
+            "SIGKILLs of the identity service survived",
+            f64::from(rounds),
+            0.0,
+            None,
+        ),
+        row("users made, answered and there", held.users),
+        row("edits of users, answered and there", held.edits),
+        row("secrets stored, answered and there", held.secrets),
+        row("secrets deleted, answered and gone", held.deletions),
+        row("keys ordered, answered and there", held.orders),
+        Row::new(
+            "acknowledged and lost, or half-written",
+            0.0,
+            0.0,
+            Some((Rule::AtMost, 0.0)),
+        ),
+    ]
 }

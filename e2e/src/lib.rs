@@ -13,6 +13,8 @@ pub mod exec;
 pub mod ground;
 pub mod guest;
 pub mod http1;
+pub mod identity_http;
+pub mod identity_kills;
 pub mod identity_service;
 pub mod image;
 pub mod images;

@@ -49,7 +49,7 @@ enum Sub {
     },
     /// Run a benchmark; rows go to the terminal and to target/bench/NAME.json
     Bench {
-        /// Its name: attach, datapath, identity, kill-cycles
+        /// Its name: attach, datapath, identity, kill-cycles (of a volume), kills (of the identity service)
         name: String,
         /// Rounds of each side
         #[arg(long, default_value_t = 21)]

@@ -7,255 +7,27 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use cryptvol_e2e::identity_http::Http;
 use cryptvol_e2e::identity_service::{IdentityService, Options};
 use cryptvol_e2e::openstack_client::{Cloud, OpenStackClient};
 use cryptvol_e2e::workdir::{WorkDir, workspace_root};
-use cryptvol_e2e::{control_plane, sandbox};
+use cryptvol_e2e::{identity_kills, sandbox};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use reqwest::{Method, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
 
-/// Moments at which the process is killed.
-const KILLS: u64 = 25;
-/// Writers beside each other.
-const WRITERS: usize = 4;
+/// As many kills as continuous integration has time for; `cargo xtask bench kills --rounds 1000` does more of the same list.
+const FEW_KILLS: u32 = 25;
 
-/// An HTTP client with the administrator's token, which outlives restarts.
-#[derive(Clone)]
-struct Http {
-    client: reqwest::Client,
-    base: String,
-    token: String,
-}
-
-impl Http {
-    async fn login(service: &IdentityService) -> Result<Self> {
-        control_plane::init_tls();
-        let ca = reqwest::Certificate::from_pem(&fs::read(service.ca_path())?)?;
-        let client = reqwest::Client::builder()
-            .tls_certs_only([ca])
-            .timeout(Duration::from_secs(20))
-            .build()?;
-        let domain = json!({"id": "default"});
-        let body = json!({"auth": {
-            "identity": {"methods": ["password"], "password": {"user": {
-                "name": "admin", "domain": domain, "password": service.password()}}},
-            "scope": {"project": {"name": "admin", "domain": domain}},
-        }});
-        let url = format!("{}/auth/tokens", service.auth_url());
-        let answer = client
-            .post(url)
-            .json(&body)
-            .send()
-            .await?
-            .error_for_status()?;
-        let token = answer
-            .headers()
-            .get("x-subject-token")
-            .context("no token")?
-            .to_str()?
-            .to_owned();
-        Ok(Self {
-            client,
-            base: service.base_url(),
-            token,
-        })
-    }
-
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<(StatusCode, Vec<u8>)> {
-        let mut request = self
-            .client
-            .request(method, format!("{}{path}", self.base))
-            .header("X-Auth-Token", &self.token);
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let answer = request.send().await?;
-        Ok((answer.status(), answer.bytes().await?.to_vec()))
-    }
-
-    async fn json(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<(StatusCode, Value)> {
-        let (status, bytes) = self.send(method, path, body).await?;
-        Ok((status, serde_json::from_slice(&bytes).unwrap_or_default()))
-    }
-}
-
-/// What was answered with success, and must be there ever after.
-#[derive(Default)]
-struct Acknowledged {
-    /// Path of a secret and its payload.
-    secrets: Vec<(String, String)>,
-    users: Vec<String>,
-    /// Paths of secrets that were deleted.
-    deleted: Vec<String>,
-}
-
-/// Writes until the service is gone: a user and a secret each time, and every third secret is deleted again.
-async fn write_until_gone(http: Http, label: String) -> Acknowledged {
-    let mut done = Acknowledged::default();
-    for number in 0_u64.. {
-        let name = format!("{label}-{number}");
-        let user = json!({"user": {"name": name, "domain_id": "default"}});
-        match http
-            .json(Method::POST, "/identity/v3/users", Some(&user))
-            .await
-        {
-            Ok((StatusCode::CREATED, body)) => done
-                .users
-                .push(body["user"]["id"].as_str().unwrap_or_default().to_owned()),
-            _ => break,
-        }
-        let payload = format!("payload of {name}");
-        let secret =
-            json!({"name": name, "payload": payload, "payload_content_type": "text/plain"});
-        let path = match http
-            .json(Method::POST, "/key-manager/v1/secrets", Some(&secret))
-            .await
-        {
-            Ok((StatusCode::CREATED, body)) => {
-                let url = body["secret_ref"].as_str().unwrap_or_default();
-                format!(
-                    "/key-manager/v1/secrets/{}",
-                    url.rsplit('/').next().unwrap_or_default()
-                )
-            }
-            _ => break,
-        };
-        if number % 3 == 2 {
-            match http.send(Method::DELETE, &path, None).await {
-                Ok((StatusCode::NO_CONTENT, _)) => done.deleted.push(path),
-                // Asked for, not answered: both are right.
-                _ => break,
-            }
-        } else {
-            done.secrets.push((path, payload));
-        }
-    }
-    done
-}
-
-/// SIGKILL at many moments while four clients write: what was answered is there, what was deleted is not, and nothing
-/// half-written is seen.
+/// SIGKILL at many moments while four clients write.
 #[test]
 fn killed_in_the_middle_of_writes_nothing_answered_is_lost() -> Result<()> {
-    let work = WorkDir::new("identity-killed")?;
-    let mut service = IdentityService::start(&work.dir("identity")?, Options::default())?;
-    let runtime = tokio::runtime::Runtime::new()?;
-    let http = runtime.block_on(Http::login(&service))?;
-    let mut all = Acknowledged::default();
-    let mut seed = 20_261_128_u64;
-    for round in 0..KILLS {
-        let writers: Vec<_> = (0..WRITERS)
-            .map(|writer| {
-                runtime.spawn(write_until_gone(
-                    http.clone(),
-                    format!("r{round}-w{writer}"),
-                ))
-            })
-            .collect();
-        seed = seed
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        std::thread::sleep(Duration::from_micros(20_000 + (seed >> 33) % 150_000));
-        service.kill()?;
-        let before = (all.users.len(), all.secrets.len());
-        for writer in writers {
-            let done = runtime.block_on(writer)?;
-            all.users.extend(done.users);
-            all.secrets.extend(done.secrets);
-            all.deleted.extend(done.deleted);
-        }
-        service.launch()?;
-        // Those of this round; all of them once more at the end.
-        runtime.block_on(verify(&http, &all, before))?;
-    }
-    runtime.block_on(verify(&http, &all, (0, 0)))?;
-    println!(
-        "{KILLS} kills: {} users, {} secrets and {} deletions were answered; all of them hold",
-        all.users.len(),
-        all.secrets.len(),
-        all.deleted.len()
-    );
+    let done = identity_kills::run(FEW_KILLS, |line| println!("{line}"))?;
     ensure!(
-        all.secrets.len() > 50 && !all.deleted.is_empty(),
-        "the writers got nowhere"
+        done.secrets > 50 && done.deletions > 0 && done.edits > 0 && done.orders > 0,
+        "the writers got nowhere: {done:?}"
     );
-    runtime.block_on(nothing_half_written(&http))?;
-    service.stop()?;
-    work.passed()
-}
-
-async fn verify(http: &Http, all: &Acknowledged, from: (usize, usize)) -> Result<()> {
-    for id in &all.users[from.0..] {
-        let (status, _) = http
-            .send(Method::GET, &format!("/identity/v3/users/{id}"), None)
-            .await?;
-        ensure!(
-            status == StatusCode::OK,
-            "user {id} was acknowledged, and is {status}"
-        );
-    }
-    for (path, payload) in &all.secrets[from.1..] {
-        let (status, bytes) = http
-            .send(Method::GET, &format!("{path}/payload"), None)
-            .await?;
-        ensure!(
-            status == StatusCode::OK && bytes == payload.as_bytes(),
-            "{path} was acknowledged, and is {status}"
-        );
-    }
-    for path in &all.deleted {
-        let (status, _) = http.send(Method::GET, path, None).await?;
-        ensure!(
-            status == StatusCode::NOT_FOUND,
-            "{path} was deleted, and is {status}"
-        );
-    }
     Ok(())
-}
-
-/// Every secret that the list shows has its whole payload.
-async fn nothing_half_written(http: &Http) -> Result<()> {
-    let mut seen = 0;
-    loop {
-        let (status, page) = http
-            .json(
-                Method::GET,
-                &format!("/key-manager/v1/secrets?limit=100&offset={seen}"),
-                None,
-            )
-            .await?;
-        ensure!(status == StatusCode::OK, "{status}");
-        let list = page["secrets"].as_array().cloned().unwrap_or_default();
-        if list.is_empty() {
-            ensure!(seen > 0, "no secrets at all");
-            return Ok(());
-        }
-        seen += list.len();
-        for secret in list {
-            let url = secret["secret_ref"].as_str().context("no reference")?;
-            let path = format!(
-                "/key-manager/v1/secrets/{}/payload",
-                url.rsplit('/').next().unwrap_or_default()
-            );
-            let (status, bytes) = http.send(Method::GET, &path, None).await?;
-            let wanted = format!("payload of {}", secret["name"].as_str().unwrap_or_default());
-            ensure!(
-                status == StatusCode::OK && bytes == wanted.as_bytes(),
-                "{path}: {status}"
-            );
-        }
-    }
 }
 
 /// A small file system of its own; gone with the value.

@@ -8,7 +8,7 @@ use crate::{build, run, setup};
 
 /// Builds and runs one.
 pub fn start(name: &str, arguments: &[OsString]) -> Result<()> {
-    if name == "identity" {
+    if ["identity", "kills"].contains(&name) {
         identity_alone()?;
         return hand_over(name, arguments);
     }
