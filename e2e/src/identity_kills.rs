@@ -15,7 +15,7 @@ use crate::identity_service::{IdentityService, Options};
 use crate::workdir::WorkDir;
 
 /// Writers beside each other.
-const WRITERS: usize = 4;
+const WRITERS: u64 = 4;
 /// First state of the generator of moments.
 const SEED: u64 = 20_261_128;
 /// Rounds after which everything is looked at once more.
@@ -87,11 +87,12 @@ pub fn run(rounds: u32, tell: impl Fn(&str)) -> Result<Held> {
     let mut all = Acknowledged::default();
     let mut seed = SEED;
     for round in 1..=rounds {
-        let writers: Vec<_> = (0..WRITERS)
+        let writers: Vec<_> = (0_u64..WRITERS)
             .map(|writer| {
                 runtime.spawn(write_until_gone(
                     http.clone(),
                     format!("r{round}-w{writer}"),
+                    writer,
                 ))
             })
             .collect();
@@ -134,12 +135,15 @@ fn moment(state: &mut u64) -> Duration {
 }
 
 /// Writes until the service is gone: each time a user, an edit of it, and a secret; every third secret is deleted again, and
-/// every third time a key is ordered.
-async fn write_until_gone(http: Http, label: String) -> Acknowledged {
+/// every third time a key is ordered. `first` is where this writer begins, so that also on a slow machine all of it is done.
+async fn write_until_gone(http: Http, label: String, first: u64) -> Acknowledged {
     let mut done = Acknowledged::default();
     for number in 0_u64.. {
         let name = format!("{label}-{number}");
-        if write(&http, &name, number % 3, &mut done).await.is_none() {
+        if write(&http, &name, (first + number) % 3, &mut done)
+            .await
+            .is_none()
+        {
             break;
         }
     }

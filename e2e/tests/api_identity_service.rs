@@ -24,7 +24,7 @@ const FEW_KILLS: u32 = 25;
 fn killed_in_the_middle_of_writes_nothing_answered_is_lost() -> Result<()> {
     let done = identity_kills::run(FEW_KILLS, |line| println!("{line}"))?;
     ensure!(
-        done.secrets > 50 && done.deletions > 0 && done.edits > 0 && done.orders > 0,
+        done.secrets > 0 && done.deletions > 0 && done.edits > 0 && done.orders > 0,
         "the writers got nowhere: {done:?}"
     );
     Ok(())
