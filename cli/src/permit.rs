@@ -85,10 +85,12 @@ fn ask(volume: &Volume, object: &EncryptedVolume, uuid: &str) -> Result<String> 
             iscsi.portals.join(", ")
         )?;
     }
-    if let Some(device) = &object.spec.source.device {
+    let source = &object.spec.source;
+    let device = source.device.as_ref().map(|d| &d.path);
+    if let Some(path) = device.or(source.file.as_ref().map(|f| &f.path)) {
         let nodes = object.spec.attachments.iter().map(|a| a.node_name.as_str());
         let nodes: Vec<_> = nodes.collect();
-        writeln!(out, "  {} on {}", device.path, nodes.join(", "))?;
+        writeln!(out, "  {path} on {}", nodes.join(", "))?;
     }
     if let Some(status) = &object.status {
         if let Some(wwid) = &status.wwid {

@@ -185,6 +185,9 @@ fn disk_rows(volume: &EncryptedVolume, status: &EncryptedVolumeStatus) -> Vec<Ve
             ),
         );
     }
+    if let Some(file) = &volume.spec.source.file {
+        row("File", format!("{} ({})", file.path, file.size));
+    }
     if let Some(device) = &volume.spec.source.device {
         row("Device", device.path.clone());
     }

@@ -225,9 +225,17 @@ async fn what_cannot_work_is_refused_at_apply_with_a_sentence() -> Result<()> {
             says: "a device is named by its path below /dev",
         },
         Case {
-            what: "file",
-            patch: other(json!({"file": {"path": "/var/lib/cryptvol/volumes/a", "size": "1Gi"}})),
-            says: "source.file and source.ephemeral are not implemented",
+            what: "file without a header",
+            patch: spec(json!({
+                "source": {"iscsi": null, "file": {"path": "/var/lib/cryptvol/volumes/a", "size": "1Gi"}},
+                "encryption": {"provider": "plain", "cipher": "aes-xts-plain64", "keySize": 256},
+            })),
+            says: "a volume without a header is known by the disk's WWID",
+        },
+        Case {
+            what: "ephemeral",
+            patch: other(json!({"ephemeral": {"size": "1Gi"}})),
+            says: "source.ephemeral is not implemented",
         },
         Case {
             what: "file outside of the directory",

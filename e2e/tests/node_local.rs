@@ -13,6 +13,8 @@ use serde_json::json;
 const LV: &str = "/dev/mapper/vg-data";
 const UUID: &str = "LVM-cryptvol-test-0001";
 const MIB: usize = 1 << 20;
+/// A file that stands for a disk.
+const FILE: &str = "/var/lib/cryptvol/volumes/scratch.img";
 
 struct Ground {
     work: WorkDir,
@@ -54,6 +56,32 @@ impl Ground {
         .map(drop)
     }
 
+    /// The directory for files, on what outlives a power cut: as an administrator mounts it.
+    async fn mount_volumes(&self) -> Result<()> {
+        self.node(
+            "mkdir -p /cv/volumes /var/lib/cryptvol/volumes
+             mount --bind /cv/volumes /var/lib/cryptvol/volumes",
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Loop devices over the file.
+    async fn loops(&self) -> Result<usize> {
+        let all = self.node("cat /sys/block/loop*/loop/backing_file").await;
+        let all = all.unwrap_or_default(); // none at all
+        Ok(all.lines().filter(|l| l.contains("scratch.img")).count())
+    }
+
+    /// The file is a disk with a header, and nothing of what was written can be read in it.
+    fn is_ciphertext(&self, name: &str, text: &str) -> Result<()> {
+        let raw = self.content(name)?;
+        ensure!(raw.starts_with(b"LUKS"), "no header in {name}");
+        let plain = raw.windows(text.len()).any(|w| w == text.as_bytes());
+        ensure!(!plain, "plaintext in {name}");
+        Ok(())
+    }
+
     async fn deactivate(&self) -> Result<()> {
         self.node("dmsetup remove --retry vg-data; losetup -D")
             .await
@@ -62,7 +90,7 @@ impl Ground {
 }
 
 #[tokio::test]
-async fn a_local_disk_comes_back_after_a_power_cut_and_no_other_at_its_path() -> Result<()> {
+async fn local_disks_and_files_come_back_after_a_power_cut_and_no_other_at_their_path() -> Result<()> {
     let work = WorkDir::new("local")?;
     let site = Site::start(&work, SiteSpec::new(1)).await?;
     let mut ground = Ground { work, site };
@@ -101,17 +129,36 @@ async fn a_local_disk_comes_back_after_a_power_cut_and_no_other_at_its_path() ->
     let key = status.key.context("a key")?;
     let text = "written on a local disk";
     volume.write(ground.site.node(0), text).await?;
-    let raw = ground.content("disk")?;
-    ensure!(raw.starts_with(b"LUKS"), "no header on the disk");
-    ensure!(
-        !raw.windows(text.len()).any(|w| w == text.as_bytes()),
-        "plaintext on the disk"
-    );
+    ground.is_ciphertext("disk", text)?;
+
+    // A file is made, sparse, and offered by one loop device.
+    ground.mount_volumes().await?;
+    let file = Volume::iscsi("local", "file", "unused", "unused", 0, "local")
+        .with(
+            "source",
+            json!({"file": {"path": FILE, "size": "64Mi"}}),
+        )
+        .with("deletionPolicy", json!("Erase"))
+        .on("node-1");
+    file.apply(plane).await?;
+    file.wait_ready(plane).await?;
+    let filed = "written in a file";
+    file.write(ground.site.node(0), filed).await?;
+    ground.is_ciphertext("volumes/scratch.img", filed)?;
+    let twin = Volume::iscsi("local", "twin", "unused", "unused", 0, "local")
+        .with("source", json!({"file": {"path": FILE, "size": "64Mi"}}))
+        .on("node-1");
+    twin.apply(plane).await?;
+    twin.wait_reason(plane, Reason::SourceInUse).await?;
+    twin.delete(plane).await?;
+    twin.wait_gone(plane).await?;
 
     // The agent anew finds what it made.
     ground.site.kill_agent(0).await?;
     ground.site.start_agent(0).await?;
     volume.wait_ready(&ground.site.plane).await?;
+    file.wait_ready(&ground.site.plane).await?;
+    ensure!(ground.loops().await? == 1, "not one loop device");
 
     // Power cut; the boot brings another disk to the same path, which is not touched; then the right one.
     ground.site.power_cycle(0).await?;
@@ -127,6 +174,21 @@ async fn a_local_disk_comes_back_after_a_power_cut_and_no_other_at_its_path() ->
     volume.wait_ready(plane).await?;
     let found = volume.read(ground.site.node(0), text.len()).await?;
     ensure!(found == text, "{found:?} after the power cut");
+
+    // The file's directory is not mounted yet: nothing is made in its place.
+    let said = file.wait_reason(plane, Reason::DeviceNotFound).await?;
+    ensure!(said.contains(FILE), "{said}");
+    ground.node(&format!("test ! -e {FILE}")).await?;
+    ground.mount_volumes().await?;
+    file.wait_ready(plane).await?;
+    let found = file.read(ground.site.node(0), filed.len()).await?;
+    ensure!(found == filed, "{found:?} after the power cut");
+
+    // Erased: the file goes with its loop device.
+    file.delete(plane).await?;
+    file.wait_gone(plane).await?;
+    ensure!(ground.loops().await? == 0, "a loop device is left");
+    ground.node(&format!("test ! -e {FILE}")).await?;
 
     // Erased, and the disk is still the node's.
     volume.delete(plane).await?;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = ("[has(self.iscsi), has(self.device), has(self.file), has(self.ephemeral)].filter(x, x).size() == 1", "set exactly one of source.iscsi, source.device, source.file and source.ephemeral"),
-    validation = ("!has(self.file) && !has(self.ephemeral)", "source.file and source.ephemeral are not implemented in this version: use source.iscsi or source.device"),
+    validation = ("!has(self.ephemeral)", "source.ephemeral is not implemented in this version: use source.iscsi, source.device or source.file"),
 )]
 pub struct Source {
     /// A logical unit of an iSCSI target.
@@ -18,7 +18,7 @@ pub struct Source {
     /// A disk, partition or logical volume that is on the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceSource>,
-    /// A file on the node, through a loop device. Not implemented in this version.
+    /// A file on the node, through a loop device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<FileSource>,
     /// Scratch space with a random key that is stored nowhere and gone at detach, and with it all data. Not
@@ -95,7 +95,7 @@ pub struct DeviceSource {
 #[serde(rename_all = "camelCase")]
 pub struct FileSource {
     /// The file, in `/var/lib/cryptvol/volumes/`, the one directory of the node that the agent has for it. Made, sparse,
-    /// where it is not there and the volume was never opened.
+    /// where it is not there and the volume was never begun. `deletionPolicy: Erase` removes it in the end, `Retain` leaves it.
     #[schemars(length(min = 1, max = 255))]
     #[x_kube(validation = (r"self.matches('^/var/lib/cryptvol/volumes/[A-Za-z0-9][A-Za-z0-9._-]*$')", "a file is directly in /var/lib/cryptvol/volumes/, its name of letters, digits, dots, dashes and underscores: the agent has no other directory of the node"))]
     pub path: String,

@@ -348,7 +348,7 @@ impl Office for Volume {
             version = now.metadata.resource_version;
         }
         let old = self.state.borrow().status.clone();
-        let new = report::with_receipt(&old, &receipt, Timestamp::now());
+        let new = report::with_receipt(&old, &receipt, &self.cx.node_name, Timestamp::now());
         self.write(&new, version.as_deref()).await?;
         Ok(Memory::read(&self.state.borrow().status))
     }

@@ -95,7 +95,25 @@ pub trait Host {
     /// `DeviceBusy` (message names the holders), `NotOurs`, `StepFailed`.
     fn close(&mut self, name: &str, uuid: &str) -> Result<(), StepError>;
 
-    /// Flushes the raw device and removes it from the kernel. Refuses while anything is stacked on it or
+    /// Makes the file that stands for a disk, sparse and for root alone. One that is there must be empty or as long as wanted.
+    ///
+    /// # Errors
+    /// `FileNotUsable`, `StepFailed`.
+    fn make_file(&mut self, file: &BackingFile) -> Result<(), StepError>;
+
+    /// Offers the file by a loop device. Success when one has it already.
+    ///
+    /// # Errors
+    /// `FileNotUsable`, `StepFailed`.
+    fn attach_file(&mut self, file: &BackingFile) -> Result<(), StepError>;
+
+    /// Removes the file of an erased volume. One that still carries something that can be named stays, which is no error; absent is success.
+    ///
+    /// # Errors
+    /// `FileNotUsable`, `StepFailed`.
+    fn remove_file(&mut self, file: &BackingFile) -> Result<(), StepError>;
+
+    /// Flushes the raw device and removes it from the kernel; takes the file away from a loop device. Refuses while anything is stacked on it or
     /// has it open exclusively (a mount is no holder). Absent is success.
     ///
     /// # Errors

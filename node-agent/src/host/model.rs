@@ -111,6 +111,9 @@ pub struct Observed {
     pub device: Option<Device>,
     /// Mapping with the volume's name.
     pub mapping: Option<Mapping>,
+    /// What is at the path of the file that stands for the disk.
+    #[serde(default)]
+    pub file: FileState,
     /// What is at the volume's link path.
     pub link: LinkFound,
     /// Names that the volume shadows.
@@ -253,6 +256,21 @@ pub struct CryptTable {
     /// Options of an activation that are set.
     #[serde(default)]
     pub options: Vec<String>,
+}
+
+/// What is at the path of a file that stands for a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FileState {
+    /// Nothing.
+    #[default]
+    Absent,
+    /// A regular file.
+    Regular {
+        /// Its length in bytes.
+        size_bytes: u64,
+    },
+    /// A directory, a link or whatever else is no file of bytes.
+    Other,
 }
 
 /// What is at a link's path.

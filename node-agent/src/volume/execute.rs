@@ -25,7 +25,7 @@ use super::{
     wanted::Wanted,
 };
 use crate::host::{
-    AddSlotOrder, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header, HeaderFound,
+    AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header, HeaderFound,
     Mapping, NameOrder, Observed, OpenOrder, Passphrase, Query, StepError, Target,
 };
 
@@ -42,6 +42,9 @@ pub trait Node {
     async fn unlink(&self, link: &str) -> Result<(), StepError>;
     async fn name(&self, order: NameOrder) -> Result<(), StepError>;
     async fn close(&self, name: &str, uuid: &str) -> Result<(), StepError>;
+    async fn make_file(&self, file: &BackingFile) -> Result<(), StepError>;
+    async fn attach_file(&self, file: &BackingFile) -> Result<(), StepError>;
+    async fn remove_file(&self, file: &BackingFile) -> Result<(), StepError>;
     async fn delete_device(&self, device: &DeviceId) -> Result<(), StepError>;
     async fn logout(&self, target: &Target) -> Result<(), StepError>;
     async fn erase(&self, device: &DeviceId, luks_uuid: &str) -> Result<Erased, StepError>;
@@ -82,6 +85,13 @@ pub enum Receipt {
     PermitSpent {
         /// Id of the permit.
         id: String,
+    },
+    /// The key slots were wiped.
+    Erased {
+        /// What was found then.
+        erased: Erased,
+        /// UUID of the header that they were in.
+        luks_uuid: String,
     },
     /// The mapping was made for the first time on this node.
     FirstOpened {
@@ -374,6 +384,27 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 at.run.closed = true;
                 node.close(&query.mapping_name, uuid).await
             }
+            Step::MakeFile(file) => {
+                node.make_file(file).await?;
+                info!(file = file.path, bytes = file.size_bytes, "file made");
+                Ok(())
+            }
+            Step::AttachFile(file) => {
+                at.run.scanned = true;
+                node.attach_file(file).await
+            }
+            Step::RecordErased(erased) => {
+                let receipt = Receipt::Erased {
+                    erased: erased.clone(),
+                    luks_uuid: wanted.luks_uuid.clone().unwrap_or_default(),
+                };
+                *memory = self.office.record(receipt).await?;
+                Ok(())
+            }
+            Step::RemoveFile(file) => {
+                at.run.file_removed = true;
+                node.remove_file(file).await
+            }
             Step::DeleteDevice(device) => {
                 (at.run.purged, at.run.scanned, at.run.reading) = (true, false, None);
                 node.delete_device(device).await
@@ -516,6 +547,7 @@ fn changes_the_node(step: &Step) -> bool {
             | Step::Format { .. }
             | Step::RecordFirstOpened { .. }
             | Step::Sample { .. }
+            | Step::RecordErased(_)
             | Step::AddKeySlot { .. }
             | Step::DropKeySlots { .. }
             | Step::NothingToErase { .. }

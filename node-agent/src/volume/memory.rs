@@ -87,7 +87,7 @@ pub struct Run {
     pub torn: bool,
     /// Facts of the header that this run wrote.
     pub written: Option<HeaderFacts>,
-    /// The kernel read the LUN's identity anew in this run.
+    /// The kernel read the LUN's identity anew in this run, or a loop device was given its file.
     pub scanned: bool,
     /// A device without use was removed to be found anew; once is enough.
     pub purged: bool,
@@ -95,6 +95,8 @@ pub struct Run {
     pub closed: bool,
     /// The session was left as far as it is ours to leave.
     pub logged_out: bool,
+    /// The file of an erased volume was removed, as far as it is this volume's.
+    pub file_removed: bool,
     /// Key slots were wiped.
     pub erased: Option<Erased>,
     /// What the comparison of mapping and disk showed: that they differ, or where they do not.

@@ -16,13 +16,18 @@ use super::{
     plan::{Done, Stop, is_break},
     wanted::Wanted,
 };
-use crate::host::{DeviceId, LinkFound, Mapping, Observed, shown::shown};
+use crate::host::{DeviceId, Erased, LinkFound, Mapping, Observed, shown::shown};
 
 /// Longest message of an error without its next step, in characters: tools and arrays have their words in it.
 const MAX_MESSAGE: usize = 1500;
 
 /// The status with a receipt in it.
-pub fn with_receipt(old: &NodeVolumeStatus, receipt: &Receipt, now: Timestamp) -> NodeVolumeStatus {
+pub fn with_receipt(
+    old: &NodeVolumeStatus,
+    receipt: &Receipt,
+    node_name: &str,
+    now: Timestamp,
+) -> NodeVolumeStatus {
     let mut new = old.clone();
     match receipt {
         Receipt::PermitSpent { id } => {
@@ -33,6 +38,12 @@ pub fn with_receipt(old: &NodeVolumeStatus, receipt: &Receipt, now: Timestamp) -
                 id: id.clone(),
                 spent_at: Some(Time(now)),
             });
+        }
+        Receipt::Erased { erased, luks_uuid } => {
+            set_stage(&mut new, Stage::Detaching, now);
+            new.error = None;
+            new.erased
+                .get_or_insert_with(|| erase_receipt(erased, luks_uuid, node_name, now));
         }
         Receipt::FirstOpened {
             device,
@@ -66,13 +77,8 @@ pub fn after(
     if let Some(erased) = &outcome.erased
         && new.erased.is_none()
     {
-        new.erased = Some(EraseReceipt {
-            luks_uuid: wanted.luks_uuid.clone().unwrap_or_default(),
-            key_slots_wiped: i32::try_from(erased.key_slots_wiped).unwrap_or(i32::MAX),
-            verified: erased.verified,
-            at: Time(now),
-            node_name: node_name.to_owned(),
-        });
+        let uuid = wanted.luks_uuid.as_deref().unwrap_or_default();
+        new.erased = Some(erase_receipt(erased, uuid, node_name, now));
     }
     let mapping = outcome.observed.as_ref().and_then(|o| o.mapping.as_ref());
     new.suspended = matches!(outcome.end, Ok(Done::Suspended))
@@ -104,6 +110,21 @@ pub fn after(
         Err(stop) => set_error(&mut new, stop, now),
     }
     new
+}
+
+fn erase_receipt(
+    erased: &Erased,
+    luks_uuid: &str,
+    node_name: &str,
+    now: Timestamp,
+) -> EraseReceipt {
+    EraseReceipt {
+        luks_uuid: luks_uuid.to_owned(),
+        key_slots_wiped: i32::try_from(erased.key_slots_wiped).unwrap_or(i32::MAX),
+        verified: erased.verified,
+        at: Time(now),
+        node_name: node_name.to_owned(),
+    }
 }
 
 /// The status of a volume on which nothing could be tried.

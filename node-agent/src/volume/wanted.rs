@@ -3,16 +3,20 @@
 use cryptvol_crds::{
     NodeVolume, names,
     v1alpha1::{
-        Activation, Desired, Encryption, FormatPermit, HeaderFacts, NodeIscsi, NodeRotation,
+        Activation, Desired, Encryption, FormatPermit, HeaderFacts, NodeFile, NodeIscsi, NodeRotation,
         NodeSource,
     },
 };
 
 use super::shadow;
-use crate::host::{Lun, Portal, Query, Source, Target};
+use crate::host::{BackingFile, Lun, Portal, Query, Source, Target};
 
 /// All are asked at once, each by a thread.
 const MAX_PORTALS: usize = 16;
+/// Room for a header and something behind it.
+const LEAST_FILE: u64 = 32 << 20;
+/// Longest file that a Linux file offset can name, in whole blocks.
+const MOST_FILE: u64 = (1 << 63) - 4096;
 /// Memory for key derivation unless the agent is told otherwise, in MiB: one header as cryptsetup and os-brick write it by
 /// default. What cryptvol writes needs none.
 pub const UNLOCK_MEMORY_MIB: u32 = 1024;
@@ -146,8 +150,40 @@ fn source(spec: &NodeSource) -> Result<Source, InvalidSpec> {
             path: device.path.clone(),
         }),
         (None, Some(_), None) => Err(bad("source.device.path", "not a path below /dev")),
-        _ => Err(bad("source", "only iscsi and device are implemented")),
+        (None, None, Some(file)) => backing_file(file).map(Source::File),
+        _ => Err(bad("source", "not one of iscsi, device and file")),
     }
+}
+
+/// Directly in the one directory for files, so that nobody gets at other files of the node by a volume.
+fn backing_file(spec: &NodeFile) -> Result<BackingFile, InvalidSpec> {
+    let name = spec.path.strip_prefix(names::FILE_DIR);
+    if !name
+        .and_then(|rest| rest.strip_prefix('/'))
+        .is_some_and(is_file_name)
+    {
+        return Err(bad(
+            "source.file.path",
+            "not a file directly in /var/lib/cryptvol/volumes",
+        ));
+    }
+    let size = u64::try_from(spec.size_bytes).ok();
+    let size_bytes = size
+        .filter(|n| (LEAST_FILE..=MOST_FILE).contains(n) && n % 4096 == 0)
+        .ok_or_else(|| bad("source.file.sizeBytes", "not a multiple of 4096 from 32 MiB on"))?;
+    Ok(BackingFile {
+        path: spec.path.clone(),
+        size_bytes,
+    })
+}
+
+/// Whether a name stays in its directory.
+pub fn is_file_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.len() <= 255
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 /// A path below `/dev` that stays there, as far as its words go; where its links lead is looked at each time.

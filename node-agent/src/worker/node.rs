@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     host::{
-        AddSlotOrder, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header, HeaderFound,
+        AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header, HeaderFound,
         Mapping, NameOrder, Observed, OpenOrder, Query, StepError, Target,
     },
     volume::execute::Node,
@@ -108,6 +108,18 @@ impl Node for Workers {
     async fn close(&self, name: &str, uuid: &str) -> Result<(), StepError> {
         self.act(Call::Close(name.to_owned(), uuid.to_owned()))
             .await
+    }
+
+    async fn make_file(&self, file: &BackingFile) -> Result<(), StepError> {
+        self.act(Call::MakeFile(file.clone())).await
+    }
+
+    async fn attach_file(&self, file: &BackingFile) -> Result<(), StepError> {
+        self.act(Call::AttachFile(file.clone())).await
+    }
+
+    async fn remove_file(&self, file: &BackingFile) -> Result<(), StepError> {
+        self.act(Call::RemoveFile(file.clone())).await
     }
 
     async fn delete_device(&self, device: &DeviceId) -> Result<(), StepError> {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use crate::host::{
-    AddSlotOrder, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header, HeaderFound, Host,
+    AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header, HeaderFound, Host,
     Mapping, NameOrder, Observed, OpenOrder, Query, StepError, Target,
     probe::{self, NodeCheck},
 };
@@ -46,6 +46,12 @@ pub enum Call {
     Name(NameOrder),
     /// `Host::close`.
     Close(String, String),
+    /// `Host::make_file`.
+    MakeFile(BackingFile),
+    /// `Host::attach_file`.
+    AttachFile(BackingFile),
+    /// `Host::remove_file`.
+    RemoveFile(BackingFile),
     /// `Host::delete_device`.
     DeleteDevice(DeviceId),
     /// `Host::logout`.
@@ -122,6 +128,9 @@ impl Call {
             Self::Unlink(_) => "unlink",
             Self::Name(_) => "give or take a name",
             Self::Close(..) => "close",
+            Self::MakeFile(_) => "make the file",
+            Self::AttachFile(_) => "attach the file",
+            Self::RemoveFile(_) => "remove the file",
             Self::DeleteDevice(_) => "remove the device",
             Self::Logout(_) => "log out",
             Self::Erase(..) => "erase",
@@ -150,6 +159,9 @@ impl Call {
             // Several portals, each with its own time.
             Self::Login(..) => 75,
             Self::DeleteDevice(_)
+            | Self::MakeFile(_)
+            | Self::AttachFile(_)
+            | Self::RemoveFile(_)
             | Self::Logout(_)
             | Self::Open(..)
             | Self::Grow(..)
@@ -206,6 +218,9 @@ impl Call {
             Self::Unlink(link) => unit(host.unlink(link)),
             Self::Name(order) => unit(host.name(order)),
             Self::Close(name, uuid) => unit(host.close(name, uuid)),
+            Self::MakeFile(file) => unit(host.make_file(file)),
+            Self::AttachFile(file) => unit(host.attach_file(file)),
+            Self::RemoveFile(file) => unit(host.remove_file(file)),
             Self::DeleteDevice(device) => unit(host.delete_device(device)),
             Self::Logout(target) => unit(host.logout(target)),
             Self::Erase(device, uuid) => host.erase(device, uuid).map(Answer::Erased),

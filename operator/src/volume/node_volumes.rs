@@ -1,9 +1,9 @@
 //! The hand-over objects: what a NodeVolume should say.
 
 use cryptvol_crds::{
-    EncryptedVolume, NodeVolume, names,
+    EncryptedVolume, NodeVolume, names, quantity,
     v1alpha1::{
-        Activation, Desired, EncryptedVolumeStatus, Encryption, IscsiSource, NodeDevice, NodeIscsi,
+        Activation, Desired, EncryptedVolumeStatus, Encryption, IscsiSource, NodeDevice, NodeFile, NodeIscsi,
         NodeSource, NodeVolumeSpec, VolumeRef,
     },
 };
@@ -66,7 +66,11 @@ pub fn build(
             device: source.device.as_ref().map(|d| NodeDevice {
                 path: d.path.clone(),
             }),
-            file: None,
+            file: source.file.as_ref().map(|f| NodeFile {
+                path: f.path.clone(),
+                // The rules of the API let nothing else through; the agent refuses 0.
+                size_bytes: quantity::bytes(&f.size).unwrap_or_default(),
+            }),
         },
     };
     let mut node_volume = NodeVolume::new(&names::node_volume_name(&name, node), spec);

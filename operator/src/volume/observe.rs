@@ -202,7 +202,7 @@ fn source_owner(ctx: &Context, volume: &EncryptedVolume) -> Option<SourceOwner> 
         })
 }
 
-/// What makes two volumes the same disk: a target name is unique in the world, the path of a local device on its node.
+/// What makes two volumes the same disk: a target name is unique in the world, the path of a local device or file on its node.
 pub fn disk(volume: &EncryptedVolume) -> Option<String> {
     let source = &volume.spec.source;
     if let Some(iscsi) = &source.iscsi {
@@ -213,8 +213,11 @@ pub fn disk(volume: &EncryptedVolume) -> Option<String> {
         .as_ref()
         .and_then(|s| s.last_node_name.as_deref());
     let node = decide::wanted(volume).into_iter().next().or(last)?;
-    let device = source.device.as_ref()?;
-    Some(format!("{} on node {node}", device.path))
+    let path = match (&source.device, &source.file) {
+        (Some(device), _) => &device.path,
+        (None, file) => &file.as_ref()?.path,
+    };
+    Some(format!("{path} on node {node}"))
 }
 
 /// What a decision needs of a Node.

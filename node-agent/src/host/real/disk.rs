@@ -54,8 +54,10 @@ impl std::ops::DerefMut for Aligned {
 pub enum Access {
     /// Nothing is written, not even a repair.
     Read,
-    /// Header and key slots are written.
+    /// Header and key slots are written, and nothing else has the device.
     Write,
+    /// Key slots are written below the volume's own live mapping, which has the device.
+    WriteBelow,
 }
 
 /// An open device (in tests: a plain file).
@@ -102,12 +104,12 @@ impl Disk {
         sysfs.same_device(id)?;
         // The kernel's own claim: a mount, swap, RAID, LVM or another mapping has it, and nobody gets it until we let go.
         let exclusive = match (&id.kind, access) {
-            (RawKind::Local, Access::Write) => libc::O_EXCL,
+            (RawKind::Local | RawKind::Loop { .. }, Access::Write) => libc::O_EXCL,
             _ => 0,
         };
         let file = OpenOptions::new()
             .read(true)
-            .write(access == Access::Write)
+            .write(access != Access::Read)
             .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC | exclusive)
             .open(&id.path)
             .map_err(|e| match e.raw_os_error() {
@@ -173,11 +175,19 @@ impl Disk {
             .write(true)
             .open(path)
             .map_err(|e| unreadable(&name, e))?;
-        let size = file.metadata().map_err(|e| unreadable(&name, e))?.len();
+        Self::of(file, &name)
+    }
+
+    /// An open plain file in place of a device, without direct I/O.
+    ///
+    /// # Errors
+    /// `DeviceUnreadable` when its size cannot be read.
+    pub fn of(file: File, name: &str) -> Result<Self, StepError> {
+        let size = file.metadata().map_err(|e| unreadable(name, e))?.len();
         Ok(Self {
             file,
             size,
-            name,
+            name: name.to_owned(),
             #[cfg(test)]
             writes_left: std::cell::Cell::new(u32::MAX),
         })

@@ -6,11 +6,13 @@ pub mod disk;
 pub mod dm;
 pub mod erase;
 mod error;
+mod files;
 pub mod header;
 pub mod iscsi;
 pub mod links;
 mod live;
 pub mod local;
+mod loop_sys;
 pub mod luks;
 pub mod names;
 pub mod plain;
@@ -27,11 +29,12 @@ use cryptvol_crds::{
 };
 
 use super::{
-    AddSlotOrder, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header, HeaderFound, Host,
-    Mapping, NameOrder, NameTo, Observed, OpenOrder, Passphrase, Query, Source, StepError, Target,
+    AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FileState, FormatOrder, Header, HeaderFound, Host,
+    Mapping, NameOrder, NameTo, Observed, OpenOrder, Passphrase, Query, RawKind, Source, StepError, Target,
 };
 use disk::{Access, Disk};
 use error::{because, failed};
+use files::Files;
 use iscsi::Initiator;
 use links::Links;
 use luks::VolumeKey;
@@ -52,6 +55,7 @@ fn go_first() {
 pub struct RealHost {
     sysfs: Sysfs,
     links: Links,
+    files: Files,
     names: Names,
     initiator: Initiator,
 }
@@ -80,11 +84,17 @@ impl Host for RealHost {
                 let device = self.sysfs.local(path, mapping.as_ref()).map_err(read)?;
                 (None, device)
             }
-            Source::File(_) => {
-                return Err(failed(&query.source, "files are not implemented"));
+            Source::File(file) => {
+                let found = self.files.device(&self.sysfs, file, mapping.as_ref())?;
+                (None, found)
             }
         };
+        let file = match &query.source {
+            Source::File(file) => self.files.observe(file)?,
+            _ => FileState::Absent,
+        };
         Ok(Observed {
+            file,
             session,
             device,
             mapping,
@@ -176,7 +186,22 @@ impl Host for RealHost {
     }
 
     fn delete_device(&mut self, device: &DeviceId) -> Result<(), StepError> {
-        iscsi::delete_device(&self.sysfs, device)
+        match device.kind {
+            RawKind::Loop { .. } => files::detach(&self.sysfs, device),
+            _ => iscsi::delete_device(&self.sysfs, device),
+        }
+    }
+
+    fn make_file(&mut self, file: &BackingFile) -> Result<(), StepError> {
+        self.files.make(file)
+    }
+
+    fn attach_file(&mut self, file: &BackingFile) -> Result<(), StepError> {
+        self.files.attach(&self.sysfs, file)
+    }
+
+    fn remove_file(&mut self, file: &BackingFile) -> Result<(), StepError> {
+        self.files.remove(file)
     }
 
     fn logout(&mut self, target: &Target) -> Result<(), StepError> {
@@ -210,7 +235,7 @@ impl Host for RealHost {
         device: &DeviceId,
         order: &AddSlotOrder,
     ) -> Result<Vec<KeySlotRef>, StepError> {
-        rotate::add(&Disk::open(&self.sysfs, device, Access::Write)?, order)
+        rotate::add(&Disk::open(&self.sysfs, device, Access::WriteBelow)?, order)
     }
 
     fn drop_key_slots(
@@ -218,7 +243,7 @@ impl Host for RealHost {
         device: &DeviceId,
         order: &DropSlotsOrder,
     ) -> Result<(), StepError> {
-        rotate::drop_slots(&Disk::open(&self.sysfs, device, Access::Write)?, order)
+        rotate::drop_slots(&Disk::open(&self.sysfs, device, Access::WriteBelow)?, order)
     }
 
     fn erase(&mut self, device: &DeviceId, luks_uuid: &str) -> Result<Erased, StepError> {

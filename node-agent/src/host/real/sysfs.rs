@@ -11,6 +11,7 @@ use cryptvol_crds::conditions::Reason;
 
 use super::{
     error::{because, failed},
+    files::has_file,
     local::{local_wwid, users},
 };
 use crate::host::{Device, DeviceId, Portal, RawKind, Session, StepError, Target};
@@ -205,7 +206,7 @@ impl Sysfs {
     /// When sysfs cannot be read.
     pub fn holders(&self, id: &DeviceId) -> io::Result<Vec<String>> {
         match self.block_dir(id)? {
-            Some(block) if id.kind == RawKind::Local => users(&block, &id.dev),
+            Some(block) if !matches!(id.kind, RawKind::Lun { .. }) => users(&block, &id.dev),
             Some(block) => holders(&block),
             None => Ok(Vec::new()),
         }
@@ -254,6 +255,12 @@ impl Sysfs {
                     show(&wwid),
                     show(&id.wwid)
                 ),
+            ));
+        }
+        if matches!(id.kind, RawKind::Loop { .. }) && !has_file(id).map_err(read)? {
+            return Err(because(
+                Reason::WwidMismatch,
+                format!("{} has another file by now", id.path),
             ));
         }
         let size = attribute(&block.join("size")).map_err(read)?;

@@ -8,7 +8,7 @@ use cryptvol_crds::{
 
 use super::{Content, Disk, SimHeader, SimLink, WIPED, World, fingerprint};
 use crate::host::{
-    AddSlotOrder, Chap, CryptTable, Device, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header,
+    AddSlotOrder, BackingFile, Chap, CryptTable, Device, DeviceId, DropSlotsOrder, Erased, FileState, FormatOrder, Header,
     HeaderFound, Host, LinkFound, Mapping, NameOrder, Observed, OpenOrder, Portal, Query, RawKind,
     Session, Source, StepError, Target,
 };
@@ -62,6 +62,8 @@ pub struct SimDevice {
     pub state: String,
     /// Mounted or opened exclusively by somebody.
     pub in_use: bool,
+    /// Path of the file below it, of a loop device.
+    pub file: Option<String>,
 }
 
 /// A mapping.
@@ -159,9 +161,13 @@ impl World {
         DeviceId {
             path: device.path.clone(),
             dev: device.dev.clone(),
-            kind: match device.sid {
-                0 => RawKind::Local,
-                sid => RawKind::Lun {
+            kind: match (&device.file, device.sid) {
+                (Some(_), _) => RawKind::Loop {
+                    file_system: 1,
+                    inode: device.disk as u64,
+                },
+                (None, 0) => RawKind::Local,
+                (None, sid) => RawKind::Lun {
                     hctl: format!("{sid}:0:0:{}", device.lun),
                 },
             },
@@ -424,11 +430,13 @@ impl Host for World {
                 (session, device)
             }
             Source::Device { path } => (None, self.local(path, &query.mapping_name)),
-            Source::File(_) => {
-                return error(Reason::StepFailed, "this source is not simulated");
-            }
+            Source::File(file) => (None, self.looped(&file.path, &query.mapping_name)),
         };
         let device = device.map(|d| self.shown(d));
+        let file = match &query.source {
+            Source::File(file) => self.file_state(&file.path),
+            _ => FileState::Absent,
+        };
         let mapping = self
             .kernel
             .mappings
@@ -442,6 +450,7 @@ impl Host for World {
             Some(SimLink::Ours(to) | SimLink::Foreign(to)) => LinkFound::To(to.clone()),
         };
         Ok(Observed {
+            file,
             session,
             device,
             mapping,
@@ -545,6 +554,7 @@ impl Host for World {
                     size: d.size,
                     state: "running".to_owned(),
                     in_use: false,
+                    file: None,
                 });
                 Ok(())
             }
@@ -639,6 +649,18 @@ impl Host for World {
         }
         self.kernel.mappings.remove(i);
         Ok(())
+    }
+
+    fn make_file(&mut self, file: &BackingFile) -> Result<(), StepError> {
+        self.make(file)
+    }
+
+    fn attach_file(&mut self, file: &BackingFile) -> Result<(), StepError> {
+        self.attach(file)
+    }
+
+    fn remove_file(&mut self, file: &BackingFile) -> Result<(), StepError> {
+        self.remove(file)
     }
 
     fn delete_device(&mut self, device: &DeviceId) -> Result<(), StepError> {

@@ -5,10 +5,12 @@
 //! synchronous like the real one.
 
 mod array;
+mod files;
 mod kernel;
 mod names;
 
 pub use array::*;
+pub use files::*;
 pub use kernel::*;
 pub use names::*;
 
@@ -23,6 +25,8 @@ pub struct World {
     pub disks: Vec<Disk>,
     /// The node's kernel.
     pub kernel: Kernel,
+    /// Files of the node that stand for disks, by path; they outlive a power cut.
+    pub files: BTreeMap<String, SimFile>,
     /// Links by path.
     pub links: BTreeMap<String, SimLink>,
     /// What udev is told of names.
@@ -50,7 +54,7 @@ impl World {
         self.log.push("power cut".to_owned());
         let next_sid = self.kernel.next_sid;
         let mut devices = std::mem::take(&mut self.kernel.devices);
-        devices.retain(|d| d.sid == 0); // the node's own are there again at boot
+        devices.retain(|d| d.sid == 0 && d.file.is_none()); // the node's own are there again at boot
         self.kernel = Kernel {
             next_sid,
             devices,

@@ -3,7 +3,7 @@
 use cryptvol_crds::{conditions::Reason, v1alpha1::Stage};
 
 use super::{At, Done, Next, Step, stop};
-use crate::host::Source;
+use crate::host::{FileState, Source};
 
 impl At<'_> {
     pub(super) fn down(&self) -> Next {
@@ -70,6 +70,14 @@ impl At<'_> {
                 ));
             }
             return Err(Next::Do(Step::DeleteDevice(device.id.clone())));
+        }
+        // Only once the receipt is on record: without the file nobody could see any more that it was erased.
+        if let Source::File(file) = &self.wanted.query.source
+            && self.memory.erased.is_some()
+            && self.observed.file != FileState::Absent
+            && !self.run.file_removed
+        {
+            return Err(Next::Do(Step::RemoveFile(file.clone())));
         }
         match (&self.wanted.query.source, &self.observed.session) {
             // Other disks in it, or it was found to be somebody else's.

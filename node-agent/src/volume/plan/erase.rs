@@ -6,7 +6,7 @@ use cryptvol_crds::{
 };
 
 use super::{At, Done, Next, Step, stop};
-use crate::host::{DeviceId, Erased, HeaderFound};
+use crate::host::{DeviceId, Erased, FileState, HeaderFound, Source};
 
 impl At<'_> {
     pub(super) fn erase(&self) -> Next {
@@ -15,6 +15,9 @@ impl At<'_> {
             verified: e.verified,
         });
         match receipt.or_else(|| self.run.erased.clone()) {
+            Some(erased) if self.has_file() && self.memory.erased.is_none() => {
+                Next::Do(Step::RecordErased(erased))
+            }
             Some(erased) => match self.down() {
                 Next::Done(_) => Next::Done(Done::Erased(erased)),
                 next => next,
@@ -34,6 +37,9 @@ impl At<'_> {
         if self.wanted.encryption.provider == Provider::Plain {
             return Ok(Next::Do(Step::NothingToErase { verified: true }));
         }
+        if matches!(self.wanted.query.source, Source::File(_)) && !self.has_file() && !self.opened() {
+            return Ok(Next::Do(Step::NothingToErase { verified: true }));
+        }
         let device = self.reach_device()?;
         let found = self.header(device)?;
         if let (HeaderFound::Luks(header), Some(uuid)) = (found, &self.wanted.luks_uuid)
@@ -49,6 +55,11 @@ impl At<'_> {
             return Ok(Next::Do(Step::NothingToErase { verified: true }));
         }
         Err(self.not_the_header(device, found))
+    }
+
+    fn has_file(&self) -> bool {
+        matches!(self.wanted.query.source, Source::File(_))
+            && (self.observed.device.is_some() || self.observed.file != FileState::Absent)
     }
 
     /// The volume has data and this disk does not carry its header: saying "erased" would be a lie.

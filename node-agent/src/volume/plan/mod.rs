@@ -28,7 +28,7 @@ use super::{
     memory::{Hand, Memory, Run},
     wanted::Wanted,
 };
-use crate::host::{DeviceId, Erased, Lun, Mapping, NameTo, Observed};
+use crate::host::{BackingFile, DeviceId, Erased, Lun, Mapping, NameTo, Observed};
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +48,10 @@ pub enum Step {
     Login(Lun),
     /// Add the LUN, or read its identity anew.
     Scan(Lun),
+    /// Make the file that stands for the disk.
+    MakeFile(BackingFile),
+    /// Offer the file by a loop device.
+    AttachFile(BackingFile),
     /// Read what the disk begins with.
     ReadHeader(DeviceId),
     /// Ask the operator for the passphrase.
@@ -108,6 +112,10 @@ pub enum Step {
         /// UUID that the header must have.
         luks_uuid: String,
     },
+    /// Record that the key slots were wiped; acknowledged before the file goes, without which nothing could be shown any more.
+    RecordErased(Erased),
+    /// Remove the file of an erased volume.
+    RemoveFile(BackingFile),
     /// Make the mapping as long as its disk is by now.
     Grow {
         /// Raw device.
@@ -168,6 +176,8 @@ impl Step {
         match self {
             Self::Login(_) => "login",
             Self::Scan(_) => "scan",
+            Self::MakeFile(_) => "make-file",
+            Self::AttachFile(_) => "attach-file",
             Self::ReadHeader(_) => "read-header",
             Self::ReleaseKey => "release-key",
             Self::SpendPermit { .. } => "spend-permit",
@@ -185,6 +195,8 @@ impl Step {
             Self::DeleteDevice(_) => "delete-device",
             Self::Logout(_) => "logout",
             Self::Erase { .. } => "erase",
+            Self::RecordErased(_) => "record-erased",
+            Self::RemoveFile(_) => "remove-file",
             Self::Grow { .. } => "grow",
             Self::Sample { .. } => "sample",
             Self::Suspend { .. } => "suspend",
@@ -199,6 +211,8 @@ impl Step {
     pub const NAMES: &'static [&'static str] = &[
         "login",
         "scan",
+        "make-file",
+        "attach-file",
         "read-header",
         "release-key",
         "spend-permit",
@@ -214,6 +228,8 @@ impl Step {
         "delete-device",
         "logout",
         "erase",
+        "record-erased",
+        "remove-file",
         "grow",
         "sample",
         "suspend",
@@ -227,7 +243,7 @@ impl Step {
     pub fn stage(&self) -> Stage {
         match self {
             Self::Login(_) => Stage::Session,
-            Self::Scan(_) => Stage::Device,
+            Self::Scan(_) | Self::MakeFile(_) | Self::AttachFile(_) => Stage::Device,
             Self::ReadHeader(_) | Self::SpendPermit { .. } | Self::Format { .. } => Stage::Header,
             Self::ReleaseKey => Stage::KeyRelease,
             Self::Open { .. } | Self::RecordFirstOpened { .. } | Self::Sample { .. } => {
@@ -249,6 +265,8 @@ impl Step {
             | Self::DeleteDevice(_)
             | Self::Logout(_)
             | Self::Erase { .. }
+            | Self::RecordErased(_)
+            | Self::RemoveFile(_)
             | Self::NothingToErase { .. } => Stage::Detaching,
         }
     }

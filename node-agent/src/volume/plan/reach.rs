@@ -3,7 +3,7 @@
 use cryptvol_crds::{conditions::Reason, v1alpha1::Stage};
 
 use super::{At, Next, Step, stop};
-use crate::host::{Device, DeviceId, Lun, Session, Source};
+use crate::host::{BackingFile, Device, DeviceId, FileState, Lun, Session, Source};
 
 impl At<'_> {
     /// Session, device and identity; the device is free, answers, and its identity was read in this run.
@@ -11,11 +11,7 @@ impl At<'_> {
         match &self.wanted.query.source {
             Source::Iscsi(lun) => self.reach_lun(lun),
             Source::Device { path } => self.reach_local(path),
-            source @ Source::File(_) => Err(stop(
-                Stage::Device,
-                Reason::StepFailed,
-                format!("{source}: files are not implemented"),
-            )),
+            Source::File(file) => self.reach_file(file),
         }
     }
 
@@ -46,6 +42,75 @@ impl At<'_> {
         }
         self.identity(id)?;
         Ok(id)
+    }
+
+    /// A file that stands for a disk, through a loop device. It is made once, for a volume that was never begun anywhere: a file that is
+    /// missing later is a disk that is missing.
+    fn reach_file(&self, file: &BackingFile) -> Result<&DeviceId, Next> {
+        let stopped = |reason, what: String| Err(stop(Stage::Device, reason, what));
+        let path = &file.path;
+        // A copy of a file is as good as the file: only a header says whose it is.
+        let encryption = &self.wanted.encryption;
+        if !encryption.provider.has_header() {
+            return Err(stop(
+                Stage::Identity,
+                Reason::IdentityUnproven,
+                format!(
+                    "{path} is a file, which has no WWID, and provider {} writes no header by which it could be known",
+                    encryption.provider.as_str()
+                ),
+            ));
+        }
+        if let Some(Device { id, holders, .. }) = &self.observed.device {
+            if !holders.is_empty() {
+                let by = holders.join(", ");
+                return stopped(
+                    Reason::DeviceInUse,
+                    format!("{path} ({}) is in use by {by}", id.path),
+                );
+            }
+            self.long_enough(file, id.size_bytes)?;
+            self.identity(id)?;
+            return Ok(id);
+        }
+        let begun =
+            self.opened() || self.wanted.formatted_before || self.memory.permit.is_some();
+        let new = !begun && self.wanted.permit.is_some();
+        match self.observed.file {
+            FileState::Absent | FileState::Regular { size_bytes: 0 } if new => {
+                Err(Next::Do(Step::MakeFile(file.clone())))
+            }
+            FileState::Absent => stopped(Reason::DeviceNotFound, format!("there is no file {path}")),
+            FileState::Other => stopped(
+                Reason::FileNotUsable,
+                format!("{path} is there and is no regular file"),
+            ),
+            FileState::Regular { size_bytes } => {
+                self.long_enough(file, size_bytes)?;
+                match self.run.scanned {
+                    true => stopped(
+                        Reason::StepFailed,
+                        format!("the loop device of {path} is gone again"),
+                    ),
+                    false => Err(Next::Do(Step::AttachFile(file.clone()))),
+                }
+            }
+        }
+    }
+
+    fn long_enough(&self, file: &BackingFile, size_bytes: u64) -> Result<(), Next> {
+        if size_bytes >= file.size_bytes {
+            return Ok(());
+        }
+        let reason = match self.opened() {
+            true => Reason::SizeMismatch,
+            false => Reason::FileNotUsable,
+        };
+        Err(stop(
+            Stage::Device,
+            reason,
+            format!("{} has {size_bytes} bytes, wanted are {}", file.path, file.size_bytes),
+        ))
     }
 
     /// iscsid logs in again by itself, with what it was told at the first login: a secret that the array does not take any

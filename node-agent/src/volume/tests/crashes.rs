@@ -59,6 +59,10 @@ fn local_with_data() -> Lab {
     written(Lab::local(Provider::Luks2, 1))
 }
 
+fn file_with_data() -> Lab {
+    written(Lab::file(Provider::Luks2, 1))
+}
+
 fn written(lab: Lab) -> Lab {
     lab.settle(1);
     assert!(lab.world.borrow_mut().guest_writes(&Lab::link(1)).is_some());
@@ -131,6 +135,41 @@ fn deleted_by_name() -> Lab {
 }
 
 const WAYS: &[Way] = &[
+    Way {
+        name: "first attach, file",
+        prepare: || Lab::file(Provider::Luks2, 1),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: true,
+    },
+    Way {
+        name: "attach, file",
+        prepare: || detached(file_with_data()),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "detach, file",
+        prepare: file_with_data,
+        desired: Desired::Detached,
+        last: Stage::Detached,
+        formats: false,
+    },
+    Way {
+        name: "erase attached, file",
+        prepare: file_with_data,
+        desired: Desired::Erased,
+        last: Stage::Erased,
+        formats: false,
+    },
+    Way {
+        name: "erase detached, file",
+        prepare: || detached(file_with_data()),
+        desired: Desired::Erased,
+        last: Stage::Erased,
+        formats: false,
+    },
     Way {
         name: "first attach, local",
         prepare: || Lab::local(Provider::Luks2, 1),
@@ -413,7 +452,11 @@ fn nothing_left_if_down(way: &Way, lab: &Lab) {
             way.name
         );
         assert!(
-            world.kernel.devices.iter().all(|d| d.sid == 0),
+            world
+                .kernel
+                .devices
+                .iter()
+                .all(|d| d.sid == 0 && d.file.is_none()),
             "{}: a device is left",
             way.name
         );
@@ -431,6 +474,11 @@ fn nothing_left_if_down(way: &Way, lab: &Lab) {
     }
     if way.desired == Desired::Erased {
         assert!(world.names.kept.is_empty(), "{}: a name is kept", way.name);
+        assert!(
+            world.files.values().all(|f| f.size.is_none()),
+            "{}: a file is left",
+            way.name
+        );
         // Without a header there is no key slot, and the data is as good as gone with the key.
         let plain = lab.volume(1).spec.encryption.provider == Provider::Plain;
         let keyless = |d: &Disk| match &d.content {
@@ -582,6 +630,9 @@ fn errors_of(call: &str) -> &'static [Reason] {
             R::DeadlineExceeded,
             R::StepFailed,
         ],
+        "make-file" | "attach-file" | "remove-file" => {
+            &[R::FileNotUsable, R::DeadlineExceeded, R::StepFailed]
+        }
         "delete-device" => &[R::DeviceBusy, R::DeadlineExceeded, R::StepFailed],
         "logout" => &[R::DeadlineExceeded, R::StepFailed],
         "erase" => &[

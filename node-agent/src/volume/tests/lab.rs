@@ -11,7 +11,7 @@ use cryptvol_crds::{
     conditions::Reason,
     names,
     v1alpha1::{
-        Desired, FormatPermit, KeySlotRef, NodeDevice, NodeIscsi, NodeRotation, NodeSource,
+        Desired, FormatPermit, KeySlotRef, NodeDevice, NodeFile, NodeIscsi, NodeRotation, NodeSource,
         NodeVolumeSpec, NodeVolumeStatus, Provider, RotationPhase, Stage, VolumeRef,
     },
 };
@@ -137,6 +137,10 @@ pub fn local(n: usize) -> String {
     format!("/dev/local-{n}")
 }
 
+pub fn file(n: usize) -> String {
+    format!("{}/vol-{n}.img", names::FILE_DIR)
+}
+
 impl Lab {
     /// One array with one target and `n` volumes, each with a blank disk at its own LUN (volume 1 at LUN 1), all wanted
     /// attached with a permit.
@@ -219,7 +223,30 @@ impl Lab {
                 size: 1 << 30,
                 state: "running".to_owned(),
                 in_use: false,
+                file: None,
             });
+        }
+        lab
+    }
+
+    /// The same with disks that are files, not made yet.
+    pub fn file(provider: Provider, n: usize) -> Self {
+        let lab = Self::of(provider, n);
+        for i in 1..=n {
+            let disk = lab.truth.borrow()[&name(i)];
+            lab.disk(i, |d| d.wwid = None);
+            lab.change(i, |s| {
+                s.wwid = None;
+                s.source = NodeSource {
+                    file: Some(NodeFile {
+                        path: file(i),
+                        size_bytes: 1 << 30,
+                    }),
+                    ..NodeSource::default()
+                };
+            });
+            let none = SimFile { disk, size: None };
+            lab.world.borrow_mut().files.insert(file(i), none);
         }
         lab
     }
@@ -668,7 +695,7 @@ impl Office for Side<'_> {
             .status
             .clone()
             .unwrap_or_default();
-        let new = report::with_receipt(&old, &receipt, self.lab.now());
+        let new = report::with_receipt(&old, &receipt, "node-1", self.lab.now());
         self.write(new.clone()).await?;
         Ok(Memory::read(&new))
     }
@@ -740,6 +767,23 @@ impl Node for Side<'_> {
 
     async fn close(&self, name: &str, uuid: &str) -> Result<(), StepError> {
         self.call("close", |w| w.close(name, uuid)).await
+    }
+
+    async fn make_file(&self, file: &BackingFile) -> Result<(), StepError> {
+        self.call("make-file", |w| w.make_file(file)).await
+    }
+
+    async fn attach_file(&self, file: &BackingFile) -> Result<(), StepError> {
+        self.call("attach-file", |w| w.attach_file(file)).await
+    }
+
+    async fn remove_file(&self, file: &BackingFile) -> Result<(), StepError> {
+        let erased = self.lab.volumes.borrow()[&self.volume]
+            .status
+            .as_ref()
+            .is_some_and(|s| s.erased.is_some());
+        assert!(erased, "9: a file goes without a receipt of its erasure");
+        self.call("remove-file", |w| w.remove_file(file)).await
     }
 
     async fn delete_device(&self, device: &DeviceId) -> Result<(), StepError> {

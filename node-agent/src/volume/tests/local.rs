@@ -1,4 +1,5 @@
-//! Devices that were on the node before us: never touched while anything else uses them, and left where they are.
+//! Devices that were on the node before us: never touched while anything else uses them, and left where they are. Files through loop
+//! devices.
 
 use cryptvol_crds::{
     conditions::Reason,
@@ -117,4 +118,101 @@ fn a_path_that_leads_elsewhere_by_now_moves_nothing_that_is_open() {
     let status = lab.status(1);
     assert_eq!((status.stage, status.error), (Stage::Attached, None));
     assert_eq!(lab.world.borrow().kernel.mappings.len(), 1);
+}
+
+/// Length of the file of volume 1, where it is there.
+fn file_size(lab: &Lab) -> Option<u64> {
+    lab.world.borrow().files[&file(1)].size
+}
+
+fn set_file(lab: &Lab, size: Option<u64>) {
+    let mut world = lab.world.borrow_mut();
+    world.files.get_mut(&file(1)).unwrap().size = size;
+}
+
+#[test]
+fn a_file_is_made_once_and_stays_when_the_volume_is_detached() {
+    let lab = Lab::file(Provider::Luks2, 1);
+    lab.settle(1);
+    let status = lab.status(1);
+    assert_eq!(status.stage, Stage::Attached, "{status:?}");
+    assert_eq!(status.device.unwrap().path, "/dev/loop0");
+    assert!(lab.world.borrow_mut().guest_writes(&Lab::link(1)).is_some());
+    lab.world.borrow_mut().power_cut();
+    lab.settle(1);
+    assert_eq!(lab.status(1).stage, Stage::Attached);
+    lab.want(1, Desired::Detached);
+    lab.settle(1);
+    assert_eq!(lab.status(1).stage, Stage::Detached);
+    assert_eq!(file_size(&lab), Some(1 << 30));
+    assert!(lab.world.borrow().kernel.devices.is_empty());
+
+    // Gone: never made anew, whatever the volume once was allowed.
+    set_file(&lab, None);
+    lab.want(1, Desired::Attached);
+    let written = lab.world.borrow().bytes_written();
+    lab.settle(1);
+    assert_eq!(
+        lab.reason(1).as_deref(),
+        Some(Reason::DeviceNotFound.as_str())
+    );
+    assert_eq!(file_size(&lab), None);
+    // Cut short.
+    set_file(&lab, Some(1 << 29));
+    lab.settle(1);
+    assert_eq!(
+        lab.reason(1).as_deref(),
+        Some(Reason::SizeMismatch.as_str())
+    );
+    assert_eq!(lab.world.borrow().bytes_written(), written);
+    set_file(&lab, Some(1 << 30));
+    lab.settle(1);
+    assert_eq!(lab.status(1).stage, Stage::Attached);
+}
+
+#[test]
+fn a_file_that_is_there_is_taken_only_as_a_blank_disk_would_be() {
+    let lab = Lab::file(Provider::Luks2, 1);
+    set_file(&lab, Some(1 << 30));
+    lab.disk(1, |d| d.content = Content::Foreign("ext4".into()));
+    stops(&lab, Reason::ForeignSignature);
+    set_file(&lab, Some(4096));
+    lab.world.borrow_mut().kernel.devices.clear();
+    stops(&lab, Reason::FileNotUsable);
+    let lab = Lab::file(Provider::Luks2, 1);
+    set_file(&lab, Some(0)); // cut off between making and sizing
+    lab.settle(1);
+    assert_eq!(lab.status(1).stage, Stage::Attached);
+}
+
+#[test]
+fn invariant_01_a_file_needs_a_header_to_be_known_by() {
+    let lab = Lab::file(Provider::Plain, 1);
+    stops(&lab, Reason::IdentityUnproven);
+    assert_eq!(file_size(&lab), None);
+    // An import makes nothing.
+    let lab = Lab::file(Provider::Luks2, 1);
+    lab.change(1, |s| {
+        s.format_permit = None;
+        s.luks_uuid = None;
+    });
+    stops(&lab, Reason::DeviceNotFound);
+    assert_eq!(file_size(&lab), None);
+}
+
+#[test]
+fn invariant_06_an_erased_volumes_file_goes_and_one_that_carries_something_stays() {
+    let lab = Lab::file(Provider::Luks2, 1);
+    lab.settle(1);
+    lab.want(1, Desired::Erased);
+    lab.settle(1);
+    assert_eq!(lab.status(1).stage, Stage::Erased);
+    assert_eq!(file_size(&lab), None);
+    // Somebody puts another file there before the agent looks again.
+    set_file(&lab, Some(1 << 30));
+    lab.disk(1, |d| d.content = Content::Foreign("ext4".into()));
+    lab.change(1, |s| s.desired = Desired::Detached);
+    lab.settle(1);
+    assert_eq!(lab.status(1).stage, Stage::Detached);
+    assert_eq!(file_size(&lab), Some(1 << 30));
 }

@@ -36,6 +36,7 @@ fn neighbour_scans(lab: &Lab) {
         size: 1 << 30,
         state: "running".into(),
         in_use: false,
+        file: None,
     });
 }
 

@@ -1,0 +1,473 @@
+//! Files that stand for disks: made sparse in the one directory that the agent has for them, offered by a loop device, found
+//! again by the inode.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use cryptvol_crds::{
+    conditions::Reason,
+    names::{DM_UUID_PREFIX, FILE_DIR},
+};
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, open, openat},
+    libc,
+    sys::stat::Mode,
+    unistd::{UnlinkatFlags, fsync, unlinkat},
+};
+
+use super::{
+    disk::Disk,
+    error::{because, failed},
+    header,
+    local::users,
+    loop_sys,
+    sysfs::{self, Sysfs, attribute, bytes, link},
+};
+use crate::{
+    host::{BackingFile, Device, DeviceId, FileState, HeaderFound, Mapping, RawKind, StepError},
+    volume::wanted::is_file_name,
+};
+
+/// How often another may take the free loop device before us.
+const TRIES: u32 = 16;
+/// How long a loop device may keep its file after it was taken away, because somebody (udev) looks at it.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// The directories of files.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// What stands before the paths; `/` but in tests.
+    root: PathBuf,
+}
+
+impl Default for Files {
+    fn default() -> Self {
+        Self {
+            root: PathBuf::from("/"),
+        }
+    }
+}
+
+impl Files {
+    /// Files below another root, for tests.
+    #[cfg(test)]
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// What is at the path. A link is not followed.
+    ///
+    /// # Errors
+    /// `FileNotUsable` for a path outside of the directories, `StepFailed`.
+    pub fn observe(&self, file: &BackingFile) -> Result<FileState, StepError> {
+        match fs::symlink_metadata(self.dir().join(name(&file.path)?)) {
+            Ok(meta) if meta.is_file() => Ok(FileState::Regular {
+                size_bytes: meta.len(),
+            }),
+            Ok(_) => Ok(FileState::Other),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(FileState::Absent),
+            Err(e) => Err(failed(format!("reading {}", file.path), e)),
+        }
+    }
+
+    /// Makes the file, sparse, for root alone. One that is there must be empty or as large as wanted.
+    ///
+    /// # Errors
+    /// `FileNotUsable`, `StepFailed`.
+    pub fn make(&self, file: &BackingFile) -> Result<(), StepError> {
+        let name = name(&file.path)?;
+        let fail = |e: Errno| failed(format!("making {}", file.path), e);
+        fs::create_dir_all(self.dir())
+            .map_err(|e| failed(format!("making the directory {FILE_DIR}"), e))?;
+        let dir = self.open_dir().map_err(fail)?;
+        let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mode = Mode::from_bits_truncate(0o600);
+        let made = match openat(&dir, name, flags | OFlag::O_CREAT | OFlag::O_EXCL, mode) {
+            Ok(fd) => File::from(fd),
+            // Cut off between making and sizing.
+            Err(Errno::EEXIST) => self.regular(file)?,
+            Err(e) => return Err(fail(e)),
+        };
+        let size = made.metadata().map_err(|e| failed(&file.path, e))?.len();
+        if size != 0 && size < file.size_bytes {
+            return Err(because(
+                Reason::FileNotUsable,
+                format!("{} is there and has {size} bytes", file.path),
+            ));
+        }
+        if size == 0 {
+            made.set_len(file.size_bytes)
+                .map_err(|e| failed(format!("making {}", file.path), e))?;
+        }
+        made.sync_all()
+            .map_err(|e| failed(format!("making {}", file.path), e))?;
+        fsync(&dir).map_err(fail)
+    }
+
+    /// The loop device of a volume: the one below its live mapping, where there is one of ours, else the one that has the file at the
+    /// path now. Told by the inode: names in sysfs are those of whoever made it.
+    ///
+    /// # Errors
+    /// `FileNotUsable` for a path outside of the directory, `StepFailed`.
+    pub fn device(
+        &self,
+        sysfs: &Sysfs,
+        file: &BackingFile,
+        mapping: Option<&Mapping>,
+    ) -> Result<Option<Device>, StepError> {
+        let read = |e: io::Error| failed("reading loop devices", e);
+        let below = mapping.filter(|m| m.uuid.starts_with(DM_UUID_PREFIX));
+        if let Some([dev]) = below.map(|m| m.deps.as_slice())
+            && let Some(block) = link(&sysfs.path("dev/block").join(dev)).map_err(read)?
+            && let Some(device) = looped(&block, None).map_err(read)?
+        {
+            return Ok(Some(device));
+        }
+        let name = name(&file.path)?;
+        let meta = match fs::symlink_metadata(self.dir().join(name)) {
+            Ok(meta) if meta.is_file() => meta,
+            Ok(_) => return Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed(format!("reading {}", file.path), e)),
+        };
+        for block in sysfs.loops(name).map_err(read)? {
+            let device = looped(&block, Some((meta.dev(), meta.ino()))).map_err(read)?;
+            if device.is_some() {
+                return Ok(device);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Offers the file by a loop device. Success when one has it already.
+    ///
+    /// # Errors
+    /// `FileNotUsable`, `StepFailed`.
+    pub fn attach(&self, sysfs: &Sysfs, file: &BackingFile) -> Result<(), StepError> {
+        if self.device(sysfs, file, None)?.is_some() {
+            return Ok(());
+        }
+        let backing = self.regular(file)?;
+        let what = |e: io::Error| failed(format!("a loop device for {}", file.path), e);
+        let control = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/loop-control")
+            .map_err(what)?;
+        let mut last = io::Error::other("no free loop device");
+        for _ in 0..TRIES {
+            let number = loop_sys::free_number(&control).map_err(what)?;
+            let device = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .custom_flags(libc::O_CLOEXEC)
+                .open(format!("/dev/loop{number}"))
+                .map_err(what)?;
+            match loop_sys::configure(&device, &backing, &file.path) {
+                Ok(()) => return Ok(()),
+                Err(e) if e.raw_os_error() == Some(libc::EBUSY) => last = e,
+                Err(e) => return Err(what(e)),
+            }
+        }
+        Err(what(last))
+    }
+
+    /// Removes the file of an erased volume. One that by now carries a header or anything else that has a name is somebody's, and
+    /// stays. Absent is success.
+    ///
+    /// # Errors
+    /// `FileNotUsable`, `StepFailed`.
+    pub fn remove(&self, file: &BackingFile) -> Result<(), StepError> {
+        if self.observe(file)? == FileState::Absent {
+            return Ok(());
+        }
+        let disk = Disk::of(self.regular(file)?, &file.path)?;
+        match header::read(&disk)? {
+            HeaderFound::Blank | HeaderFound::Unknown => {}
+            found => {
+                let what = match found {
+                    HeaderFound::Foreign(what) => what,
+                    _ => "a LUKS header".to_owned(),
+                };
+                tracing::warn!(file = file.path, what, "not removed: it carries something");
+                return Ok(());
+            }
+        }
+        let fail = |e: Errno| failed(format!("removing {}", file.path), e);
+        let dir = self.open_dir().map_err(fail)?;
+        match unlinkat(&dir, name(&file.path)?, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => fsync(&dir).map_err(fail),
+            Err(e) => Err(fail(e)),
+        }
+    }
+
+    /// The file, when it is one and not a link, a device or a second name of another file.
+    fn regular(&self, file: &BackingFile) -> Result<File, StepError> {
+        let name = name(&file.path)?;
+        let unusable = |why: String| because(Reason::FileNotUsable, format!("{} {why}", file.path));
+        let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let found = self
+            .open_dir()
+            .and_then(|dir| openat(&dir, name, flags, Mode::empty()));
+        let found = match found {
+            Ok(fd) => File::from(fd),
+            Err(Errno::ELOOP) => return Err(unusable("is a symbolic link".into())),
+            Err(e) => return Err(failed(format!("opening {}", file.path), e)),
+        };
+        let meta = found.metadata().map_err(|e| failed(&file.path, e))?;
+        if !meta.is_file() {
+            return Err(unusable("is no regular file".into()));
+        }
+        if meta.nlink() != 1 {
+            return Err(unusable(format!("has {} names", meta.nlink())));
+        }
+        Ok(found)
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.root.join(FILE_DIR.trim_start_matches('/'))
+    }
+
+    fn open_dir(&self) -> nix::Result<OwnedFd> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        open(&self.dir(), flags, Mode::empty())
+    }
+}
+
+/// Takes the file away from its loop device, unless anything uses it. Absent is success.
+///
+/// # Errors
+/// `DeviceBusy`, `StepFailed`.
+pub fn detach(sysfs: &Sysfs, id: &DeviceId) -> Result<(), StepError> {
+    let what = |e: io::Error| failed(format!("detaching {}", id.path), e);
+    let RawKind::Loop { file_system, inode } = &id.kind else {
+        return Err(failed(&id.path, "is no loop device"));
+    };
+    let holders = sysfs.holders(id).map_err(what)?;
+    if !holders.is_empty() {
+        return Err(because(
+            Reason::DeviceBusy,
+            format!("{} is used by {}", id.path, holders.join(", ")),
+        ));
+    }
+    let exclusive = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_EXCL | libc::O_CLOEXEC)
+        .open(&id.path);
+    let device = match exclusive {
+        Ok(device) => device,
+        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
+            return Err(because(
+                Reason::DeviceBusy,
+                format!("{} is mounted or opened exclusively", id.path),
+            ));
+        }
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENXIO | libc::ENOENT)) => return Ok(()),
+        Err(e) => return Err(what(e)),
+    };
+    if loop_sys::backing(&device).map_err(what)? != Some((*file_system, *inode)) {
+        return Ok(()); // it has another file by now
+    }
+    device.sync_all().map_err(what)?;
+    loop_sys::clear(&device).map_err(what)?;
+    // The last who closes it takes the file away.
+    drop(device);
+    let Some(block) = sysfs.block_dir(id).map_err(what)? else {
+        return Ok(());
+    };
+    let begun = Instant::now();
+    while block.join("loop/backing_file").exists() {
+        if begun.elapsed() > LINGER {
+            return Err(because(
+                Reason::DeviceBusy,
+                format!("{} is still open somewhere", id.path),
+            ));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Whether a loop device still has the file that it is known by.
+///
+/// # Errors
+/// Those of the device.
+pub fn has_file(id: &DeviceId) -> io::Result<bool> {
+    let RawKind::Loop { file_system, inode } = &id.kind else {
+        return Ok(false);
+    };
+    Ok(loop_sys::backing(look(&id.path)?)? == Some((*file_system, *inode)))
+}
+
+fn look(path: &str) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
+        .open(path)
+}
+
+/// A loop device in sysfs, with its file; with `file` only where it has that one.
+fn looped(block: &Path, file: Option<(u64, u64)>) -> io::Result<Option<Device>> {
+    let Some(name) = block.file_name().and_then(|n| n.to_str()) else {
+        return Ok(None);
+    };
+    if !block.join("loop/backing_file").exists() {
+        return Ok(None);
+    }
+    let path = format!("/dev/{name}");
+    let Ok(open) = look(&path) else {
+        return Ok(None); // taken away meanwhile
+    };
+    let Some((file_system, inode)) = loop_sys::backing(&open)? else {
+        return Ok(None);
+    };
+    let (Some(dev), Some(size)) = (
+        attribute(&block.join("dev"))?,
+        attribute(&block.join("size"))?,
+    ) else {
+        return Ok(None);
+    };
+    if file.is_some_and(|wanted| wanted != (file_system, inode)) {
+        return Ok(None);
+    }
+    Ok(Some(Device {
+        holders: users(block, &dev)?,
+        id: DeviceId {
+            path,
+            dev,
+            kind: RawKind::Loop { file_system, inode },
+            wwid: None,
+            size_bytes: bytes(&size)?,
+        },
+        state: "running".to_owned(),
+    }))
+}
+
+/// Name of a file in the directory.
+fn name(path: &str) -> Result<&str, StepError> {
+    path.strip_prefix(FILE_DIR)
+        .and_then(|rest| rest.strip_prefix('/'))
+        .filter(|name| is_file_name(name))
+        .ok_or_else(|| {
+            because(
+                Reason::FileNotUsable,
+                format!(
+                    "{path} is not directly in {FILE_DIR}, the only directory of the node that the agent has for files"
+                ),
+            )
+        })
+}
+
+impl Sysfs {
+    /// Loop devices whose file has this name, wherever.
+    fn loops(&self, file: &str) -> io::Result<Vec<PathBuf>> {
+        let mut all = vec![];
+        let dir = self.path("block");
+        for name in sysfs::names(&dir)?.filter(|n| n.starts_with("loop")) {
+            let block = dir.join(name);
+            let below = attribute(&block.join("loop/backing_file"))?;
+            if below.is_some_and(|path| path.contains(file)) {
+                all.push(block);
+            }
+        }
+        Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str) -> BackingFile {
+        BackingFile {
+            path: path.into(),
+            size_bytes: 64 << 20,
+        }
+    }
+
+    #[test]
+    fn made_once_and_sparse_and_never_outside() {
+        let tmp = tempfile::tempdir().unwrap();
+        let files = Files::at(tmp.path());
+        let disk = file("/var/lib/cryptvol/volumes/db-0.img");
+        assert_eq!(files.observe(&disk).unwrap(), FileState::Absent);
+        files.make(&disk).unwrap();
+        files.make(&disk).unwrap();
+        let at = tmp.path().join("var/lib/cryptvol/volumes/db-0.img");
+        let meta = fs::metadata(&at).unwrap();
+        assert_eq!((meta.len(), meta.blocks(), meta.mode() & 0o777), (64 << 20, 0, 0o600));
+        // Cut off before it had its size.
+        fs::OpenOptions::new().write(true).open(&at).unwrap().set_len(0).unwrap();
+        files.make(&disk).unwrap();
+        assert_eq!(
+            files.observe(&disk).unwrap(),
+            FileState::Regular { size_bytes: 64 << 20 }
+        );
+        for bad in [
+            "/etc/passwd",
+            "/var/lib/cryptvol/volumes/../x",
+            "/var/lib/cryptvol/volumes/a/b",
+            "/var/lib/cryptvol/volumes/.x",
+            "/var/lib/cryptvol/volumes/",
+            "/var/lib/cryptvol/volumesx/a",
+        ] {
+            for result in [
+                files.make(&file(bad)),
+                files.remove(&file(bad)),
+                files.observe(&file(bad)).map(drop),
+            ] {
+                assert_eq!(result.unwrap_err().reason(), Reason::FileNotUsable, "{bad}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_of_its_own_is_refused_and_what_carries_something_stays() {
+        let tmp = tempfile::tempdir().unwrap();
+        let files = Files::at(tmp.path());
+        files.make(&file("/var/lib/cryptvol/volumes/a")).unwrap();
+        let dir = tmp.path().join("var/lib/cryptvol/volumes");
+        fs::write(tmp.path().join("outside"), "data").unwrap();
+        std::os::unix::fs::symlink(tmp.path().join("outside"), dir.join("link")).unwrap();
+        fs::hard_link(tmp.path().join("outside"), dir.join("second")).unwrap();
+        fs::create_dir(dir.join("folder")).unwrap();
+        for name in ["link", "second", "folder"] {
+            let disk = file(&format!("/var/lib/cryptvol/volumes/{name}"));
+            assert!(files.make(&disk).is_err(), "{name}");
+            assert!(files.remove(&disk).is_err(), "{name}");
+        }
+        assert_eq!(
+            files
+                .observe(&file("/var/lib/cryptvol/volumes/folder"))
+                .unwrap(),
+            FileState::Other
+        );
+        assert_eq!(fs::read(tmp.path().join("outside")).unwrap(), b"data");
+
+        let swap = file("/var/lib/cryptvol/volumes/swap");
+        files.make(&swap).unwrap();
+        let mut head = vec![0; 4096];
+        head[4086..].copy_from_slice(b"SWAPSPACE2");
+        head[1024] = 1; // version
+        head[1029] = 1; // last page
+        let opened = fs::OpenOptions::new().write(true).open(dir.join("swap"));
+        std::os::unix::fs::FileExt::write_all_at(&opened.unwrap(), &head, 0).unwrap();
+        files.remove(&swap).unwrap();
+        assert_ne!(files.observe(&swap).unwrap(), FileState::Absent);
+
+        let blank = file("/var/lib/cryptvol/volumes/a");
+        files.remove(&blank).unwrap();
+        files.remove(&blank).unwrap();
+        assert_eq!(files.observe(&blank).unwrap(), FileState::Absent);
+    }
+}
