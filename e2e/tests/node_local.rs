@@ -90,7 +90,8 @@ impl Ground {
 }
 
 #[tokio::test]
-async fn local_disks_and_files_come_back_after_a_power_cut_and_no_other_at_their_path() -> Result<()> {
+async fn local_disks_and_files_come_back_after_a_power_cut_and_no_other_at_their_path() -> Result<()>
+{
     let work = WorkDir::new("local")?;
     let site = Site::start(&work, SiteSpec::new(1)).await?;
     let mut ground = Ground { work, site };
@@ -134,10 +135,7 @@ async fn local_disks_and_files_come_back_after_a_power_cut_and_no_other_at_their
     // A file is made, sparse, and offered by one loop device.
     ground.mount_volumes().await?;
     let file = Volume::iscsi("local", "file", "unused", "unused", 0, "local")
-        .with(
-            "source",
-            json!({"file": {"path": FILE, "size": "64Mi"}}),
-        )
+        .with("source", json!({"file": {"path": FILE, "size": "64Mi"}}))
         .with("deletionPolicy", json!("Erase"))
         .on("node-1");
     file.apply(plane).await?;

@@ -25,8 +25,8 @@ use super::{
     wanted::Wanted,
 };
 use crate::host::{
-    AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header, HeaderFound,
-    Mapping, NameOrder, Observed, OpenOrder, Passphrase, Query, StepError, Target,
+    AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header,
+    HeaderFound, Mapping, NameOrder, Observed, OpenOrder, Passphrase, Query, StepError, Target,
 };
 
 /// `host::Host` as the agent calls it: in a worker process, with a deadline.

@@ -3,8 +3,8 @@
 use cryptvol_crds::{
     NodeVolume, names,
     v1alpha1::{
-        Activation, Desired, Encryption, FormatPermit, HeaderFacts, NodeFile, NodeIscsi, NodeRotation,
-        NodeSource,
+        Activation, Desired, Encryption, FormatPermit, HeaderFacts, NodeFile, NodeIscsi,
+        NodeRotation, NodeSource,
     },
 };
 
@@ -170,7 +170,12 @@ fn backing_file(spec: &NodeFile) -> Result<BackingFile, InvalidSpec> {
     let size = u64::try_from(spec.size_bytes).ok();
     let size_bytes = size
         .filter(|n| (LEAST_FILE..=MOST_FILE).contains(n) && n % 4096 == 0)
-        .ok_or_else(|| bad("source.file.sizeBytes", "not a multiple of 4096 from 32 MiB on"))?;
+        .ok_or_else(|| {
+            bad(
+                "source.file.sizeBytes",
+                "not a multiple of 4096 from 32 MiB on",
+            )
+        })?;
     Ok(BackingFile {
         path: spec.path.clone(),
         size_bytes,

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     host::{
-        AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header, HeaderFound,
-        Mapping, NameOrder, Observed, OpenOrder, Query, StepError, Target,
+        AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header,
+        HeaderFound, Mapping, NameOrder, Observed, OpenOrder, Query, StepError, Target,
     },
     volume::execute::Node,
 };

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use crate::host::{
-    AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header, HeaderFound, Host,
-    Mapping, NameOrder, Observed, OpenOrder, Query, StepError, Target,
+    AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header,
+    HeaderFound, Host, Mapping, NameOrder, Observed, OpenOrder, Query, StepError, Target,
     probe::{self, NodeCheck},
 };
 

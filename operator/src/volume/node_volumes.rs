@@ -3,8 +3,8 @@
 use cryptvol_crds::{
     EncryptedVolume, NodeVolume, names, quantity,
     v1alpha1::{
-        Activation, Desired, EncryptedVolumeStatus, Encryption, IscsiSource, NodeDevice, NodeFile, NodeIscsi,
-        NodeSource, NodeVolumeSpec, VolumeRef,
+        Activation, Desired, EncryptedVolumeStatus, Encryption, IscsiSource, NodeDevice, NodeFile,
+        NodeIscsi, NodeSource, NodeVolumeSpec, VolumeRef,
     },
 };
 use kube::{Resource, ResourceExt};

@@ -405,13 +405,23 @@ mod tests {
         files.make(&disk).unwrap();
         let at = tmp.path().join("var/lib/cryptvol/volumes/db-0.img");
         let meta = fs::metadata(&at).unwrap();
-        assert_eq!((meta.len(), meta.blocks(), meta.mode() & 0o777), (64 << 20, 0, 0o600));
+        assert_eq!(
+            (meta.len(), meta.blocks(), meta.mode() & 0o777),
+            (64 << 20, 0, 0o600)
+        );
         // Cut off before it had its size.
-        fs::OpenOptions::new().write(true).open(&at).unwrap().set_len(0).unwrap();
+        fs::OpenOptions::new()
+            .write(true)
+            .open(&at)
+            .unwrap()
+            .set_len(0)
+            .unwrap();
         files.make(&disk).unwrap();
         assert_eq!(
             files.observe(&disk).unwrap(),
-            FileState::Regular { size_bytes: 64 << 20 }
+            FileState::Regular {
+                size_bytes: 64 << 20
+            }
         );
         for bad in [
             "/etc/passwd",

@@ -29,8 +29,9 @@ use cryptvol_crds::{
 };
 
 use super::{
-    AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FileState, FormatOrder, Header, HeaderFound, Host,
-    Mapping, NameOrder, NameTo, Observed, OpenOrder, Passphrase, Query, RawKind, Source, StepError, Target,
+    AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FileState, FormatOrder,
+    Header, HeaderFound, Host, Mapping, NameOrder, NameTo, Observed, OpenOrder, Passphrase, Query,
+    RawKind, Source, StepError, Target,
 };
 use disk::{Access, Disk};
 use error::{because, failed};

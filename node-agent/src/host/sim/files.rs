@@ -42,7 +42,10 @@ impl World {
         match size {
             0 => found.size = Some(file.size_bytes),
             size if size < file.size_bytes => {
-                return Err(StepError::new(Reason::FileNotUsable, "it is there and short"));
+                return Err(StepError::new(
+                    Reason::FileNotUsable,
+                    "it is there and short",
+                ));
             }
             _ => {}
         }

@@ -8,9 +8,9 @@ use cryptvol_crds::{
 
 use super::{Content, Disk, SimHeader, SimLink, WIPED, World, fingerprint};
 use crate::host::{
-    AddSlotOrder, BackingFile, Chap, CryptTable, Device, DeviceId, DropSlotsOrder, Erased, FileState, FormatOrder, Header,
-    HeaderFound, Host, LinkFound, Mapping, NameOrder, Observed, OpenOrder, Portal, Query, RawKind,
-    Session, Source, StepError, Target,
+    AddSlotOrder, BackingFile, Chap, CryptTable, Device, DeviceId, DropSlotsOrder, Erased,
+    FileState, FormatOrder, Header, HeaderFound, Host, LinkFound, Mapping, NameOrder, Observed,
+    OpenOrder, Portal, Query, RawKind, Session, Source, StepError, Target,
 };
 
 /// What the kernel holds.

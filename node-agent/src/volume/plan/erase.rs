@@ -37,7 +37,8 @@ impl At<'_> {
         if self.wanted.encryption.provider == Provider::Plain {
             return Ok(Next::Do(Step::NothingToErase { verified: true }));
         }
-        if matches!(self.wanted.query.source, Source::File(_)) && !self.has_file() && !self.opened() {
+        if matches!(self.wanted.query.source, Source::File(_)) && !self.has_file() && !self.opened()
+        {
             return Ok(Next::Do(Step::NothingToErase { verified: true }));
         }
         let device = self.reach_device()?;

@@ -73,14 +73,15 @@ impl At<'_> {
             self.identity(id)?;
             return Ok(id);
         }
-        let begun =
-            self.opened() || self.wanted.formatted_before || self.memory.permit.is_some();
+        let begun = self.opened() || self.wanted.formatted_before || self.memory.permit.is_some();
         let new = !begun && self.wanted.permit.is_some();
         match self.observed.file {
             FileState::Absent | FileState::Regular { size_bytes: 0 } if new => {
                 Err(Next::Do(Step::MakeFile(file.clone())))
             }
-            FileState::Absent => stopped(Reason::DeviceNotFound, format!("there is no file {path}")),
+            FileState::Absent => {
+                stopped(Reason::DeviceNotFound, format!("there is no file {path}"))
+            }
             FileState::Other => stopped(
                 Reason::FileNotUsable,
                 format!("{path} is there and is no regular file"),
@@ -109,7 +110,10 @@ impl At<'_> {
         Err(stop(
             Stage::Device,
             reason,
-            format!("{} has {size_bytes} bytes, wanted are {}", file.path, file.size_bytes),
+            format!(
+                "{} has {size_bytes} bytes, wanted are {}",
+                file.path, file.size_bytes
+            ),
         ))
     }
 

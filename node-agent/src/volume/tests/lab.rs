@@ -11,8 +11,8 @@ use cryptvol_crds::{
     conditions::Reason,
     names,
     v1alpha1::{
-        Desired, FormatPermit, KeySlotRef, NodeDevice, NodeFile, NodeIscsi, NodeRotation, NodeSource,
-        NodeVolumeSpec, NodeVolumeStatus, Provider, RotationPhase, Stage, VolumeRef,
+        Desired, FormatPermit, KeySlotRef, NodeDevice, NodeFile, NodeIscsi, NodeRotation,
+        NodeSource, NodeVolumeSpec, NodeVolumeStatus, Provider, RotationPhase, Stage, VolumeRef,
     },
 };
 use futures::FutureExt;
