@@ -20,11 +20,6 @@ const DEADLINE: Duration = Duration::from_secs(15);
 const CONNECT: Duration = Duration::from_secs(5);
 /// Pause before the second try.
 const PAUSE: Duration = Duration::from_millis(300);
-/// Requests at one time. A node that comes back asks for all of its volumes; each connection is a TLS handshake, and fifty of them at
-/// once cost more than all the rest.
-const AT_ONCE: usize = 8;
-/// How long a connection waits for the next request.
-const KEPT: Duration = Duration::from_secs(5);
 /// Longest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 << 10;
 
@@ -45,7 +40,6 @@ pub struct ReleaseClient {
     config: ReleaseConfig,
     /// Client by the CA bytes that it was built from, so that TLS sessions are resumed while they stay the same.
     client: std::cell::RefCell<Option<(Vec<u8>, reqwest::Client)>>,
-    turns: tokio::sync::Semaphore,
 }
 
 /// Which NodeVolume asks.
@@ -73,7 +67,6 @@ impl ReleaseClient {
         Self {
             config,
             client: std::cell::RefCell::default(),
-            turns: tokio::sync::Semaphore::new(AT_ONCE),
         }
     }
 
@@ -123,12 +116,6 @@ impl ReleaseClient {
     }
 
     async fn ask(&self, asker: &Asker, purpose: Purpose) -> Result<Released, StepError> {
-        // Each before it in the queue has its deadline, so that waiting has an end; its own begins with its turn.
-        let _turn = self
-            .turns
-            .acquire()
-            .await
-            .map_err(|e| unavailable(&e.to_string()))?;
         let exchange = async {
             match self.once(asker, purpose).await {
                 Err(Failure::NotConnected(first)) => {
@@ -221,10 +208,8 @@ impl ReleaseClient {
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT)
-            .pool_max_idle_per_host(AT_ONCE)
-            // For the next of many volumes that come back together, and not for the next day: by then another replica
-            // may answer, or none.
-            .pool_idle_timeout(KEPT)
+            // A connection that is kept has the last answer in its buffer, and with it a passphrase.
+            .pool_max_idle_per_host(0)
             .user_agent(concat!("cryptvol-node-agent/", env!("CARGO_PKG_VERSION")));
         if self.config.ca_file.is_some() {
             let certificates = Certificate::from_pem_bundle(&ca)
