@@ -2,7 +2,7 @@
 
 use cryptvol_crds::{
     conditions::Reason,
-    v1alpha1::{Activation, Encryption, HeaderFacts, KeySlotRef},
+    v1alpha1::{Activation, Encryption, HeaderFacts, KeySlotRef, Provider},
 };
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -238,10 +238,10 @@ pub struct Mapping {
     pub size_bytes: u64,
 }
 
-/// A live table of one crypt target. The key is never read.
+/// A live table of one target. The key is never read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CryptTable {
-    /// Target type; anything but `crypt` is not ours.
+    /// Target type; anything but [`CryptTable::target_of`] the volume's provider is not ours.
     pub target_type: String,
     /// Cipher, for example `aes-xts-plain64`.
     pub cipher: String,
@@ -256,6 +256,16 @@ pub struct CryptTable {
     /// Options of an activation that are set.
     #[serde(default)]
     pub options: Vec<String>,
+}
+
+impl CryptTable {
+    /// Target type of a volume with this provider: `linear` where nothing is encrypted.
+    pub fn target_of(provider: Provider) -> &'static str {
+        match provider.encrypts() {
+            true => "crypt",
+            false => "linear",
+        }
+    }
 }
 
 /// What is at the path of a file that stands for a disk.

@@ -71,15 +71,7 @@ pub fn write(world: &World, status: &mut EncryptedVolumeStatus, picture: &Pictur
         None => (Is::False, Reason::Detached, String::new()),
     };
     let mut put = |type_, is, reason, what: &str| {
-        set(
-            &mut status.conditions,
-            type_,
-            is,
-            reason,
-            what,
-            world.volume.metadata.generation,
-            world.now,
-        );
+        condition(world, status, type_, is, reason, what);
     };
     put(READY, ready, reason, &what);
     match &blocking {
@@ -109,15 +101,7 @@ pub fn write_deletion(
     };
     let going = problem.is_none_or(|p| p.reason.is_transient());
     let mut put = |type_, is, reason, what: &str| {
-        set(
-            &mut status.conditions,
-            type_,
-            is,
-            reason,
-            what,
-            world.volume.metadata.generation,
-            world.now,
-        );
+        condition(world, status, type_, is, reason, what);
     };
     put(READY, Is::False, reason, what);
     let progressing = if going { Is::True } else { Is::False };
@@ -145,15 +129,25 @@ fn proof(world: &World, status: &mut EncryptedVolumeStatus, seen: Option<&NodeVo
             ),
         },
     };
-    let generation = world.volume.metadata.generation;
-    let conditions = &mut status.conditions;
+    condition(world, status, ENCRYPTION_PROVEN, is, reason, &what);
+}
+
+/// Writes one condition, of the volume's generation and with the time of the decision.
+pub(super) fn condition(
+    world: &World,
+    status: &mut EncryptedVolumeStatus,
+    type_: &str,
+    is: Is,
+    reason: Reason,
+    what: &str,
+) {
     set(
-        conditions,
-        ENCRYPTION_PROVEN,
+        &mut status.conditions,
+        type_,
         is,
         reason,
-        &what,
-        generation,
+        what,
+        world.volume.metadata.generation,
         world.now,
     );
 }
@@ -185,18 +179,9 @@ fn stages(
     picture: &Picture,
     agent: Option<&Problem>,
 ) {
-    let generation = world.volume.metadata.generation;
     let has_key = status.key.is_some();
     let mut put = |type_, is, reason, what: &str| {
-        set(
-            &mut status.conditions,
-            type_,
-            is,
-            reason,
-            what,
-            generation,
-            world.now,
-        );
+        condition(world, status, type_, is, reason, what);
     };
     let key = &picture.key;
     if key.none_needed {

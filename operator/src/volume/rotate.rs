@@ -4,7 +4,7 @@
 
 use cryptvol_crds::{
     NodeVolume,
-    conditions::{Is, KEY_ROTATED, Reason, set},
+    conditions::{Is, KEY_ROTATED, Reason},
     names,
     v1alpha1::{
         Desired, EncryptedVolumeStatus, KeyReferenceStatus, NodeRotation, NodeRotationStatus,
@@ -242,17 +242,7 @@ fn failed(world: &World, status: &mut EncryptedVolumeStatus, problem: &Problem) 
 }
 
 fn put(world: &World, status: &mut EncryptedVolumeStatus, is: Is, reason: Reason, what: &str) {
-    let generation = world.volume.metadata.generation;
-    let conditions = &mut status.conditions;
-    set(
-        conditions,
-        KEY_ROTATED,
-        is,
-        reason,
-        what,
-        generation,
-        world.now,
-    );
+    conditions::condition(world, status, KEY_ROTATED, is, reason, what);
 }
 
 /// Names of all keys of the volume that may exist: the present one's, and that of a rotation that may have made a key which it did not

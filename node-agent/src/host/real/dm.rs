@@ -63,21 +63,18 @@ impl Plan<'_> {
         sectors - sectors % unit
     }
 
-    /// The kernel's target: `linear` where nothing is encrypted.
-    fn target(&self) -> &'static str {
-        match self.facts.provider.encrypts() {
-            true => "crypt",
-            false => "linear",
-        }
-    }
-
     /// The table to load: one target over the whole length.
     pub(super) fn table(&self) -> [(u64, u64, String, String); 1] {
         let params = match self.facts.provider.encrypts() {
             true => self.params(&self.key_reference()),
             false => format!("{} {}", self.dev, self.offset()),
         };
-        [(0, self.length(), self.target().to_owned(), params)]
+        [(
+            0,
+            self.length(),
+            CryptTable::target_of(self.facts.provider).to_owned(),
+            params,
+        )]
     }
 
     /// Puts the key where the kernel takes it from when a table is loaded: this thread's keyring, so that it is gone with the
@@ -152,7 +149,7 @@ impl Plan<'_> {
             && mapping.uuid == self.uuid
             && mapping.deps == [self.dev]
             && mapping.table.as_ref().is_some_and(|t| {
-                t.target_type == self.target()
+                t.target_type == CryptTable::target_of(self.facts.provider)
                     && t.cipher == self.facts.cipher
                     && t.dev == self.dev
                     && t.data_offset == self.facts.data_offset as u64

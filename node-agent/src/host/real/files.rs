@@ -249,17 +249,12 @@ impl Files {
 /// # Errors
 /// `DeviceBusy`, `StepFailed`.
 pub fn detach(sysfs: &Sysfs, id: &DeviceId) -> Result<(), StepError> {
-    let what = |e: io::Error| failed(format!("detaching {}", id.path), e);
+    let doing = format!("detaching {}", id.path);
+    let what = |e: io::Error| failed(&doing, e);
     let RawKind::Loop { file_system, inode } = &id.kind else {
         return Err(failed(&id.path, "is no loop device"));
     };
-    let holders = sysfs.holders(id).map_err(what)?;
-    if !holders.is_empty() {
-        return Err(because(
-            Reason::DeviceBusy,
-            format!("{} is used by {}", id.path, holders.join(", ")),
-        ));
-    }
+    sysfs.unused(id, &doing)?;
     let exclusive = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_EXCL | libc::O_CLOEXEC)

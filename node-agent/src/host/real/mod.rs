@@ -124,16 +124,7 @@ impl Host for RealHost {
 
     fn format(&mut self, device: &DeviceId, order: &FormatOrder) -> Result<Header, StepError> {
         let disk = Disk::open(&self.sysfs, device, Access::Write)?;
-        let holders = self
-            .sysfs
-            .holders(device)
-            .map_err(|e| failed("reading sysfs", e))?;
-        if !holders.is_empty() {
-            return Err(because(
-                Reason::DeviceBusy,
-                format!("{} is used by {}", device.path, holders.join(", ")),
-            ));
-        }
+        self.sysfs.unused(device, "reading sysfs")?;
         luks::format(&disk, order)
     }
 
@@ -249,16 +240,7 @@ impl Host for RealHost {
 
     fn erase(&mut self, device: &DeviceId, luks_uuid: &str) -> Result<Erased, StepError> {
         let disk = Disk::open(&self.sysfs, device, Access::Write)?;
-        let holders = self
-            .sysfs
-            .holders(device)
-            .map_err(|e| failed("reading sysfs", e))?;
-        if !holders.is_empty() {
-            return Err(because(
-                Reason::DeviceBusy,
-                format!("{} is used by {}", device.path, holders.join(", ")),
-            ));
-        }
+        self.sysfs.unused(device, "reading sysfs")?;
         erase::erase(&disk, luks_uuid)
     }
 }

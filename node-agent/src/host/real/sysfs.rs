@@ -212,6 +212,21 @@ impl Sysfs {
         }
     }
 
+    /// Nothing is stacked on a device or uses it. `doing` is what an error of reading is told with.
+    ///
+    /// # Errors
+    /// `DeviceBusy` with whatever uses it, `StepFailed`.
+    pub fn unused(&self, id: &DeviceId, doing: &str) -> Result<(), StepError> {
+        let holders = self.holders(id).map_err(|e| failed(doing, e))?;
+        match holders.is_empty() {
+            true => Ok(()),
+            false => Err(because(
+                Reason::DeviceBusy,
+                format!("{} is used by {}", id.path, holders.join(", ")),
+            )),
+        }
+    }
+
     /// Directory of the block device when the kernel still has this very device: same number, name and SCSI address.
     ///
     /// # Errors

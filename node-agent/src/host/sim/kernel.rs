@@ -375,10 +375,7 @@ impl World {
             dev: format!("253:{minor}"),
             deps: vec![id.dev.clone()],
             table: Some(CryptTable {
-                target_type: match facts.provider.encrypts() {
-                    true => "crypt".to_owned(),
-                    false => "linear".to_owned(),
-                },
+                target_type: CryptTable::target_of(facts.provider).to_owned(),
                 cipher: facts.cipher.clone(),
                 key_in_keyring: facts.provider.encrypts(),
                 dev: id.dev.clone(),

@@ -6,7 +6,7 @@ use cryptvol_crds::{
 };
 
 use super::{At, Next, Step, stop};
-use crate::host::{Device, DeviceId, Header, HeaderFound, LinkFound, Mapping, Source};
+use crate::host::{CryptTable, Device, DeviceId, Header, HeaderFound, LinkFound, Mapping, Source};
 
 /// State of a mapping that carries this volume's name and UUID.
 pub(super) enum Health {
@@ -152,10 +152,7 @@ impl<'a> At<'a> {
         let Some(table) = &mapping.table else {
             return Health::Broken("it has no table".to_owned());
         };
-        let target = match self.wanted.encryption.provider.encrypts() {
-            true => "crypt",
-            false => "linear",
-        };
+        let target = CryptTable::target_of(self.wanted.encryption.provider);
         if table.target_type != target {
             let found = &table.target_type;
             return Health::Replaced(format!("its table is {found}, not {target}"));

@@ -12,16 +12,6 @@ fn plain() -> Lab {
     Lab::of(Provider::Plain, 1)
 }
 
-/// Stops for this reason with nothing mapped, and nothing written.
-fn stops(lab: &Lab, reason: Reason) -> String {
-    lab.settle(1);
-    assert_eq!(lab.reason(1).as_deref(), Some(reason.as_str()));
-    let world = lab.world.borrow();
-    assert!(world.kernel.mappings.is_empty() && world.links.is_empty());
-    assert_eq!(world.bytes_written(), 0);
-    lab.status(1).error.unwrap().message
-}
-
 #[test]
 fn a_blank_disk_is_taken_without_a_permit_being_spent() {
     let lab = plain();
@@ -43,7 +33,7 @@ fn invariant_01_without_wwid_a_disk_without_a_header_is_not_opened() {
     let lab = plain();
     lab.disk(1, |d| d.wwid = None);
     lab.change(1, |s| s.wwid = None);
-    let said = stops(&lab, Reason::IdentityUnproven);
+    let said = lab.stops(Reason::IdentityUnproven);
     assert!(said.contains("has no WWID"), "{said}");
 }
 
@@ -52,7 +42,7 @@ fn invariant_01_an_import_names_the_disk() {
     let lab = plain();
     lab.disk(1, |d| d.content = Content::Garbage);
     lab.change(1, |s| (s.format_permit, s.wwid) = (None, None));
-    let said = stops(&lab, Reason::IdentityUnproven);
+    let said = lab.stops(Reason::IdentityUnproven);
     assert!(said.contains("is to be imported"), "{said}");
     lab.change(1, |s| s.wwid = Some(wwid(1)));
     lab.settle(1);
@@ -71,7 +61,7 @@ fn invariant_02_what_is_not_blank_is_not_taken_for_new() {
     ] {
         let lab = plain();
         lab.disk(1, |d| d.content = content.clone());
-        stops(&lab, reason);
+        lab.stops(reason);
     }
 }
 
@@ -88,7 +78,7 @@ fn an_import_of_what_cannot_be_plain_stops() {
         let lab = plain();
         lab.disk(1, |d| d.content = content.clone());
         lab.change(1, |s| s.format_permit = None);
-        stops(&lab, reason);
+        lab.stops(reason);
     }
 }
 
@@ -107,7 +97,7 @@ fn invariant_01_another_disk_at_the_lun_is_not_opened_for_a_volume_without_a_hea
     lab.world.borrow_mut().disks.push(Disk::blank(&wwid(2)));
     lab.target(|t| t.luns.insert(1, other));
     lab.want(1, Desired::Attached);
-    stops(&lab, Reason::WwidMismatch);
+    lab.stops(Reason::WwidMismatch);
 }
 
 #[test]
@@ -120,7 +110,7 @@ fn another_cipher_or_hash_than_was_pinned_is_not_used() {
         s.desired = Desired::Attached;
         s.encryption.hash = Some(PlainHash::Ripemd160);
     });
-    let said = stops(&lab, Reason::HeaderMismatch);
+    let said = lab.stops(Reason::HeaderMismatch);
     assert!(said.contains("hash"), "{said}");
 }
 
@@ -148,7 +138,7 @@ fn a_volume_without_encryption_needs_no_key_and_its_disk_is_known_by_wwid() {
     let lab = unencrypted();
     lab.disk(1, |d| d.wwid = None);
     lab.change(1, |s| s.wwid = None);
-    stops(&lab, Reason::IdentityUnproven);
+    lab.stops(Reason::IdentityUnproven);
 }
 
 #[test]
@@ -163,7 +153,7 @@ fn without_encryption_a_new_volume_is_on_a_blank_disk_and_an_import_on_the_one_t
         lab.settle(1);
         assert!(lab.reason(1).is_some(), "{content:?} was taken for new");
         lab.change(1, |s| (s.format_permit, s.wwid) = (None, None));
-        stops(&lab, Reason::IdentityUnproven);
+        lab.stops(Reason::IdentityUnproven);
         lab.change(1, |s| s.wwid = Some(wwid(1)));
         lab.settle(1);
         assert_eq!(lab.status(1).stage, Stage::Attached, "{content:?}");

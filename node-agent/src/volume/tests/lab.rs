@@ -259,6 +259,16 @@ impl Lab {
         self.volume(n).status.unwrap_or_default()
     }
 
+    /// Volume 1 stops for this reason with nothing mapped, and not a byte was written. Gives what it says.
+    pub fn stops(&self, reason: Reason) -> String {
+        self.settle(1);
+        assert_eq!(self.reason(1).as_deref(), Some(reason.as_str()));
+        let world = self.world.borrow();
+        assert!(world.kernel.mappings.is_empty() && world.links.is_empty());
+        assert_eq!(world.bytes_written(), 0);
+        self.status(1).error.unwrap().message
+    }
+
     /// Reason of the error in the status, if any.
     pub fn reason(&self, n: usize) -> Option<String> {
         self.status(n).error.map(|e| e.reason)

@@ -9,16 +9,6 @@ use cryptvol_crds::{
 use super::lab::*;
 use crate::host::sim::*;
 
-/// Stops for this reason, and not a byte was written.
-fn stops(lab: &Lab, reason: Reason) -> String {
-    lab.settle(1);
-    assert_eq!(lab.reason(1).as_deref(), Some(reason.as_str()));
-    let world = lab.world.borrow();
-    assert!(world.kernel.mappings.is_empty() && world.links.is_empty());
-    assert_eq!(world.bytes_written(), 0);
-    lab.status(1).error.unwrap().message
-}
-
 fn device(lab: &Lab, change: impl FnOnce(&mut SimDevice)) {
     change(&mut lab.world.borrow_mut().kernel.devices[0]);
 }
@@ -57,7 +47,7 @@ fn a_power_cut_leads_back_to_the_data() {
 fn invariant_06_a_device_in_use_is_not_touched() {
     let lab = Lab::local(Provider::Luks2, 1);
     device(&lab, |d| d.in_use = true);
-    let said = stops(&lab, Reason::DeviceInUse);
+    let said = lab.stops(Reason::DeviceInUse);
     assert!(said.contains("a mount at /mnt"), "{said}");
     device(&lab, |d| d.in_use = false);
     lab.settle(1);
@@ -69,7 +59,7 @@ fn invariant_01_another_device_at_the_path_is_not_opened() {
     let lab = Lab::local(Provider::Luks2, 1);
     lab.disk(1, |d| d.wwid = Some(wwid(9)));
     device(&lab, |d| d.wwid = Some(wwid(9)));
-    let said = stops(&lab, Reason::WwidMismatch);
+    let said = lab.stops(Reason::WwidMismatch);
     assert!(said.contains(&local(1)), "{said}");
 }
 
@@ -85,11 +75,11 @@ fn what_is_not_there_small_or_broken_is_told() {
     ] {
         let lab = Lab::local(Provider::Luks2, 1);
         device(&lab, change);
-        stops(&lab, reason);
+        lab.stops(reason);
     }
     let lab = Lab::local(Provider::Luks2, 1);
     lab.change(1, |s| s.size_bytes = Some(2 << 30));
-    stops(&lab, Reason::SizeMismatch);
+    lab.stops(Reason::SizeMismatch);
 }
 
 #[test]
@@ -104,7 +94,7 @@ fn invariant_02_what_is_not_blank_is_not_formatted() {
     ] {
         let lab = Lab::local(Provider::Luks2, 1);
         lab.disk(1, |d| d.content = content.clone());
-        stops(&lab, reason);
+        lab.stops(reason);
     }
 }
 
@@ -175,10 +165,10 @@ fn a_file_that_is_there_is_taken_only_as_a_blank_disk_would_be() {
     let lab = Lab::file(Provider::Luks2, 1);
     set_file(&lab, Some(1 << 30));
     lab.disk(1, |d| d.content = Content::Foreign("ext4".into()));
-    stops(&lab, Reason::ForeignSignature);
+    lab.stops(Reason::ForeignSignature);
     set_file(&lab, Some(4096));
     lab.world.borrow_mut().kernel.devices.clear();
-    stops(&lab, Reason::FileNotUsable);
+    lab.stops(Reason::FileNotUsable);
     let lab = Lab::file(Provider::Luks2, 1);
     set_file(&lab, Some(0)); // cut off between making and sizing
     lab.settle(1);
@@ -188,7 +178,7 @@ fn a_file_that_is_there_is_taken_only_as_a_blank_disk_would_be() {
 #[test]
 fn invariant_01_a_file_needs_a_header_to_be_known_by() {
     let lab = Lab::file(Provider::Plain, 1);
-    stops(&lab, Reason::IdentityUnproven);
+    lab.stops(Reason::IdentityUnproven);
     assert_eq!(file_size(&lab), None);
     // An import makes nothing.
     let lab = Lab::file(Provider::Luks2, 1);
@@ -196,7 +186,7 @@ fn invariant_01_a_file_needs_a_header_to_be_known_by() {
         s.format_permit = None;
         s.luks_uuid = None;
     });
-    stops(&lab, Reason::DeviceNotFound);
+    lab.stops(Reason::DeviceNotFound);
     assert_eq!(file_size(&lab), None);
 }
 

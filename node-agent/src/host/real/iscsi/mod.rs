@@ -297,13 +297,7 @@ pub fn delete_device(sysfs: &Sysfs, id: &DeviceId) -> Result<(), StepError> {
     let Some(block) = sysfs.block_dir(id).map_err(|e| failed(what(), e))? else {
         return Ok(());
     };
-    let holders = sysfs.holders(id).map_err(|e| failed(what(), e))?;
-    if !holders.is_empty() {
-        return Err(because(
-            Reason::DeviceBusy,
-            format!("{} is used by {}", id.path, holders.join(", ")),
-        ));
-    }
+    sysfs.unused(id, &what())?;
     let exclusive = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_EXCL | libc::O_CLOEXEC | libc::O_NONBLOCK)
