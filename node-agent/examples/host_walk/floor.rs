@@ -47,9 +47,13 @@ pub fn round(lun: &Lun, query: &Query, chap: Option<&Chap>) -> Result<()> {
     timed("floor_login", || {
         ask(&request::login(layout, &lun.target.iqn, portal, chap)?)
     })?;
-    timed("floor_scan", || iscsi::scan(&sysfs, &lun.target, lun.lun))?;
-    let session = sysfs.session(&lun.target)?.context("no session")?;
-    let device = sysfs.disk(&session, lun.lun)?.context("no disk")?;
+    let iqn = &lun.target.iqn;
+    let sessions = sysfs.sessions(iqn)?;
+    let session = sessions.first().context("no session")?;
+    timed("floor_scan", || {
+        iscsi::scan(&sysfs, iqn, session.sid, lun.lun)
+    })?;
+    let device = sysfs.disk(session, lun.lun)?.context("no disk")?;
     let plan = dm::Plan {
         name: &query.mapping_name,
         uuid: &names::mapping_uuid(LUKS_UUID, VOLUME_UID),
@@ -65,7 +69,7 @@ pub fn round(lun: &Lun, query: &Query, chap: Option<&Chap>) -> Result<()> {
     let start = Instant::now();
     timed("floor_unlink", || Links::default().remove(LINK))?;
     timed("floor_close", || dm::close(&mapping.name, &mapping.uuid))?;
-    let scsi = sysfs.scsi_device_dir(&session, lun.lun);
+    let scsi = sysfs.scsi_device_dir(session, lun.lun);
     timed("floor_delete", || {
         sysfs::set_attribute(&scsi.join("delete"), "1")
     })?;

@@ -17,8 +17,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::{names, v1alpha1::Encryption};
 use cryptvol_node_agent::host::{
-    Chap, FormatOrder, HeaderFound, Host, LinkFound, Lun, OpenOrder, Passphrase, Portal, Query,
-    Source, Target, probe, real::RealHost,
+    Chap, Device, FormatOrder, HeaderFound, Host, LinkFound, Lun, OpenOrder, Passphrase, Portal,
+    Query, Source, Target, probe, real::RealHost,
 };
 
 const LUKS_UUID: &str = "6c0f3c5e-8f0e-4d6b-9f0a-3a5f6d1c2b10";
@@ -103,6 +103,27 @@ fn done(step: &str, since: Instant) {
     println!("STEP {step} {:.3}", since.elapsed().as_secs_f64() * 1000.0);
 }
 
+fn disk(host: &mut RealHost, query: &Query) -> Result<Device> {
+    let seen = host.observe(query)?;
+    seen.device().cloned().context("no device")
+}
+
+/// Id of the one session to the target.
+fn sid(host: &mut RealHost, query: &Query) -> Result<u32> {
+    let seen = host.observe(query)?;
+    Ok(seen.session().context("no session")?.sid)
+}
+
+fn scan(host: &mut RealHost, query: &Query, lun: &Lun) -> Result<()> {
+    let sid = sid(host, query)?;
+    Ok(host.scan(&lun.target.iqn, sid, lun.lun)?)
+}
+
+fn logout(host: &mut RealHost, query: &Query, lun: &Lun) -> Result<()> {
+    let sid = sid(host, query)?;
+    Ok(host.logout(&lun.target.iqn, sid)?)
+}
+
 impl Walk {
     /// All steps of an attachment, each timed under its name after `prefix`.
     fn attach(&mut self, prefix: &str, first: bool) -> Result<OpenOrder> {
@@ -116,8 +137,8 @@ impl Walk {
         timed(&step("login"), || {
             host.login(&lun.target, self.chap.as_ref())
         })?;
-        timed(&step("scan"), || host.scan(&lun.target, lun.lun))?;
-        let device = host.observe(query)?.device.context("no device")?;
+        timed(&step("scan"), || scan(host, query, lun))?;
+        let device = disk(host, query)?;
         let found = timed(&step("read_header"), || host.read_header(&device.id))?;
         let header = match found {
             HeaderFound::Luks(header) => *header,
@@ -185,18 +206,18 @@ impl Walk {
         let start = Instant::now();
         let (host, query, lun) = (&mut self.host, &self.query, &self.lun);
         let seen = host.observe(query)?;
+        let device = seen.device().cloned().context("no device")?;
         let mapping = seen.mapping.context("no mapping")?;
-        let device = seen.device.context("no device")?;
         timed(&step("unlink"), || host.unlink(LINK))?;
         timed(&step("close"), || host.close(&mapping.name, &mapping.uuid))?;
         timed(&step("delete"), || host.delete_device(&device.id))?;
-        timed(&step("logout"), || host.logout(&lun.target))?;
+        timed(&step("logout"), || logout(host, query, lun))?;
         done(&step("detach"), start);
         let left = host.observe(query)?;
         let session = !prefix.is_empty();
         ensure!(
-            left.session.is_some() == session
-                && left.device.is_none()
+            left.session().is_some() == session
+                && left.device().is_none()
                 && left.mapping.is_none()
                 && left.link == LinkFound::Absent,
             "left: {left:?}"
@@ -208,40 +229,54 @@ impl Walk {
     fn beside(&mut self, neighbour: u32) -> Result<()> {
         let target = self.lun.target.clone();
         self.host.login(&target, self.chap.as_ref())?;
-        self.host.scan(&target, neighbour)?;
+        let other = Query {
+            source: Source::Iscsi(Lun {
+                target: target.clone(),
+                lun: neighbour,
+            }),
+            ..self.query.clone()
+        };
+        scan(
+            &mut self.host,
+            &other,
+            &Lun {
+                target: target.clone(),
+                lun: neighbour,
+            },
+        )?;
         let order = self.attach("shared_", false)?;
         let query = self.query.clone();
-        let device = self.host.observe(&query)?.device.context("no device")?;
+        let device = disk(&mut self.host, &query)?;
         let host = &mut self.host;
         timed("suspend", || {
             host.suspend(&order.mapping_name, &order.mapping_uuid)
         })?;
         timed("resume", || host.resume(&device.id, &order))?;
         self.detach("shared_")?;
-        let other = Query {
-            source: Source::Iscsi(Lun {
-                target: target.clone(),
+        let other_disk = disk(&mut self.host, &other)?;
+        self.host.delete_device(&other_disk.id)?;
+        logout(
+            &mut self.host,
+            &other,
+            &Lun {
+                target,
                 lun: neighbour,
-            }),
-            ..query
-        };
-        let disk = self.host.observe(&other)?.device.context("no neighbour")?;
-        self.host.delete_device(&disk.id)?;
-        self.host.logout(&target)?;
+            },
+        )?;
         Ok(())
     }
 
     fn erase(&mut self) -> Result<()> {
         let (host, query, lun) = (&mut self.host, &self.query, &self.lun);
         host.login(&lun.target, self.chap.as_ref())?;
-        host.scan(&lun.target, lun.lun)?;
-        host.scan(&lun.target, lun.lun)?;
-        let device = host.observe(query)?.device.context("no device")?;
+        scan(host, query, lun)?;
+        scan(host, query, lun)?;
+        let device = disk(host, query)?;
         let erased = timed("erase", || host.erase(&device.id, LUKS_UUID))?;
         println!("ERASED {erased:?} {:?}", host.read_header(&device.id)?);
         ensure!(erased.verified && erased.key_slots_wiped == 1);
         host.delete_device(&device.id)?;
-        host.logout(&lun.target)?;
+        logout(host, query, lun)?;
         Ok(())
     }
 }

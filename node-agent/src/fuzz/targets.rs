@@ -321,11 +321,10 @@ fn sysfs_values() {
                 }],
                 iqn: name.trim().to_owned(),
             };
-            let Ok(Some(session)) = sysfs.session(&target) else {
+            let Ok(paths) = sysfs.paths(&Lun { target, lun: 1 }) else {
                 return;
             };
-            let _ = sysfs.describe(&session);
-            if let Ok(Some(device)) = sysfs.disk(&session, 1) {
+            for device in paths.into_iter().filter_map(|p| p.disk) {
                 found += 1;
                 assert!(device.id.path == "/dev/sda" && device.id.size_bytes.is_multiple_of(512));
                 let _ = sysfs.same_device(&device.id);

@@ -40,12 +40,12 @@ pub trait Host {
     /// `PortalUnreachable`, `TargetNotFound`, `ChapRejected`, `TargetNotAuthentic`, `DeadlineExceeded`, `StepFailed`.
     fn login(&mut self, target: &Target, chap: Option<&Chap>) -> Result<(), StepError>;
 
-    /// Asks the kernel to add exactly one LUN of a session. Where the LUN is there already, makes the kernel read its
+    /// Asks the kernel to add exactly one LUN of a session to the target. Where the LUN is there already, makes the kernel read its
     /// WWID and size anew (sysfs `rescan`): they are cached, and the array may show another disk under the same number now.
     ///
     /// # Errors
     /// `LunNotFound` when no disk appears.
-    fn scan(&mut self, target: &Target, lun: u32) -> Result<(), StepError>;
+    fn scan(&mut self, iqn: &str, sid: u32, lun: u32) -> Result<(), StepError>;
 
     /// Reads the beginning of the device once, with direct I/O and read-only, and says what is there. Does not write, not even to
     /// repair a damaged copy of the header.
@@ -120,12 +120,12 @@ pub trait Host {
     /// `DeviceBusy`, `StepFailed`.
     fn delete_device(&mut self, device: &DeviceId) -> Result<(), StepError>;
 
-    /// Ends the session, only when no device of it is left in the kernel and the session is one that we made or nobody
-    /// else uses. Success when there is none, or when it has other users (it is theirs then).
+    /// Ends a session to the target, only when no device of it is left in the kernel and the session is one that we made or
+    /// nobody else uses. Success when there is none, or when it has other users (it is theirs then).
     ///
     /// # Errors
     /// `StepFailed`.
-    fn logout(&mut self, target: &Target) -> Result<(), StepError>;
+    fn logout(&mut self, iqn: &str, sid: u32) -> Result<(), StepError>;
 
     /// Gives the header of an attached volume a key slot for `order.next`, and shows that it opens as the header lies on the
     /// disk then. Success when it has one already. Gives back the key slots that `order.passphrase` opens.

@@ -4,6 +4,8 @@ use cryptvol_crds::{
     conditions::Reason,
     v1alpha1::{Activation, Encryption, HeaderFacts, KeySlotRef, Provider},
 };
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -83,6 +85,13 @@ pub struct Target {
     pub iqn: String,
 }
 
+impl Target {
+    /// Whether a session is through a portal that is named here.
+    pub fn names(&self, portal: Option<&Portal>) -> bool {
+        portal.is_some_and(|p| self.portals.iter().any(|named| named.is(p)))
+    }
+}
+
 /// A portal of a target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Portal {
@@ -90,6 +99,21 @@ pub struct Portal {
     pub address: String,
     /// TCP port.
     pub port: u16,
+}
+
+impl Portal {
+    /// Whether both are the same. An IPv6 address has many spellings; names are compared as text, for looking one up could take
+    /// long.
+    pub fn is(&self, other: &Self) -> bool {
+        let same_address = match (
+            self.address.parse::<IpAddr>(),
+            other.address.parse::<IpAddr>(),
+        ) {
+            (Ok(one), Ok(other)) => one == other,
+            _ => self.address == other.address,
+        };
+        same_address && self.port == other.port
+    }
 }
 
 impl std::fmt::Display for Portal {
@@ -105,10 +129,9 @@ impl std::fmt::Display for Portal {
 /// What the kernel holds for one volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
-    /// Session to the target, through whatever portal.
-    pub session: Option<Session>,
-    /// Raw device at the volume's LUN in that session.
-    pub device: Option<Device>,
+    /// Ways to the raw device: each session to the target, in the order in which one would be taken (`Path::rank`); of another source
+    /// the device alone, where it is there.
+    pub paths: Vec<Path>,
     /// Mapping with the volume's name.
     pub mapping: Option<Mapping>,
     /// What is at the path of the file that stands for the disk.
@@ -119,6 +142,61 @@ pub struct Observed {
     /// Names that the volume shadows.
     #[serde(default)]
     pub names: NamesFound,
+}
+
+impl Observed {
+    /// The path that counts: the one below the mapping, whatever became of its session meanwhile; without one the first in order.
+    pub fn path(&self) -> Option<&Path> {
+        let below = |path: &&Path| {
+            let (mapping, disk) = (self.mapping.as_ref(), path.disk.as_ref());
+            mapping
+                .zip(disk)
+                .is_some_and(|(m, d)| m.deps.contains(&d.id.dev))
+        };
+        self.paths.iter().find(below).or(self.paths.first())
+    }
+
+    /// Session of that path.
+    pub fn session(&self) -> Option<&Session> {
+        self.path()?.session.as_ref()
+    }
+
+    /// Raw device of that path.
+    pub fn device(&self) -> Option<&Device> {
+        self.path()?.disk.as_ref()
+    }
+}
+
+/// A way to a volume's raw device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Path {
+    /// The session; absent where the source is no target.
+    pub session: Option<Session>,
+    /// Whether the session is through a portal that the volume names.
+    pub named: bool,
+    /// Raw device at the volume's LUN in this session.
+    pub disk: Option<Device>,
+}
+
+impl Path {
+    /// A device that is there without a session.
+    pub fn local(disk: Device) -> Self {
+        Self {
+            session: None,
+            named: true,
+            disk: Some(disk),
+        }
+    }
+
+    /// Place in the order in which one is taken: through a named portal, then logged in, then the oldest.
+    pub fn rank(&self) -> (bool, bool, u32) {
+        let session = self.session.as_ref();
+        (
+            !self.named,
+            session.is_none_or(|s| !s.is_up()),
+            session.map_or(0, |s| s.sid),
+        )
+    }
 }
 
 /// What is known of the names that a volume shadows. Each survives as long as the node runs.
@@ -168,6 +246,13 @@ pub struct Session {
     pub portal: Option<Portal>,
     /// Disks of this session in the kernel, this volume's included.
     pub disks: u32,
+}
+
+impl Session {
+    /// Whether commands get through, as far as the kernel knows.
+    pub fn is_up(&self) -> bool {
+        self.state == "LOGGED_IN"
+    }
 }
 
 /// Identity of a raw device: all of it must still hold when a step acts on it.

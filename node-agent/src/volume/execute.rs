@@ -34,7 +34,7 @@ use crate::host::{
 pub trait Node {
     async fn observe(&self, query: &Query) -> Result<Observed, StepError>;
     async fn login(&self, target: &Target, chap: Option<Chap>) -> Result<(), StepError>;
-    async fn scan(&self, target: &Target, lun: u32) -> Result<(), StepError>;
+    async fn scan(&self, iqn: &str, sid: u32, lun: u32) -> Result<(), StepError>;
     async fn read_header(&self, device: &DeviceId) -> Result<HeaderFound, StepError>;
     async fn format(&self, device: &DeviceId, order: FormatOrder) -> Result<Header, StepError>;
     async fn open(&self, device: &DeviceId, order: OpenOrder) -> Result<Mapping, StepError>;
@@ -46,7 +46,7 @@ pub trait Node {
     async fn attach_file(&self, file: &BackingFile) -> Result<(), StepError>;
     async fn remove_file(&self, file: &BackingFile) -> Result<(), StepError>;
     async fn delete_device(&self, device: &DeviceId) -> Result<(), StepError>;
-    async fn logout(&self, target: &Target) -> Result<(), StepError>;
+    async fn logout(&self, iqn: &str, sid: u32) -> Result<(), StepError>;
     async fn erase(&self, device: &DeviceId, luks_uuid: &str) -> Result<Erased, StepError>;
     async fn grow(&self, device: &DeviceId, order: OpenOrder) -> Result<Mapping, StepError>;
     async fn sample(&self, device: &DeviceId, mapping: &Mapping) -> Result<(), StepError>;
@@ -297,9 +297,9 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 };
                 node.login(&lun.target, chap).await
             }
-            Step::Scan(lun) => {
+            Step::Scan { lun, sid } => {
                 at.run.scanned = true;
-                node.scan(&lun.target, lun.lun).await
+                node.scan(&lun.target.iqn, *sid, lun.lun).await
             }
             Step::ReadHeader(device) => {
                 let found = node.read_header(device).await?;
@@ -359,7 +359,8 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             }
             Step::RecordFirstOpened { facts } => {
                 let observed = at.observed.clone().unwrap_or_default();
-                let (Some(device), Some(mapping)) = (observed.device, observed.mapping) else {
+                let device = observed.device().cloned();
+                let (Some(device), Some(mapping)) = (device, observed.mapping) else {
                     return Err(StepError::new(Reason::StepFailed, "nothing is open"));
                 };
                 let receipt = Receipt::FirstOpened {
@@ -409,9 +410,9 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 (at.run.purged, at.run.scanned, at.run.reading) = (true, false, None);
                 node.delete_device(device).await
             }
-            Step::Logout(lun) => {
-                at.run.logged_out = true;
-                node.logout(&lun.target).await
+            Step::Logout { iqn, sid } => {
+                at.run.logged_out.push(*sid);
+                node.logout(iqn, *sid).await
             }
             Step::Erase { device, luks_uuid } => {
                 at.run.reading = None;

@@ -93,8 +93,8 @@ pub struct Run {
     pub purged: bool,
     /// A broken mapping was closed to be made anew; once is enough.
     pub closed: bool,
-    /// The session was left as far as it is ours to leave.
-    pub logged_out: bool,
+    /// Sessions that were left as far as they are ours to leave.
+    pub logged_out: Vec<u32>,
     /// The file of an erased volume was removed, as far as it is this volume's.
     pub file_removed: bool,
     /// Key slots were wiped.

@@ -246,9 +246,9 @@ fn set_header(status: &mut NodeVolumeStatus, facts: &HeaderFacts) {
 
 /// Portal, device, mapping and link as observed. The link is shown only while it leads to a mapping of this volume.
 fn show(status: &mut NodeVolumeStatus, wanted: &Wanted, observed: &Observed) {
-    let portal = observed.session.as_ref().and_then(|s| s.portal.as_ref());
+    let portal = observed.session().and_then(|s| s.portal.as_ref());
     status.portal = portal.map(ToString::to_string);
-    status.device = observed.device.as_ref().map(|d| device_status(&d.id));
+    status.device = observed.device().map(|d| device_status(&d.id));
     let ours = observed
         .mapping
         .as_ref()

@@ -75,8 +75,8 @@ impl Node for Workers {
         self.act(Call::Login(target.clone(), chap)).await
     }
 
-    async fn scan(&self, target: &Target, lun: u32) -> Result<(), StepError> {
-        self.act(Call::Scan(target.clone(), lun)).await
+    async fn scan(&self, iqn: &str, sid: u32, lun: u32) -> Result<(), StepError> {
+        self.act(Call::Scan(iqn.to_owned(), sid, lun)).await
     }
 
     async fn read_header(&self, device: &DeviceId) -> Result<HeaderFound, StepError> {
@@ -126,8 +126,8 @@ impl Node for Workers {
         self.act(Call::DeleteDevice(device.clone())).await
     }
 
-    async fn logout(&self, target: &Target) -> Result<(), StepError> {
-        self.act(Call::Logout(target.clone())).await
+    async fn logout(&self, iqn: &str, sid: u32) -> Result<(), StepError> {
+        self.act(Call::Logout(iqn.to_owned(), sid)).await
     }
 
     async fn grow(&self, device: &DeviceId, order: OpenOrder) -> Result<Mapping, StepError> {

@@ -31,7 +31,7 @@ pub enum Call {
     /// `Host::login`.
     Login(Target, Option<Chap>),
     /// `Host::scan`.
-    Scan(Target, u32),
+    Scan(String, u32, u32),
     /// `Host::read_header`.
     ReadHeader(DeviceId),
     /// `Host::format`.
@@ -55,7 +55,7 @@ pub enum Call {
     /// `Host::delete_device`.
     DeleteDevice(DeviceId),
     /// `Host::logout`.
-    Logout(Target),
+    Logout(String, u32),
     /// `Host::erase`.
     Erase(DeviceId, String),
     /// `Host::grow`.
@@ -132,7 +132,7 @@ impl Call {
             Self::AttachFile(_) => "attach the file",
             Self::RemoveFile(_) => "remove the file",
             Self::DeleteDevice(_) => "remove the device",
-            Self::Logout(_) => "log out",
+            Self::Logout(..) => "log out",
             Self::Erase(..) => "erase",
             Self::Grow(..) => "grow the mapping",
             Self::Sample(..) => "compare the mapping with its disk",
@@ -162,7 +162,7 @@ impl Call {
             | Self::MakeFile(_)
             | Self::AttachFile(_)
             | Self::RemoveFile(_)
-            | Self::Logout(_)
+            | Self::Logout(..)
             | Self::Open(..)
             | Self::Grow(..)
             | Self::Suspend(..)
@@ -176,7 +176,7 @@ impl Call {
     /// What it works on, for the limits of what goes on at once.
     pub fn stage(&self) -> CallStage {
         match self {
-            Self::Login(..) | Self::Scan(..) | Self::DeleteDevice(_) | Self::Logout(_) => {
+            Self::Login(..) | Self::Scan(..) | Self::DeleteDevice(_) | Self::Logout(..) => {
                 CallStage::Session
             }
             Self::Observe(_)
@@ -210,7 +210,7 @@ impl Call {
             Self::Observe(query) => host.observe(query).map(|o| Answer::Observed(Box::new(o))),
             Self::Mappings => host.mappings().map(Answer::Mappings),
             Self::Login(target, chap) => unit(host.login(target, chap.as_ref())),
-            Self::Scan(target, lun) => unit(host.scan(target, *lun)),
+            Self::Scan(iqn, sid, lun) => unit(host.scan(iqn, *sid, *lun)),
             Self::ReadHeader(device) => host.read_header(device).map(Answer::Found),
             Self::Format(device, order) => host.format(device, order).map(Answer::Formatted),
             Self::Open(device, order) => host.open(device, order).map(Answer::Opened),
@@ -222,7 +222,7 @@ impl Call {
             Self::AttachFile(file) => unit(host.attach_file(file)),
             Self::RemoveFile(file) => unit(host.remove_file(file)),
             Self::DeleteDevice(device) => unit(host.delete_device(device)),
-            Self::Logout(target) => unit(host.logout(target)),
+            Self::Logout(iqn, sid) => unit(host.logout(iqn, *sid)),
             Self::Erase(device, uuid) => host.erase(device, uuid).map(Answer::Erased),
             Self::Grow(device, order) => host.grow(device, order).map(Answer::Opened),
             Self::Sample(device, mapping) => unit(host.sample(device, mapping)),

@@ -30,8 +30,8 @@ use cryptvol_crds::{
 
 use super::{
     AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FileState, FormatOrder,
-    Header, HeaderFound, Host, Mapping, NameOrder, NameTo, Observed, OpenOrder, Passphrase, Query,
-    RawKind, Source, StepError, Target,
+    Header, HeaderFound, Host, Mapping, NameOrder, NameTo, Observed, OpenOrder, Passphrase, Path,
+    Query, RawKind, Source, StepError, Target,
 };
 use disk::{Access, Disk};
 use error::{because, failed};
@@ -73,22 +73,13 @@ impl Host for RealHost {
     fn observe(&mut self, query: &Query) -> Result<Observed, StepError> {
         let read = |e| failed("reading sysfs", e);
         let mapping = dm::observe(&query.mapping_name)?;
-        let (session, device) = match &query.source {
-            Source::Iscsi(lun) => match self.sysfs.session(&lun.target).map_err(read)? {
-                None => (None, None),
-                Some(s) => (
-                    Some(self.sysfs.describe(&s).map_err(read)?),
-                    self.sysfs.disk(&s, lun.lun).map_err(read)?,
-                ),
-            },
+        let local = |device: Option<_>| device.map(Path::local).into_iter().collect();
+        let paths = match &query.source {
+            Source::Iscsi(lun) => self.sysfs.paths(lun).map_err(read)?,
             Source::Device { path } => {
-                let device = self.sysfs.local(path, mapping.as_ref()).map_err(read)?;
-                (None, device)
+                local(self.sysfs.local(path, mapping.as_ref()).map_err(read)?)
             }
-            Source::File(file) => {
-                let found = self.files.device(&self.sysfs, file, mapping.as_ref())?;
-                (None, found)
-            }
+            Source::File(file) => local(self.files.device(&self.sysfs, file, mapping.as_ref())?),
         };
         let file = match &query.source {
             Source::File(file) => self.files.observe(file)?,
@@ -96,8 +87,7 @@ impl Host for RealHost {
         };
         Ok(Observed {
             file,
-            session,
-            device,
+            paths,
             mapping,
             link: self.links.observe(&query.link)?,
             names: self
@@ -114,8 +104,8 @@ impl Host for RealHost {
         self.initiator.login(&self.sysfs, target, chap)
     }
 
-    fn scan(&mut self, target: &Target, lun: u32) -> Result<(), StepError> {
-        iscsi::scan(&self.sysfs, target, lun)
+    fn scan(&mut self, iqn: &str, sid: u32, lun: u32) -> Result<(), StepError> {
+        iscsi::scan(&self.sysfs, iqn, sid, lun)
     }
 
     fn read_header(&mut self, device: &DeviceId) -> Result<HeaderFound, StepError> {
@@ -196,8 +186,8 @@ impl Host for RealHost {
         self.files.remove(file)
     }
 
-    fn logout(&mut self, target: &Target) -> Result<(), StepError> {
-        self.initiator.logout(&self.sysfs, target)
+    fn logout(&mut self, iqn: &str, sid: u32) -> Result<(), StepError> {
+        self.initiator.logout(&self.sysfs, iqn, sid)
     }
 
     fn grow(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError> {

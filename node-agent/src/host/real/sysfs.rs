@@ -3,8 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    net::IpAddr,
-    path::{Path, PathBuf},
+    path::{Path as FsPath, PathBuf},
 };
 
 use cryptvol_crds::conditions::Reason;
@@ -14,7 +13,7 @@ use super::{
     files::has_file,
     local::{local_wwid, users},
 };
-use crate::host::{Device, DeviceId, Portal, RawKind, Session, StepError, Target};
+use crate::host::{Device, DeviceId, Lun, Path, Portal, RawKind, Session, StepError};
 
 /// SCSI peripheral types that hold no data of anybody: controller, enclosure, unknown.
 const NO_DATA: [&str; 3] = ["12", "13", "31"];
@@ -54,44 +53,56 @@ impl Sysfs {
         Self { root: root.into() }
     }
 
-    /// The session to the target, whatever its portal: of several one through a portal that the target names, then one that
-    /// is logged in, then the oldest.
+    /// All sessions to a target, through whatever portal, the oldest first.
     ///
     /// # Errors
     /// When sysfs cannot be read. No iSCSI in this kernel means no session.
-    pub fn session(&self, target: &Target) -> io::Result<Option<SessionEntry>> {
+    pub fn sessions(&self, iqn: &str) -> io::Result<Vec<SessionEntry>> {
         let class = self.root.join("class/iscsi_session");
+        let mut sids: Vec<_> = numbered(&class, "session")?.collect();
+        sids.sort_unstable();
         let mut found = Vec::new();
-        for (name, sid) in numbered(&class, "session")? {
-            let entry = class.join(&name);
-            if attribute(&entry.join("targetname"))?.as_deref() != Some(&target.iqn) {
-                continue;
-            }
-            let Some(session) = self.session_entry(&entry, sid)? else {
-                continue;
-            };
-            let rank = (
-                !session
-                    .portal
-                    .as_ref()
-                    .is_some_and(|p| target.portals.iter().any(|named| same_portal(named, p))),
-                session.state != "LOGGED_IN",
-                sid,
-            );
-            found.push((rank, session));
+        for sid in sids {
+            found.extend(self.session(iqn, sid)?);
         }
-        Ok(found
-            .into_iter()
-            .min_by_key(|(rank, _)| *rank)
-            .map(|(_, session)| session))
+        Ok(found)
     }
 
-    fn session_entry(&self, entry: &Path, sid: u32) -> io::Result<Option<SessionEntry>> {
+    /// The session with this id, where it is one to this target.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read.
+    pub fn session(&self, iqn: &str, sid: u32) -> io::Result<Option<SessionEntry>> {
+        let entry = self.root.join(format!("class/iscsi_session/session{sid}"));
+        match attribute(&entry.join("targetname"))?.as_deref() == Some(iqn) {
+            true => self.session_entry(&entry, sid),
+            false => Ok(None),
+        }
+    }
+
+    /// The ways to a logical unit: all sessions to its target with the disk that each shows, in the order in which one is taken.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read.
+    pub fn paths(&self, lun: &Lun) -> io::Result<Vec<Path>> {
+        let mut paths = Vec::new();
+        for session in self.sessions(&lun.target.iqn)? {
+            paths.push(Path {
+                named: lun.target.names(session.portal.as_ref()),
+                disk: self.disk(&session, lun.lun)?,
+                session: Some(self.describe(&session)?),
+            });
+        }
+        paths.sort_by_key(Path::rank);
+        Ok(paths)
+    }
+
+    fn session_entry(&self, entry: &FsPath, sid: u32) -> io::Result<Option<SessionEntry>> {
         // …/host2/session1/iscsi_session/session1
         let Some(path) = link(entry)? else {
             return Ok(None);
         };
-        let Some(dir) = path.parent().and_then(Path::parent) else {
+        let Some(dir) = path.parent().and_then(FsPath::parent) else {
             return Ok(None);
         };
         let host = dir
@@ -237,7 +248,7 @@ impl Sysfs {
         };
         let name = id.path.strip_prefix("/dev/").unwrap_or(&id.path);
         let same = match &id.kind {
-            RawKind::Lun { hctl } => path.ends_with(Path::new(hctl).join("block").join(name)),
+            RawKind::Lun { hctl } => path.ends_with(FsPath::new(hctl).join("block").join(name)),
             RawKind::Local | RawKind::Loop { .. } => path.ends_with(name),
         };
         Ok(same.then_some(path))
@@ -299,7 +310,7 @@ impl Sysfs {
 ///
 /// # Errors
 /// Those of the file that do not mean absence.
-pub fn attribute(path: &Path) -> io::Result<Option<String>> {
+pub fn attribute(path: &FsPath) -> io::Result<Option<String>> {
     let mut buffer = [0; 4096];
     let read = File::open(path).and_then(|mut f| f.read(&mut buffer));
     match read {
@@ -315,7 +326,7 @@ pub fn attribute(path: &Path) -> io::Result<Option<String>> {
 ///
 /// # Errors
 /// Those of the file.
-pub fn set_attribute(path: &Path, value: &str) -> io::Result<()> {
+pub fn set_attribute(path: &FsPath, value: &str) -> io::Result<()> {
     OpenOptions::new()
         .write(true)
         .open(path)?
@@ -326,7 +337,7 @@ pub fn set_attribute(path: &Path, value: &str) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of the directory that do not mean absence.
-pub fn names(dir: &Path) -> io::Result<impl Iterator<Item = String> + use<>> {
+pub fn names(dir: &FsPath) -> io::Result<impl Iterator<Item = String> + use<>> {
     let mut names = Vec::new();
     match fs::read_dir(dir) {
         Ok(entries) => {
@@ -351,7 +362,7 @@ fn absent(error: &io::Error) -> bool {
 }
 
 /// Where a link leads, as a path that can be opened; nothing when it is not there.
-pub(super) fn link(path: &Path) -> io::Result<Option<PathBuf>> {
+pub(super) fn link(path: &FsPath) -> io::Result<Option<PathBuf>> {
     match fs::read_link(path) {
         Ok(to) => Ok(path.parent().map(|p| normal(&p.join(to)))),
         Err(e) if absent(&e) => Ok(None),
@@ -360,7 +371,7 @@ pub(super) fn link(path: &Path) -> io::Result<Option<PathBuf>> {
 }
 
 /// Takes out `..` by name. Right in sysfs, where directories are no links.
-fn normal(path: &Path) -> PathBuf {
+fn normal(path: &FsPath) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {
         if part == std::path::Component::ParentDir {
@@ -372,26 +383,12 @@ fn normal(path: &Path) -> PathBuf {
     out
 }
 
-/// Names `PREFIX<number>` in a directory with their numbers.
-fn numbered(dir: &Path, prefix: &str) -> io::Result<Vec<(String, u32)>> {
-    Ok(names(dir)?
-        .filter_map(|n| {
-            let number = n.strip_prefix(prefix)?.parse().ok()?;
-            Some((n, number))
-        })
-        .collect())
+/// Numbers of the names `PREFIX<number>` in a directory.
+fn numbered(dir: &FsPath, prefix: &'static str) -> io::Result<impl Iterator<Item = u32>> {
+    Ok(names(dir)?.filter_map(move |n| n.strip_prefix(prefix)?.parse().ok()))
 }
 
-/// An IPv6 address has many spellings. Names are compared as text: looking one up could take long.
-fn same_portal(a: &Portal, b: &Portal) -> bool {
-    let same_address = match (a.address.parse::<IpAddr>(), b.address.parse::<IpAddr>()) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => a.address == b.address,
-    };
-    same_address && a.port == b.port
-}
-
-pub(super) fn holders(block: &Path) -> io::Result<Vec<String>> {
+pub(super) fn holders(block: &FsPath) -> io::Result<Vec<String>> {
     let mut all: Vec<_> = names(&block.join("holders"))?.collect();
     let disk = block.file_name().and_then(|n| n.to_str()).unwrap_or("/");
     for part in names(block)?.filter(|n| n.starts_with(disk)) {
@@ -400,7 +397,7 @@ pub(super) fn holders(block: &Path) -> io::Result<Vec<String>> {
     Ok(all)
 }
 
-pub(super) fn wwid(scsi: &Path) -> io::Result<Option<String>> {
+pub(super) fn wwid(scsi: &FsPath) -> io::Result<Option<String>> {
     Ok(attribute(&scsi.join("wwid"))?.filter(|w| !w.is_empty()))
 }
 
@@ -418,6 +415,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::host::Target;
 
     /// A sysfs tree with one session and one disk, as kernel 6.1 shows them.
     fn tree() -> (tempfile::TempDir, Sysfs) {
@@ -465,22 +463,23 @@ mod tests {
         }
     }
 
-    fn target(iqn: &str) -> Target {
-        Target {
+    fn paths(sysfs: &Sysfs, iqn: &str) -> Vec<Path> {
+        let target = Target {
             portals: vec![portal("10.0.0.1"), portal("fd00:0:0::1")],
             iqn: iqn.into(),
-        }
+        };
+        sysfs.paths(&Lun { target, lun: 1 }).unwrap()
     }
 
     fn disk(sysfs: &Sysfs) -> Device {
-        let session = sysfs
-            .session(&target("iqn.2026-11.dev.example:db-0"))
-            .unwrap()
-            .unwrap();
+        let iqn = "iqn.2026-11.dev.example:db-0";
+        let sessions = sysfs.sessions(iqn).unwrap();
+        assert_eq!(sysfs.session(iqn, 1).unwrap().as_ref(), sessions.first());
+        let session = &sessions[0];
         assert_eq!((session.sid, session.host), (1, 2));
-        assert_eq!(sysfs.disks(&session).unwrap(), 1);
-        assert_eq!(sysfs.disk(&session, 2).unwrap(), None);
-        sysfs.disk(&session, 1).unwrap().unwrap()
+        assert_eq!(sysfs.disks(session).unwrap(), 1);
+        assert_eq!(sysfs.disk(session, 2).unwrap(), None);
+        sysfs.disk(session, 1).unwrap().unwrap()
     }
 
     #[test]
@@ -493,7 +492,8 @@ mod tests {
         assert_eq!(device.id.size_bytes, 409_600 * 512);
         assert_eq!(device.id.wwid.as_deref(), Some("t10.IET     00010001"));
         assert_eq!(device.holders, ["dm-0"]);
-        assert!(sysfs.session(&target("iqn.other:x")).unwrap().is_none());
+        assert!(paths(&sysfs, "iqn.other:x").is_empty());
+        assert_eq!(sysfs.session("iqn.other:x", 1).unwrap(), None);
         sysfs.same_device(&device.id).unwrap();
     }
 
@@ -509,7 +509,9 @@ mod tests {
             fs::write(connection.join("persistent_address"), address).unwrap();
             fs::write(connection.join("persistent_port"), "3260\n").unwrap();
         }
-        let session = || sysfs.session(&target(iqn)).unwrap().unwrap();
+        let first = || paths(&sysfs, iqn).remove(0);
+        let session = || first().session.unwrap();
+        assert!(!first().named);
         assert_eq!(session().portal, Some(portal("10.0.0.9")));
         let second = root.join("devices/platform/host3/session2/iscsi_session/session2");
         fs::create_dir_all(&second).unwrap();
@@ -521,6 +523,8 @@ mod tests {
             (session().sid, session().portal),
             (2, Some(portal("fd00::1")))
         );
+        assert!(first().named);
+        assert_eq!(paths(&sysfs, iqn).len(), 2);
     }
 
     #[test]
@@ -556,11 +560,6 @@ mod tests {
     #[test]
     fn no_iscsi_means_no_session() {
         let tmp = tempfile::tempdir().unwrap();
-        assert!(
-            Sysfs::at(tmp.path())
-                .session(&target("iqn.a:b"))
-                .unwrap()
-                .is_none()
-        );
+        assert!(paths(&Sysfs::at(tmp.path()), "iqn.a:b").is_empty());
     }
 }

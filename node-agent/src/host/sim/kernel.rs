@@ -9,8 +9,8 @@ use cryptvol_crds::{
 use super::{Content, Disk, SimHeader, SimLink, WIPED, World, fingerprint};
 use crate::host::{
     AddSlotOrder, BackingFile, Chap, CryptTable, Device, DeviceId, DropSlotsOrder, Erased,
-    FileState, FormatOrder, Header, HeaderFound, Host, LinkFound, Mapping, NameOrder, Observed,
-    OpenOrder, Portal, Query, RawKind, Session, Source, StepError, Target,
+    FileState, FormatOrder, Header, HeaderFound, Host, LinkFound, Lun, Mapping, NameOrder,
+    Observed, OpenOrder, Path, Portal, Query, RawKind, Session, Source, StepError, Target,
 };
 
 /// What the kernel holds.
@@ -131,6 +131,25 @@ impl World {
             portal: s.portal.clone(),
             disks: u32::try_from(disks.count()).unwrap(),
         }
+    }
+
+    /// All sessions to a target with what each shows at the LUN.
+    fn paths(&self, lun: &Lun) -> Vec<Path> {
+        let sessions = self.kernel.sessions.iter();
+        let mut paths: Vec<_> = sessions
+            .filter(|s| s.iqn == lun.target.iqn)
+            .map(|s| {
+                let mut all = self.kernel.devices.iter();
+                let disk = all.find(|d| d.sid == s.sid && d.lun == lun.lun);
+                Path {
+                    session: Some(self.described(s)),
+                    named: lun.target.names(s.portal.as_ref()),
+                    disk: disk.map(|d| self.shown(d)),
+                }
+            })
+            .collect();
+        paths.sort_by_key(Path::rank);
+        paths
     }
 
     /// The disk of the node below a mapping of this name, else the one at the path.
@@ -417,19 +436,15 @@ fn write(disk: &mut Disk, content: Content) {
 
 impl Host for World {
     fn observe(&mut self, query: &Query) -> Result<Observed, StepError> {
-        let (session, device) = match &query.source {
-            Source::Iscsi(lun) => {
-                let session = self.session(&lun.target.iqn).map(|s| self.described(s));
-                let device = session.as_ref().and_then(|s| {
-                    let mut all = self.kernel.devices.iter();
-                    all.find(|d| d.sid == s.sid && d.lun == lun.lun)
-                });
-                (session, device)
-            }
-            Source::Device { path } => (None, self.local(path, &query.mapping_name)),
-            Source::File(file) => (None, self.looped(&file.path, &query.mapping_name)),
+        let local = |device: Option<&SimDevice>| {
+            let device = device.map(|d| Path::local(self.shown(d)));
+            device.into_iter().collect()
         };
-        let device = device.map(|d| self.shown(d));
+        let paths = match &query.source {
+            Source::Iscsi(lun) => self.paths(lun),
+            Source::Device { path } => local(self.local(path, &query.mapping_name)),
+            Source::File(file) => local(self.looped(&file.path, &query.mapping_name)),
+        };
         let file = match &query.source {
             Source::File(file) => self.file_state(&file.path),
             _ => FileState::Absent,
@@ -448,8 +463,7 @@ impl Host for World {
         };
         Ok(Observed {
             file,
-            session,
-            device,
+            paths,
             mapping,
             link,
             names: self.names_found(query),
@@ -503,14 +517,14 @@ impl Host for World {
         Ok(())
     }
 
-    fn scan(&mut self, target: &Target, lun: u32) -> Result<(), StepError> {
-        let Some(session) = self.session(&target.iqn) else {
+    fn scan(&mut self, iqn: &str, sid: u32, lun: u32) -> Result<(), StepError> {
+        let mut sessions = self.kernel.sessions.iter();
+        if !sessions.any(|s| s.sid == sid && s.iqn == iqn) {
             return error(Reason::StepFailed, "no session");
-        };
-        let sid = session.sid;
+        }
         let shown = self
             .targets
-            .get(&target.iqn)
+            .get(iqn)
             .filter(|t| t.up)
             .and_then(|t| t.luns.get(&lun).copied());
         let known = self
@@ -676,12 +690,12 @@ impl Host for World {
         Ok(())
     }
 
-    fn logout(&mut self, target: &Target) -> Result<(), StepError> {
+    fn logout(&mut self, iqn: &str, sid: u32) -> Result<(), StepError> {
         let Some(i) = self
             .kernel
             .sessions
             .iter()
-            .position(|s| s.iqn == target.iqn)
+            .position(|s| s.sid == sid && s.iqn == iqn)
         else {
             return Ok(());
         };

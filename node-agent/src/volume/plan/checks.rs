@@ -6,7 +6,9 @@ use cryptvol_crds::{
 };
 
 use super::{At, Next, Step, stop};
-use crate::host::{CryptTable, Device, DeviceId, Header, HeaderFound, LinkFound, Mapping, Source};
+use crate::host::{
+    CryptTable, Device, DeviceId, Header, HeaderFound, LinkFound, Mapping, Session, Source,
+};
 
 /// State of a mapping that carries this volume's name and UUID.
 pub(super) enum Health {
@@ -146,7 +148,7 @@ impl<'a> At<'a> {
 
     /// State of our mapping, as far as it can be told without the header's facts.
     pub(super) fn health(&self, mapping: &Mapping) -> Health {
-        let Some(Device { id, state, .. }) = &self.observed.device else {
+        let Some(Device { id, state, .. }) = self.observed.device() else {
             return Health::Broken("its disk is gone from the kernel".to_owned());
         };
         let Some(table) = &mapping.table else {
@@ -173,8 +175,8 @@ impl<'a> At<'a> {
         }
         let logged_in = match &self.wanted.query.source {
             Source::Iscsi(_) => {
-                let session = self.observed.session.as_ref();
-                session.is_some_and(|s| s.state == "LOGGED_IN")
+                let session = self.observed.session();
+                session.is_some_and(Session::is_up)
             }
             Source::Device { .. } | Source::File(_) => true,
         };

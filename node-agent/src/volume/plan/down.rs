@@ -3,7 +3,7 @@
 use cryptvol_crds::{conditions::Reason, v1alpha1::Stage};
 
 use super::{At, Done, Next, Step, stop};
-use crate::host::{FileState, Source};
+use crate::host::{Device, FileState, Session, Source};
 
 impl At<'_> {
     pub(super) fn down(&self) -> Next {
@@ -29,8 +29,7 @@ impl At<'_> {
         }
         let over_our_disk = self
             .observed
-            .device
-            .as_ref()
+            .device()
             .is_some_and(|d| mapping.deps.contains(&d.id.dev));
         if over_our_disk {
             return Err(stop(
@@ -57,7 +56,7 @@ impl At<'_> {
         if let Source::Device { .. } = self.wanted.query.source {
             return Ok(()); // it was there before us, and stays
         }
-        if let Some(device) = &self.observed.device {
+        if let Some(device) = self.left() {
             if !device.holders.is_empty() {
                 return Err(stop(
                     Stage::Detaching,
@@ -79,12 +78,31 @@ impl At<'_> {
         {
             return Err(Next::Do(Step::RemoveFile(file.clone())));
         }
-        match (&self.wanted.query.source, &self.observed.session) {
-            // Other disks in it, or it was found to be somebody else's.
-            (Source::Iscsi(lun), Some(session)) if session.disks == 0 && !self.run.logged_out => {
-                Err(Next::Do(Step::Logout(lun.clone())))
-            }
-            _ => Ok(()),
+        if let Source::Iscsi(lun) = &self.wanted.query.source
+            && let Some(session) = self.idle_session()
+        {
+            return Err(Next::Do(Step::logout(lun, session)));
         }
+        Ok(())
+    }
+
+    /// A session of which nobody has a disk: through a portal that the volume names, or the one that was used. It is asked for once, for
+    /// it may be found to be somebody else's.
+    fn idle_session(&self) -> Option<&Session> {
+        let observed = self.observed;
+        let named = observed.paths.iter().filter(|p| p.named);
+        let mut sessions = named.chain(observed.path()).flat_map(|p| &p.session);
+        sessions.find(|s| s.disks == 0 && !self.run.logged_out.contains(&s.sid))
+    }
+
+    /// A raw device that is left: once the mapping is gone nothing tells through which of several sessions it was, so it is that of
+    /// any, where nothing else uses it.
+    fn left(&self) -> Option<&Device> {
+        let observed = self.observed;
+        let named = observed.paths.iter().filter(|p| p.named);
+        let mut idle = named.filter_map(|p| p.disk.as_ref());
+        observed
+            .device()
+            .or_else(|| idle.find(|d| d.holders.is_empty()))
     }
 }

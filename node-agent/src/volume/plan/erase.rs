@@ -60,7 +60,7 @@ impl At<'_> {
 
     fn has_file(&self) -> bool {
         matches!(self.wanted.query.source, Source::File(_))
-            && (self.observed.device.is_some() || self.observed.file != FileState::Absent)
+            && (self.observed.device().is_some() || self.observed.file != FileState::Absent)
     }
 
     /// The volume has data and this disk does not carry its header: saying "erased" would be a lie.

@@ -12,7 +12,10 @@ impl At<'_> {
     /// Has the kernel read the disk's identity and size anew, where that was not done in this run.
     pub(super) fn scan_once(&self) -> Option<Next> {
         match &self.wanted.query.source {
-            Source::Iscsi(lun) if !self.run.scanned => Some(Next::Do(Step::Scan(lun.clone()))),
+            Source::Iscsi(lun) if !self.run.scanned => {
+                let session = self.observed.session()?;
+                Some(Next::Do(Step::scan(lun, session)))
+            }
             _ => None,
         }
     }
@@ -65,7 +68,7 @@ impl At<'_> {
             };
         }
         self.was_plaintext()?;
-        let Some(Device { id, .. }) = &self.observed.device else {
+        let Some(Device { id, .. }) = self.observed.device() else {
             return Err(self.make_anew(mapping, "its disk is gone from the kernel"));
         };
         self.identity(id)

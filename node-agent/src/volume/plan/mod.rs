@@ -28,7 +28,7 @@ use super::{
     memory::{Hand, Memory, Run},
     wanted::Wanted,
 };
-use crate::host::{BackingFile, DeviceId, Erased, Lun, Mapping, NameTo, Observed};
+use crate::host::{BackingFile, DeviceId, Erased, Lun, Mapping, NameTo, Observed, Session};
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,7 +47,12 @@ pub enum Step {
     /// Log in to the target.
     Login(Lun),
     /// Add the LUN, or read its identity anew.
-    Scan(Lun),
+    Scan {
+        /// What to look for.
+        lun: Lun,
+        /// Session.
+        sid: u32,
+    },
     /// Make the file that stands for the disk.
     MakeFile(BackingFile),
     /// Offer the file by a loop device.
@@ -104,7 +109,12 @@ pub enum Step {
     /// Remove the raw device from the kernel.
     DeleteDevice(DeviceId),
     /// End the session.
-    Logout(Lun),
+    Logout {
+        /// Name of the target.
+        iqn: String,
+        /// Session.
+        sid: u32,
+    },
     /// Wipe the key slots.
     Erase {
         /// Where.
@@ -171,11 +181,25 @@ pub enum Step {
 }
 
 impl Step {
+    fn scan(lun: &Lun, session: &Session) -> Self {
+        Self::Scan {
+            lun: lun.clone(),
+            sid: session.sid,
+        }
+    }
+
+    fn logout(lun: &Lun, session: &Session) -> Self {
+        Self::Logout {
+            iqn: lun.target.iqn.clone(),
+            sid: session.sid,
+        }
+    }
+
     /// Name in logs, metrics and fail points.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Login(_) => "login",
-            Self::Scan(_) => "scan",
+            Self::Scan { .. } => "scan",
             Self::MakeFile(_) => "make-file",
             Self::AttachFile(_) => "attach-file",
             Self::ReadHeader(_) => "read-header",
@@ -193,7 +217,7 @@ impl Step {
             Self::Unlink => "unlink",
             Self::Close { .. } => "close",
             Self::DeleteDevice(_) => "delete-device",
-            Self::Logout(_) => "logout",
+            Self::Logout { .. } => "logout",
             Self::Erase { .. } => "erase",
             Self::RecordErased(_) => "record-erased",
             Self::RemoveFile(_) => "remove-file",
@@ -243,7 +267,7 @@ impl Step {
     pub fn stage(&self) -> Stage {
         match self {
             Self::Login(_) => Stage::Session,
-            Self::Scan(_) | Self::MakeFile(_) | Self::AttachFile(_) => Stage::Device,
+            Self::Scan { .. } | Self::MakeFile(_) | Self::AttachFile(_) => Stage::Device,
             Self::ReadHeader(_) | Self::SpendPermit { .. } | Self::Format { .. } => Stage::Header,
             Self::ReleaseKey => Stage::KeyRelease,
             Self::Open { .. } | Self::RecordFirstOpened { .. } | Self::Sample { .. } => {
@@ -263,7 +287,7 @@ impl Step {
             Self::Unlink
             | Self::Close { .. }
             | Self::DeleteDevice(_)
-            | Self::Logout(_)
+            | Self::Logout { .. }
             | Self::Erase { .. }
             | Self::RecordErased(_)
             | Self::RemoveFile(_)
@@ -278,14 +302,14 @@ impl Step {
 
     /// Whether the step, of those that concern a target, is about one disk of it.
     pub fn concerns_one_disk(&self) -> bool {
-        matches!(self, Self::Scan(_) | Self::DeleteDevice(_))
+        matches!(self, Self::Scan { .. } | Self::DeleteDevice(_))
     }
 
     /// Whether the step changes what a target's session holds: such steps of volumes that share a target go one by one.
     pub fn concerns_target(&self) -> bool {
         matches!(
             self,
-            Self::Login(_) | Self::Scan(_) | Self::DeleteDevice(_) | Self::Logout(_)
+            Self::Login(_) | Self::Scan { .. } | Self::DeleteDevice(_) | Self::Logout { .. }
         )
     }
 }

@@ -50,11 +50,7 @@ impl At<'_> {
         }
         if known == Known::ByIdentity
             && let Some(path) = found.leads.as_ref().filter(|_| leads_astray)
-            && self
-                .observed
-                .device
-                .as_ref()
-                .is_none_or(|d| d.id.path != *path)
+            && self.observed.device().is_none_or(|d| d.id.path != *path)
             && !self.opened()
             && !shadow::is_by_path(name)
         {

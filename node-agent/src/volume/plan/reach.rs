@@ -18,7 +18,7 @@ impl At<'_> {
     /// A device that was there before us: it is only looked at, and left alone as long as anything else has it.
     fn reach_local(&self, path: &str) -> Result<&DeviceId, Next> {
         let stopped = |reason, what: String| Err(stop(Stage::Device, reason, what));
-        let Some(Device { id, state, holders }) = &self.observed.device else {
+        let Some(Device { id, state, holders }) = self.observed.device() else {
             return stopped(
                 Reason::DeviceNotFound,
                 format!("there is no block device at {path}"),
@@ -61,7 +61,7 @@ impl At<'_> {
                 ),
             ));
         }
-        if let Some(Device { id, holders, .. }) = &self.observed.device {
+        if let Some(Device { id, holders, .. }) = self.observed.device() {
             if !holders.is_empty() {
                 let by = holders.join(", ");
                 return stopped(
@@ -139,13 +139,13 @@ impl At<'_> {
 
     fn reach_lun(&self, lun: &Lun) -> Result<&DeviceId, Next> {
         let target = &lun.target;
-        let Some(session) = &self.observed.session else {
+        let Some(session) = self.observed.session() else {
             return Err(Next::Do(Step::Login(lun.clone())));
         };
-        if session.state != "LOGGED_IN" {
+        if !session.is_up() {
             // Nobody has a disk there, so nobody loses one: a new login takes any of the portals, and the secret of today.
-            if session.disks == 0 && !self.run.logged_out {
-                return Err(Next::Do(Step::Logout(lun.clone())));
+            if session.disks == 0 && self.run.logged_out.is_empty() {
+                return Err(Next::Do(Step::logout(lun, session)));
             }
             // The kernel and iscsid bring it back by themselves. Logging out would take the disks of others with it.
             return Err(stop(
@@ -154,14 +154,14 @@ impl At<'_> {
                 self.session_is_down(session, &target.iqn),
             ));
         }
-        let Some(Device { id, state, holders }) = &self.observed.device else {
+        let Some(Device { id, state, holders }) = self.observed.device() else {
             return Err(match self.run.scanned {
                 true => stop(
                     Stage::Device,
                     Reason::LunNotFound,
                     format!("no disk at {}", self.wanted.query.source),
                 ),
-                false => Next::Do(Step::Scan(lun.clone())),
+                false => Next::Do(Step::scan(lun, session)),
             });
         };
         if !holders.is_empty() {
@@ -194,7 +194,7 @@ impl At<'_> {
             }
         }
         if !self.run.scanned {
-            return Err(Next::Do(Step::Scan(lun.clone())));
+            return Err(Next::Do(Step::scan(lun, session)));
         }
         if id.size_bytes == 0 {
             return Err(stop(

@@ -317,7 +317,7 @@ impl At<'_> {
 
     /// A live mapping over the right device. With its facts known (pinned or reported before) the disk is not read.
     fn adopt(&self, mapping: &Mapping) -> Result<Next, Next> {
-        let Some(Device { id, .. }) = &self.observed.device else {
+        let Some(Device { id, .. }) = self.observed.device() else {
             return Err(self.make_anew(mapping, "its disk is gone from the kernel"));
         };
         self.look()?;

@@ -721,9 +721,8 @@ impl Node for Side<'_> {
             .await
     }
 
-    async fn scan(&self, target: &Target, lun: u32) -> Result<(), StepError> {
-        self.alone("scan", &target.iqn, |w| w.scan(target, lun))
-            .await
+    async fn scan(&self, iqn: &str, sid: u32, lun: u32) -> Result<(), StepError> {
+        self.alone("scan", iqn, |w| w.scan(iqn, sid, lun)).await
     }
 
     async fn read_header(&self, device: &DeviceId) -> Result<HeaderFound, StepError> {
@@ -801,21 +800,15 @@ impl Node for Side<'_> {
             .await
     }
 
-    async fn logout(&self, target: &Target) -> Result<(), StepError> {
+    async fn logout(&self, iqn: &str, sid: u32) -> Result<(), StepError> {
         {
             let kernel = &self.lab.world.borrow().kernel;
-            let sid = kernel
-                .sessions
-                .iter()
-                .find(|s| s.iqn == target.iqn)
-                .map(|s| s.sid);
             assert!(
-                kernel.devices.iter().all(|d| Some(d.sid) != sid),
+                kernel.devices.iter().all(|d| d.sid != sid),
                 "6: asked to log out while disks are left"
             );
         }
-        self.alone("logout", &target.iqn, |w| w.logout(target))
-            .await
+        self.alone("logout", iqn, |w| w.logout(iqn, sid)).await
     }
 
     async fn grow(&self, device: &DeviceId, order: OpenOrder) -> Result<Mapping, StepError> {

@@ -9,6 +9,7 @@ mod invariants;
 pub(crate) mod lab;
 mod local;
 mod names;
+mod paths;
 mod peers;
 mod proof;
 mod rotation;

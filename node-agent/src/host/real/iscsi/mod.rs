@@ -64,10 +64,10 @@ impl Initiator {
         target: &Target,
         chap: Option<&Chap>,
     ) -> Result<(), StepError> {
-        let session = sysfs
-            .session(target)
+        let sessions = sysfs
+            .sessions(&target.iqn)
             .map_err(|e| failed("reading iSCSI sessions", e))?;
-        if session.is_some() {
+        if !sessions.is_empty() {
             return Ok(());
         }
         let begun = Instant::now();
@@ -161,7 +161,16 @@ impl Initiator {
         let request = request::login(layout, &target.iqn, portal, Some(&stranger))?;
         match iscsid.ask(layout, &request, LOGIN)? {
             Code::AUTHENTICATION_FAILED => Ok(true),
-            Code::SUCCESS => self.logout(sysfs, target).map(|()| true),
+            Code::SUCCESS => {
+                let sessions = sysfs.sessions(&target.iqn);
+                let sessions = sessions.map_err(|e| failed("reading iSCSI sessions", e))?;
+                for session in sessions {
+                    if session.portal.as_ref().is_some_and(|p| p.is(portal)) {
+                        self.logout(sysfs, &target.iqn, session.sid)?;
+                    }
+                }
+                Ok(true)
+            }
             _ => Ok(false),
         }
     }
@@ -170,9 +179,9 @@ impl Initiator {
     ///
     /// # Errors
     /// `StepFailed`, `DeadlineExceeded`.
-    pub fn logout(&mut self, sysfs: &Sysfs, target: &Target) -> Result<(), StepError> {
+    pub fn logout(&mut self, sysfs: &Sysfs, iqn: &str, sid: u32) -> Result<(), StepError> {
         let read = |e| failed("reading iSCSI sessions", e);
-        let Some(session) = sysfs.session(target).map_err(read)? else {
+        let Some(session) = sysfs.session(iqn, sid).map_err(read)? else {
             return Ok(());
         };
         // Its users have disks there. iscsid would cut them off: it refuses nothing.
@@ -181,20 +190,20 @@ impl Initiator {
         }
         let iscsid = self.iscsid()?;
         let result = match iscsid.layout {
-            None => iscsiadm::logout(iscsid, &target.iqn, &session),
+            None => iscsiadm::logout(iscsid, iqn, &session),
             Some(layout) => {
-                let request = request::logout(layout, session.sid);
+                let request = request::logout(layout, sid);
                 match iscsid.ask(layout, &request, LOGOUT) {
                     Ok(Code::SUCCESS) => Ok(()),
-                    Ok(Code::SESSION_NOT_FOUND) => match sysfs.session(target).map_err(read)? {
+                    Ok(Code::SESSION_NOT_FOUND) => match sysfs.session(iqn, sid).map_err(read)? {
                         None => Ok(()),
                         Some(_) => Err(failed(
-                            format!("logging out of {}", target.iqn),
+                            format!("logging out of {iqn}"),
                             "the kernel has a session that iscsid does not know: restart iscsid",
                         )),
                     },
                     Ok(code) => Err(failed(
-                        format!("logging out of {}", target.iqn),
+                        format!("logging out of {iqn}"),
                         format!("{code} (open-iscsi error {})", code.0),
                     )),
                     Err(e) => Err(e),
@@ -220,10 +229,10 @@ fn leaves_it_to_the_next(error: &StepError) -> bool {
 ///
 /// # Errors
 /// `LunNotFound`, `StepFailed`, `DeadlineExceeded`.
-pub fn scan(sysfs: &Sysfs, target: &Target, lun: u32) -> Result<(), StepError> {
-    let what = || format!("scanning {} for LUN {lun}", target.iqn);
+pub fn scan(sysfs: &Sysfs, iqn: &str, sid: u32, lun: u32) -> Result<(), StepError> {
+    let what = || format!("scanning {iqn} for LUN {lun}");
     let session = sysfs
-        .session(target)
+        .session(iqn, sid)
         .map_err(|e| failed(what(), e))?
         .ok_or_else(|| failed(what(), "there is no session"))?;
     let scsi = sysfs.scsi_device_dir(&session, lun);
@@ -236,7 +245,7 @@ pub fn scan(sysfs: &Sysfs, target: &Target, lun: u32) -> Result<(), StepError> {
     if !scsi.exists() {
         return Err(because(
             Reason::LunNotFound,
-            format!("{} has no LUN {lun} for this node", target.iqn),
+            format!("{iqn} has no LUN {lun} for this node"),
         ));
     }
     match attribute(&scsi.join("type")).map_err(|e| failed(what(), e))? {
@@ -245,8 +254,7 @@ pub fn scan(sysfs: &Sysfs, target: &Target, lun: u32) -> Result<(), StepError> {
             return Err(because(
                 Reason::LunNotFound,
                 format!(
-                    "LUN {lun} of {} is no disk but SCSI type {}",
-                    target.iqn,
+                    "LUN {lun} of {iqn} is no disk but SCSI type {}",
                     kind.unwrap_or_default()
                 ),
             ));
@@ -263,8 +271,7 @@ pub fn scan(sysfs: &Sysfs, target: &Target, lun: u32) -> Result<(), StepError> {
             return Err(because(
                 Reason::DeadlineExceeded,
                 format!(
-                    "LUN {lun} of {} is there, but its disk did not appear within {} s",
-                    target.iqn,
+                    "LUN {lun} of {iqn} is there, but its disk did not appear within {} s",
                     DISK.as_secs()
                 ),
             ));
