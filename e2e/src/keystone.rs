@@ -120,6 +120,13 @@ impl Keystone {
         self.identity(&admin, method, path, body).await
     }
 
+    /// One call of the key manager, such as `/v1/project-quotas/ID`, as the administrator, which must succeed.
+    pub async fn keys_as_admin(&self, method: Method, path: &str, body: &Value) -> Result<Value> {
+        let scope = json!({"project": {"name": "admin", "domain": {"id": "default"}}});
+        let admin = self.login(&self.admin_identity(), &scope).await?;
+        self.keys(&admin, method, path, body).await
+    }
+
     /// Gives a user a role in a project.
     pub async fn grant(&self, project_id: &str, user_id: &str, role: &str) -> Result<()> {
         self.role(Method::PUT, project_id, user_id, role).await

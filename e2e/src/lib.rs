@@ -37,5 +37,6 @@ pub mod search;
 pub mod site;
 pub mod slapd;
 pub mod system;
+pub mod tls_front;
 pub mod volumes;
 pub mod workdir;

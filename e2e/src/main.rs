@@ -170,6 +170,7 @@ fn main() -> Result<()> {
             // Like the parts, it comes from outside, where no sandbox reaches.
             openstack_client::OpenStackClient::ensure()?;
             os_brick::OsBrick::ensure()?;
+            OpenStack::ensure()?;
             if let Err(error) = guest::Guest::prepare() {
                 eprintln!("no guest image, so tests with a guest will fail: {error:#}");
             }

@@ -230,6 +230,22 @@ impl OpenStack {
         self.manage("barbican-manage", &["db", "upgrade"])
     }
 
+    /// Tells clients to reach Barbican at `url`, as where TLS ends at a load balancer.
+    pub fn publish_key_manager(&self, url: &str) -> Result<()> {
+        let mut admin = Client::new(&self.identity());
+        admin.login("admin", &self.password, "admin")?;
+        let list = admin.get("/endpoints?interface=public", &[])?.json();
+        let before = format!("http://127.0.0.1:{}", self.barbican_port);
+        let endpoint = list["endpoints"]
+            .as_array()
+            .and_then(|all| all.iter().find(|one| one["url"] == before))
+            .and_then(|one| one["id"].as_str())
+            .context("Barbican has no public endpoint")?;
+        let path = format!("/endpoints/{endpoint}");
+        let url = json!({"endpoint": {"url": url}});
+        admin.json("PATCH", &path, &url).map(drop)
+    }
+
     /// What a deployment makes by hand: the user that checks tokens, the service and its endpoint.
     fn register_barbican(&self) -> Result<()> {
         let mut admin = Client::new(&self.identity());

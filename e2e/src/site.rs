@@ -123,7 +123,7 @@ impl Site {
             &identity.ca_path(),
         )?;
         let array = Array::start(&work.dir("array")?).await?;
-        system::install(&plane, &identity).await?;
+        system::install(&plane, &identity.auth_url(), &identity.ca_path()).await?;
         let mut site = Self {
             plane,
             identity,

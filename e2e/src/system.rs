@@ -13,7 +13,7 @@ use kube::CustomResourceExt;
 use serde_json::json;
 
 use crate::control_plane::ControlPlane;
-use crate::identity_service::{IdentityService, product_binary};
+use crate::identity_service::product_binary;
 use crate::process::{Daemon, free_port, resident_kib, wait_for};
 
 /// Namespace of operator and agents.
@@ -21,8 +21,9 @@ pub const SYSTEM: &str = "cryptvol-system";
 /// Name of the EncryptionClass that is the default.
 pub const CLASS: &str = "standard";
 
-/// Installs everything that is neither a node nor a process.
-pub async fn install(plane: &ControlPlane, identity: &IdentityService) -> Result<()> {
+/// Installs everything that is neither a node nor a process. The KeyService is at `auth_url`, with a certificate of the
+/// authority in the file `ca`.
+pub async fn install(plane: &ControlPlane, auth_url: &str, ca: &Path) -> Result<()> {
     custom_resources(plane).await?;
     let mut items =
         vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}})];
@@ -50,7 +51,7 @@ pub async fn install(plane: &ControlPlane, identity: &IdentityService) -> Result
     }
     items.push(json!({
         "apiVersion": "cryptvol.dev/v1alpha1", "kind": "KeyService", "metadata": {"name": "embedded"},
-        "spec": {"authUrl": identity.auth_url(), "caBundle": std::fs::read_to_string(identity.ca_path())?},
+        "spec": {"authUrl": auth_url, "caBundle": std::fs::read_to_string(ca)?},
     }));
     items.push(json!({
         "apiVersion": "cryptvol.dev/v1alpha1", "kind": "EncryptionClass",

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 
 use crate::ground::{Ground, TEAM};
 
-impl Ground {
+impl<S> Ground<S> {
     /// The volume stops with this reason and its next step, and nothing was handed over.
-    async fn refused(&self, name: &str, reason: Reason) -> Result<String> {
+    pub async fn refused(&self, name: &str, reason: Reason) -> Result<String> {
         let message = self.stops(name, reason.as_str()).await?;
         ensure!(message.contains(reason.next_step()), "{message}");
         let handed = self
@@ -26,7 +26,7 @@ impl Ground {
     }
 
     /// The volume goes on by itself, and has one key.
-    async fn goes_on(&self, name: &str) -> Result<()> {
+    pub async fn goes_on(&self, name: &str) -> Result<()> {
         self.handed_over(name, "node-1", |_| true).await?;
         let volume = self.volumes().get(name).await?;
         let key = names::key_name(

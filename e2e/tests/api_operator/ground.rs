@@ -1,6 +1,7 @@
 //! A real API server, the real identity service and the operator as it ships, with the rights that the chart gives it. The
 //! test itself is the node agent: it reports on NodeVolumes and asks for keys with tokens bound to a pod on a node.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -28,10 +29,11 @@ pub const TEAM: &str = "team-a";
 /// What only the cluster knows shows within this on a machine that is not overloaded; later is told, not failed.
 const PROMPT: Duration = Duration::from_secs(10);
 
-pub struct Ground {
+/// `S` is what keeps the identity/keys service running.
+pub struct Ground<S = IdentityService> {
     pub work: WorkDir,
     pub plane: ControlPlane,
-    pub identity: IdentityService,
+    pub identity: S,
     pub keystone: Keystone,
     pub tenant: Tenant,
     pub client: Client,
@@ -50,12 +52,6 @@ impl Ground {
 
     async fn with(name: &str, controller_manager: bool) -> Result<Self> {
         let work = WorkDir::new(name)?;
-        let parts = Parts::locate(Set::ControlPlane)?;
-        let options = Options {
-            controller_manager,
-            scheduler: false,
-        };
-        let plane = ControlPlane::start(&work.dir("control-plane")?, &parts, options).await?;
         let identity =
             IdentityService::start(&work.dir("identity")?, identity_service::Options::default())?;
         let keystone = Keystone::new(
@@ -63,11 +59,38 @@ impl Ground {
             identity.password(),
             &identity.ca_path(),
         )?;
+        let (auth_url, ca) = (identity.auth_url(), identity.ca_path());
+        Self::on(
+            work,
+            identity,
+            keystone,
+            (&auth_url, &ca),
+            controller_manager,
+        )
+        .await
+    }
+}
+
+impl<S> Ground<S> {
+    /// On an identity/keys service that runs: the administrator's view of it, its address and its authority's certificate.
+    pub async fn on(
+        work: WorkDir,
+        identity: S,
+        keystone: Keystone,
+        (auth_url, ca): (&str, &Path),
+        controller_manager: bool,
+    ) -> Result<Self> {
+        let parts = Parts::locate(Set::ControlPlane)?;
+        let options = Options {
+            controller_manager,
+            scheduler: false,
+        };
+        let plane = ControlPlane::start(&work.dir("control-plane")?, &parts, options).await?;
         let tenant = keystone.tenant(TEAM, "member").await?;
         let client = plane.client()?;
-        let ca = reqwest::Certificate::from_pem(plane.authority().certificate().as_bytes())?;
+        let own = reqwest::Certificate::from_pem(plane.authority().certificate().as_bytes())?;
         let ground = Self {
-            http: reqwest::Client::builder().tls_certs_only([ca]).build()?,
+            http: reqwest::Client::builder().tls_certs_only([own]).build()?,
             work,
             plane,
             identity,
@@ -75,12 +98,12 @@ impl Ground {
             tenant,
             client,
         };
+        system::install(&ground.plane, auth_url, ca).await?;
         ground.install().await?;
         Ok(ground)
     }
 
     async fn install(&self) -> Result<()> {
-        system::install(&self.plane, &self.identity).await?;
         self.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TEAM}}))
             .await?;
         for node in ["node-1", "node-2"] {

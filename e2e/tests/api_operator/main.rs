@@ -5,5 +5,6 @@ mod ground;
 mod life;
 mod memory;
 mod namespace;
+mod openstack;
 mod quota;
 mod replicas;
