@@ -79,7 +79,7 @@ impl Ground {
             self.done(json!({"Erase": [device, LUKS_UUID]})).await?;
         }
         self.done(json!({"DeleteDevice": device})).await?;
-        self.done(json!({"Logout": self.target()?})).await?;
+        self.done(self.logout().await?).await?;
         Ok(())
     }
 }

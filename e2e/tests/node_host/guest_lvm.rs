@@ -12,7 +12,7 @@ async fn peer_failure_09_the_guests_volume_group_is_not_taken_by_the_node() -> R
     ground.done(json!({"Link": [LINK, mapping]})).await?;
     let node = mapping["path"].as_str().context("path")?;
     // As a guest makes it, and a disk of the node's own with a volume group beside it.
-    ground.done(json!({"Scan": [ground.target()?, 2]})).await?;
+    ground.done(ground.scan(2).await?).await?;
     let raw = ground
         .sh("for d in /dev/sd?; do [ -e /sys/class/block/${d#/dev/}/holders/dm-0 ] || echo $d; done")
         .await?;

@@ -63,7 +63,7 @@ async fn a_target_proves_itself_or_is_left_alone() -> Result<()> {
         )
         .await?;
     ground.done(login(mutual(secret, proof))).await?;
-    ground.done(json!({"Scan": [target, 1]})).await?;
+    ground.done(ground.scan(1).await?).await?;
     let device = ground.observe().await?["device"]["id"].clone();
     let traces = ground
         .sh("find /etc/iscsi /var/lib/iscsi /run -xdev -type f -exec grep -laE 'correct horse|proof of' {} + ; true")
@@ -91,13 +91,13 @@ async fn a_target_proves_itself_or_is_left_alone() -> Result<()> {
     let log = ground.node.log("iscsid");
     ensure!(refusals(log.clone()) > before, "iscsid says: {log}");
     ensure!(state(&ground).await? == "FAILED");
-    ground.done(json!({"Logout": target})).await?;
+    ground.done(ground.logout().await?).await?;
     ensure!(sessions(&ground).await?.is_empty(), "a session is left");
     ground
         .refused(Reason::ChapRejected, login(mutual(secret, proof)))
         .await?;
     ground.done(login(mutual(new_secret, new_proof))).await?;
-    ground.done(json!({"Logout": target})).await?;
+    ground.done(ground.logout().await?).await?;
     ensure!(sessions(&ground).await?.is_empty(), "a session is left");
     ground.work.passed()
 }
@@ -134,7 +134,7 @@ async fn the_first_portal_that_answers_is_used() -> Result<()> {
             .collect::<Result<Vec<_>>>()?;
         let target = json!({"portals": all, "iqn": IQN});
         ground.done(json!({"Login": [target, null]})).await?;
-        ground.done(json!({"Scan": [target, 1]})).await?;
+        ground.done(ground.scan(1).await?).await?;
         let observed = ground.observe().await?;
         let expected = ground.target_at(used, IQN)?["portals"][0].clone();
         ensure!(
@@ -147,7 +147,7 @@ async fn the_first_portal_that_answers_is_used() -> Result<()> {
         ensure!(sessions(&ground).await?.len() == 1, "a second session");
         let device = observed["device"]["id"].clone();
         ground.done(json!({"DeleteDevice": device})).await?;
-        ground.done(json!({"Logout": target})).await?;
+        ground.done(ground.logout().await?).await?;
         ensure!(sessions(&ground).await?.is_empty(), "a session is left");
         if let Some(portal) = cut {
             ground.array.cut_portal(portal, false)?;
@@ -178,7 +178,7 @@ async fn a_session_goes_with_its_last_disk_and_outlives_iscsid() -> Result<()> {
     ground.array.create_lun(IQN, 2, 64 * MIB)?;
     let target = ground.target()?;
     let first = ground.device().await?;
-    ground.done(json!({"Scan": [target, 2]})).await?;
+    ground.done(ground.scan(2).await?).await?;
     let second = ground
         .done(json!({"Observe": {
             "source": {"Iscsi": {"target": target, "lun": 2}}, "mapping_name": "none", "link": LINK,
@@ -197,7 +197,7 @@ async fn a_session_goes_with_its_last_disk_and_outlives_iscsid() -> Result<()> {
         .refused(Reason::DeviceBusy, json!({"DeleteDevice": second}))
         .await?;
     ground.done(json!({"DeleteDevice": first})).await?;
-    ground.done(json!({"Logout": target})).await?;
+    ground.done(ground.logout().await?).await?;
     ensure!(state(&ground).await? == "LOGGED_IN");
 
     // iscsid anew: it finds the session in the kernel, and mends it after the portal was away.
@@ -232,7 +232,7 @@ async fn a_session_goes_with_its_last_disk_and_outlives_iscsid() -> Result<()> {
 
     ground.sh("umount /run/theirs").await?;
     ground.done(json!({"DeleteDevice": second})).await?;
-    ground.done(json!({"Logout": target})).await?;
+    ground.done(ground.logout().await?).await?;
     ensure!(sessions(&ground).await?.is_empty(), "a session is left");
     ground.work.passed()
 }

@@ -34,6 +34,15 @@ struct Ground {
 /// What a step answered: its value, or reason and message.
 type Answer = std::result::Result<Value, (Reason, String)>;
 
+/// What was observed, with session and disk of the first path under names of their own.
+fn first_path(mut value: Value) -> Value {
+    if let Some(path) = value["paths"].get(0).cloned() {
+        value["session"] = path["session"].clone();
+        value["device"] = path["disk"].clone();
+    }
+    value
+}
+
 impl Ground {
     async fn new(name: &str) -> Result<Self> {
         let work = WorkDir::new(name)?;
@@ -88,7 +97,7 @@ impl Ground {
     async fn done(&self, call: Value) -> Result<Value> {
         let shown = call.to_string();
         match self.step(call).await? {
-            Ok(value) => Ok(value),
+            Ok(value) => Ok(first_path(value)),
             Err((reason, message)) => bail!("{shown}: {reason}: {message}"),
         }
     }
@@ -122,10 +131,24 @@ impl Ground {
         .await
     }
 
+    /// Id of the session to the target, if any.
+    async fn sid(&self) -> Result<u64> {
+        let observed = self.observe().await?;
+        Ok(observed["session"]["sid"].as_u64().unwrap_or_default())
+    }
+
+    async fn scan(&self, lun: u16) -> Result<Value> {
+        Ok(json!({"Scan": [IQN, self.sid().await?, lun]}))
+    }
+
+    async fn logout(&self) -> Result<Value> {
+        Ok(json!({"Logout": [IQN, self.sid().await?]}))
+    }
+
     /// Logs in and scans; the device.
     async fn device(&self) -> Result<Value> {
         self.done(json!({"Login": [self.target()?, null]})).await?;
-        self.done(json!({"Scan": [self.target()?, 1]})).await?;
+        self.done(self.scan(1).await?).await?;
         let device = self.observe().await?["device"]["id"].clone();
         ensure!(device.is_object(), "no device: {device}");
         Ok(device)
@@ -163,7 +186,7 @@ impl Ground {
         self.done(json!({"Unlink": LINK})).await?;
         self.done(Self::close_call()).await?;
         self.done(json!({"DeleteDevice": device})).await?;
-        self.done(json!({"Logout": self.target()?})).await?;
+        self.done(self.logout().await?).await?;
         let left = self
             .sh("dmsetup ls | grep -v '^No devices'; find /dev/cryptvol -mindepth 1; ls /sys/class/iscsi_session; ls /sys/block | grep sd; true")
             .await?;
@@ -282,7 +305,7 @@ async fn udev_does_not_look_into_the_guests_data() -> Result<()> {
         .await?;
     ensure!(message.contains("dm-"), "{message}");
     // Logging out while disks are there is left to their users.
-    ground.done(json!({"Logout": ground.target()?})).await?;
+    ground.done(ground.logout().await?).await?;
     ensure!(ground.observe().await?["session"]["state"] == "LOGGED_IN");
     ground
         .sh("kill %1 2>/dev/null; kill $(pidof sleep); true")
@@ -334,14 +357,11 @@ async fn every_failed_login_and_scan_has_its_reason() -> Result<()> {
 
     for absent in [0, 2, 300] {
         ground
-            .refused(
-                Reason::LunNotFound,
-                json!({"Scan": [ground.target()?, absent]}),
-            )
+            .refused(Reason::LunNotFound, ground.scan(absent).await?)
             .await?;
     }
     ensure!(ground.observe().await?["session"]["disks"] == 0);
-    ground.done(json!({"Scan": [ground.target()?, 1]})).await?;
+    ground.done(ground.scan(1).await?).await?;
     let observed = ground.observe().await?;
     ensure!(observed["session"]["disks"] == 1, "{observed}");
     let lun = ground.array.lun(IQN, 1)?;
@@ -367,7 +387,7 @@ async fn what_changed_below_is_noticed_and_what_is_not_ours_stays() -> Result<()
     // Another disk under the same number.
     let other = ground.array.spare(64 * MIB)?;
     ground.array.swap_lun(IQN, 1, &other)?;
-    ground.done(json!({"Scan": [ground.target()?, 1]})).await?;
+    ground.done(ground.scan(1).await?).await?;
     for call in [
         json!({"ReadHeader": device}),
         open.clone(),
@@ -378,7 +398,7 @@ async fn what_changed_below_is_noticed_and_what_is_not_ours_stays() -> Result<()
     let now = ground.observe().await?["device"]["id"].clone();
     ensure!(now["wwid"] == other.wwid(), "{now}");
     ground.array.swap_lun(IQN, 1, &lun)?;
-    ground.done(json!({"Scan": [ground.target()?, 1]})).await?;
+    ground.done(ground.scan(1).await?).await?;
     ensure!(ground.observe().await?["device"]["id"] == device);
 
     // A disk that gives errors.

@@ -73,6 +73,6 @@ async fn a_name_by_id_is_the_mappings_and_never_the_raw_disks() -> Result<()> {
     }
     ground.done(Ground::close_call()).await?;
     ground.done(json!({"DeleteDevice": device})).await?;
-    ground.done(json!({"Logout": ground.target()?})).await?;
+    ground.done(ground.logout().await?).await?;
     ground.work.passed()
 }
