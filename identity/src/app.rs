@@ -13,7 +13,7 @@ use crate::{
         Kek, KekError, PasswordHasher, SealError, SealingKey, password::PasswordError,
         seal::KEY_LEN,
     },
-    directory::Directory,
+    directory::ReadModel,
     generation::PerGeneration,
     identity::LimitModel,
     ids::random_bytes,
@@ -142,7 +142,7 @@ pub struct App {
     token_keys: RwLock<Arc<TokenKeys>>,
     credential_key: SealingKey,
     token_cache: TokenCache,
-    directory: PerGeneration<Directory>,
+    read_model: PerGeneration<ReadModel>,
 }
 
 impl App {
@@ -185,7 +185,7 @@ impl App {
             token_keys: RwLock::new(Arc::new(token_keys)),
             credential_key,
             token_cache: TokenCache::default(),
-            directory: PerGeneration::default(),
+            read_model: PerGeneration::default(),
         }))
     }
 
@@ -319,13 +319,13 @@ impl App {
             .await
     }
 
-    /// Who has which role where.
+    /// Who has which role where, at present.
     ///
     /// # Errors
     /// From the store.
-    pub(crate) async fn directory(&self) -> Result<Arc<Directory>, StoreError> {
-        let load = async || Directory::load(&self.store).await;
-        self.directory.get(|| self.store.generation(), load).await
+    pub(crate) async fn read_model(&self) -> Result<Arc<ReadModel>, StoreError> {
+        let begin = async || Ok(ReadModel::default());
+        self.read_model.get(|| self.store.generation(), begin).await
     }
 
     /// Housekeeping: forgets expired revocations, secrets and cached tokens, empties the write-ahead log.
@@ -335,7 +335,7 @@ impl App {
     pub async fn housekeeping(&self) -> Result<(), StoreError> {
         self.token_cache.sweep();
         self.directories.sweep();
-        self.directory.sweep();
+        self.read_model.sweep();
         let mut change = self.store.change_keys().await?;
         let now = now_us();
         let lockout = i64::from(self.config.passwords.lockout_secs) * MICROSECONDS;

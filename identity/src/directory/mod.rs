@@ -1,180 +1,125 @@
 //! The read model of who has which role where: every record that an assignment may name, in memory, for as long as none
-//! of them changes. Lists of assignments are worked out from it instead of from thousands of rows a request.
+//! of them changes; or only those that concern one user. Lists of assignments are worked out from it instead of from thousands
+//! of rows a request.
+//!
+//! Records are numbers here (see `family`), and relations are sorted lists of pairs of numbers: a site of 100,000 users
+//! takes some megabytes.
 
-mod effective;
+mod answers;
+mod family;
+mod ids;
+mod load;
+mod walk;
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+use std::sync::Arc;
 
-use axum::body::Bytes;
+use tokio::sync::OnceCell;
 
-use crate::store::{Store, StoreResult, assignments::Assignment};
+use crate::store::{Store, StoreResult};
 
-pub(crate) use effective::Line;
+pub(crate) use answers::Answers;
+pub(crate) use family::Family;
+pub(crate) use ids::Id;
+pub(crate) use walk::{Line, Walk};
 
-/// Answers that are kept, in bytes.
-const MAX_ANSWERS: usize = 4 * 1024 * 1024;
-/// A longer question is answered and not kept.
-const MAX_QUESTION: usize = 512;
-
-/// A user, a group, or a role (whose domain may be none).
-#[derive(Debug)]
-pub(crate) struct Named {
-    pub(crate) name: Box<str>,
-    pub(crate) domain_id: Option<Box<str>>,
-}
-
-/// A project.
-#[derive(Debug)]
-pub(crate) struct Place {
-    pub(crate) name: Box<str>,
-    pub(crate) domain_id: Box<str>,
-}
-
-/// All of it.
+/// What was worked out from one generation of the records.
 #[derive(Debug, Default)]
-pub(crate) struct Directory {
-    pub(crate) users: HashMap<Box<str>, Named>,
-    pub(crate) groups: HashMap<Box<str>, Named>,
-    pub(crate) projects: HashMap<Box<str>, Place>,
-    pub(crate) domains: HashMap<Box<str>, Box<str>>,
-    pub(crate) roles: HashMap<Box<str>, Named>,
-    assignments: Vec<Assignment>,
-    /// Assignments by actor: their places in `assignments`.
-    by_actor: HashMap<Box<str>, Vec<usize>>,
-    members: HashMap<Box<str>, Vec<Box<str>>>,
-    groups_of: HashMap<Box<str>, Vec<Box<str>>>,
-    /// Projects by what they lie directly below, and by their domain.
-    below: HashMap<Box<str>, Vec<Box<str>>>,
-    of_domain: HashMap<Box<str>, Vec<Box<str>>>,
-    implied: HashMap<Box<str>, Vec<Box<str>>>,
-    answers: Mutex<Answers>,
+pub(crate) struct ReadModel {
+    /// Answers that were given.
+    pub(crate) answers: Answers,
+    whole: OnceCell<Arc<Directory>>,
 }
 
-#[derive(Debug, Default)]
-struct Answers {
-    by_question: HashMap<String, Bytes>,
-    bytes: usize,
-}
-
-fn collect(pairs: impl Iterator<Item = (String, String)>) -> HashMap<Box<str>, Vec<Box<str>>> {
-    let mut map: HashMap<Box<str>, Vec<Box<str>>> = HashMap::new();
-    for (key, value) in pairs {
-        map.entry(key.into()).or_default().push(value.into());
-    }
-    map
-}
-
-impl Directory {
-    /// Reads the records.
+impl ReadModel {
+    /// All records, read at the first use.
     ///
     /// # Errors
     /// From the store.
-    pub(crate) async fn load(store: &Store) -> StoreResult<Self> {
-        let actors = |rows: Vec<crate::store::directory::ActorRow>| {
-            rows.into_iter()
-                .map(|row| {
-                    let named = Named {
-                        name: row.name.into(),
-                        domain_id: Some(row.domain_id.into()),
-                    };
-                    (row.id.into(), named)
-                })
-                .collect()
-        };
-        let projects = store.project_rows().await?;
-        let memberships = store.membership_rows().await?;
-        let inferences = store.inferences().await?;
-        let mut directory = Self {
-            users: actors(store.user_rows().await?),
-            groups: actors(store.group_rows().await?),
-            domains: store
-                .domain_rows()
-                .await?
-                .into_iter()
-                .map(|(id, name)| (id.into(), name.into()))
-                .collect(),
-            roles: store
-                .role_rows()
-                .await?
-                .into_iter()
-                .map(|row| {
-                    let named = Named {
-                        name: row.name.into(),
-                        domain_id: row.domain_id.map(Into::into),
-                    };
-                    (row.id.into(), named)
-                })
-                .collect(),
-            below: collect(
-                projects
-                    .iter()
-                    .map(|project| (project.parent_id.clone(), project.id.clone())),
-            ),
-            of_domain: collect(
-                projects
-                    .iter()
-                    .map(|project| (project.domain_id.clone(), project.id.clone())),
-            ),
-            projects: projects
-                .into_iter()
-                .map(|row| {
-                    let place = Place {
-                        name: row.name.into(),
-                        domain_id: row.domain_id.into(),
-                    };
-                    (row.id.into(), place)
-                })
-                .collect(),
-            groups_of: collect(
-                memberships
-                    .iter()
-                    .map(|(group, user)| (user.clone(), group.clone())),
-            ),
-            members: collect(memberships.into_iter()),
-            implied: collect(
-                inferences
-                    .into_iter()
-                    .map(|inference| (inference.prior_role_id, inference.implied_role_id)),
-            ),
-            assignments: store.assignments().await?,
-            ..Self::default()
-        };
-        for (place, assignment) in directory.assignments.iter().enumerate() {
-            directory
-                .by_actor
-                .entry(assignment.actor_id.as_str().into())
-                .or_default()
-                .push(place);
-        }
-        Ok(directory)
+    pub(crate) async fn whole(&self, store: &Store) -> StoreResult<Arc<Directory>> {
+        let load = async || Directory::load(store).await.map(Arc::new);
+        self.whole.get_or_try_init(load).await.map(Arc::clone)
+    }
+}
+
+/// Who has a role: the number of a user or a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Actor {
+    /// A user.
+    User(u32),
+    /// A group.
+    Group(u32),
+}
+
+/// Where: the number of a domain or a project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    /// A domain.
+    Domain(u32),
+    /// A project.
+    Project(u32),
+    /// The system.
+    System,
+}
+
+/// One stored assignment. The order is that of lists, and those of one actor on one target are beside each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Stored {
+    target: Place,
+    actor: Actor,
+    /// Whether it counts for the projects below instead of the target itself.
+    inherited: bool,
+    role: u32,
+}
+
+/// All of it, or what concerns one user.
+#[derive(Debug, Default)]
+pub(crate) struct Directory {
+    pub(crate) users: Family,
+    pub(crate) groups: Family,
+    pub(crate) projects: Family,
+    pub(crate) domains: Family,
+    pub(crate) roles: Family,
+    assignments: Vec<Stored>,
+    /// Groups and their users, those by name.
+    members: Pairs,
+    /// Projects and what lies directly below them; domains and all their projects.
+    below: Pairs,
+    of_domain: Pairs,
+    /// Roles and what they imply.
+    implied: Pairs,
+}
+
+/// A relation, sorted by its left side.
+#[derive(Debug, Default)]
+struct Pairs(Vec<(u32, u32)>);
+
+impl Pairs {
+    /// Keeps the order of those with the same left side.
+    fn new(mut pairs: Vec<(u32, u32)>) -> Self {
+        pairs.sort_by_key(|(left, _)| *left);
+        pairs.shrink_to_fit();
+        Self(pairs)
     }
 
-    /// An answer that was given before to the same question.
-    pub(crate) fn answer(&self, question: &str) -> Option<Bytes> {
-        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.by_question.get(question).cloned()
+    /// What is on the right side of this one.
+    fn of(&self, left: u32) -> impl ExactSizeIterator<Item = u32> {
+        let start = self.0.partition_point(|pair| pair.0 < left);
+        let rest = self.0.get(start..).unwrap_or_default();
+        let end = rest.partition_point(|pair| pair.0 == left);
+        rest.iter().take(end).map(|pair| pair.1)
     }
+}
 
-    /// Keeps an answer for as long as the records do not change. The question must hold everything that decides the
-    /// answer.
-    pub(crate) fn keep(&self, question: String, answer: &Bytes) {
-        if question.len() > MAX_QUESTION || answer.len() > MAX_ANSWERS / 2 {
-            return;
-        }
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        let size = question.len() + answer.len();
-        if answers.bytes + size > MAX_ANSWERS {
-            *answers = Answers::default();
-        }
-        if answers
-            .by_question
-            .insert(question, answer.clone())
-            .is_none()
-        {
-            answers.bytes += size;
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relation_keeps_its_order() {
+        let pairs = Pairs::new(vec![(7, 3), (1, 9), (7, 1), (7, 2), (1, 4)]);
+        assert_eq!(pairs.of(7).collect::<Vec<_>>(), [3, 1, 2]);
+        assert_eq!(pairs.of(1).collect::<Vec<_>>(), [9, 4]);
+        assert_eq!(pairs.of(2).len(), 0);
+        assert_eq!(pairs.of(8).len(), 0);
     }
 }

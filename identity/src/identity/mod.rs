@@ -2,6 +2,7 @@
 
 mod access_rules;
 mod app_credentials;
+mod assignment_list;
 mod assignments;
 mod auth;
 mod catalog;
@@ -20,7 +21,9 @@ mod grants;
 mod groups;
 mod immutable;
 mod limits;
+mod long_list;
 mod oauth1;
+mod parts;
 mod passwords;
 mod policies;
 mod projects;

@@ -15,14 +15,15 @@ use super::{
     error::{ApiResult, IdentityError},
     fields, immutable,
     limits::LimitModel,
-    support::{Caller, collection, linked, member, no_content, page_limit, target},
+    long_list::{self, Kind, Rows},
+    support::{Caller, collection, linked, member, narrowed_by, no_content, target},
 };
 use crate::{
     app::App,
     http::{Base, Query},
     ids::identity_id,
     policy::Target,
-    store::{domains::Domain, limits::Limit, page::Page, projects::Project},
+    store::{StoreResult, domains::Domain, limits::Limit, page::Page, projects::Project},
 };
 
 const NAME_MAX: usize = 64;
@@ -30,6 +31,8 @@ const NAME_MAX: usize = 64;
 const MAX_DEPTH: usize = 5;
 const KIND: &str = "data/security/project";
 const OPTIONS: &[&str] = &[fields::IMMUTABLE];
+/// What a list may be filtered by.
+const FILTERS: &[&str] = &["name", "enabled", "domain_id", "parent_id"];
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -86,55 +89,70 @@ async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Qu
     caller.may(&app, "identity:list_projects", &wanted)?;
     let domain = query.non_empty("domain_id").or(caller.confined_to());
     let has_tags = tag_filter(&query);
-    let items: Vec<Value> = if query.get("is_domain").is_some_and(crate::http::truthy) {
-        domains_as_projects(&app)
+    if query.get("is_domain").is_some_and(crate::http::truthy) {
+        let items = domains_as_projects(&app)
             .await?
             .into_iter()
             .filter(|object| caller.confined_to().is_none_or(|id| object["id"] == id))
-            .collect()
-    } else {
-        let (name, parent) = (query.non_empty("name"), query.non_empty("parent_id"));
-        let projects = match page_limit(&query, &["domain_id", "name", "parent_id"]) {
-            Some(limit) => {
-                let before = match query.non_empty("marker") {
-                    Some(id) => app.store.project(id).await?,
-                    None => None,
-                };
-                let page = Page {
-                    after: before.map(|project| (project.name, project.id)),
-                    // One more, which says that there are more.
-                    limit: limit + 1,
-                };
-                app.store.projects_page(domain, name, parent, &page).await?
-            }
-            None => app.store.projects(domain, name, parent).await?,
-        };
-        projects
-            .into_iter()
-            .filter(|project| {
-                caller
-                    .confined_to()
-                    .is_none_or(|id| id == project.domain_id)
-            })
-            .filter(|project| has_tags(&project.tags()))
-            .map(|project| project.to_json())
-            .collect()
+            .map(|item| linked(&base, "projects", item))
+            .collect();
+        return Ok(collection(&base, &query, "projects", FILTERS, items));
+    }
+    let after = match query.non_empty("marker") {
+        Some(id) => app.store.project(id).await?,
+        None => None,
     };
-    let items = items
-        .into_iter()
-        .map(|item| linked(&base, "projects", item))
-        .collect();
-    Ok(collection(
-        &base,
-        &query,
-        "projects",
-        &["name", "enabled", "domain_id", "parent_id"],
-        items,
-    ))
+    let kind = Kind {
+        key: "projects",
+        filters: FILTERS,
+        narrowed: narrowed_by(&query, &["domain_id", "name", "parent_id"]),
+    };
+    let rows = Projects {
+        domain: domain.map(str::to_owned),
+        name: query.non_empty("name").map(str::to_owned),
+        parent: query.non_empty("parent_id").map(str::to_owned),
+        confined: caller.confined_to().map(str::to_owned),
+        has_tags,
+        app,
+    };
+    let after = after.map(|project| (project.name, project.id));
+    long_list::list((base, query), kind, rows, after).await
+}
+
+/// Projects of a domain or of all, of one name, below one.
+struct Projects<F> {
+    app: Arc<App>,
+    domain: Option<String>,
+    name: Option<String>,
+    parent: Option<String>,
+    confined: Option<String>,
+    has_tags: F,
+}
+
+impl<F: Fn(&[String]) -> bool + Send + Sync + 'static> Rows for Projects<F> {
+    type Row = Project;
+
+    async fn page(&self, page: &Page) -> StoreResult<Vec<Project>> {
+        let (domain, name) = (self.domain.as_deref(), self.name.as_deref());
+        let parent = self.parent.as_deref();
+        self.app
+            .store
+            .projects_page(domain, name, parent, page)
+            .await
+    }
+
+    fn place(row: &Project) -> (String, String) {
+        (row.name.clone(), row.id.clone())
+    }
+
+    fn show(&self, row: Project) -> Option<Value> {
+        let seen = self.confined.as_ref().is_none_or(|id| *id == row.domain_id);
+        (seen && (self.has_tags)(&row.tags())).then(|| row.to_json())
+    }
 }
 
 /// The four tag filters of the API, comma-separated.
-fn tag_filter(query: &Query) -> impl Fn(&[String]) -> bool + use<> {
+fn tag_filter(query: &Query) -> impl Fn(&[String]) -> bool + Send + Sync + use<> {
     let read = |name: &str| -> Option<Vec<String>> {
         query
             .non_empty(name)

@@ -144,15 +144,10 @@ pub fn no_content() -> Response {
     StatusCode::NO_CONTENT.into_response()
 }
 
-/// How many rows a list asks for, unless it is narrowed by more than `known`, which the store narrows it by: such a list is read
-/// whole.
-pub fn page_limit(query: &Query, known: &[&str]) -> Option<i64> {
+/// Whether a list is narrowed by nothing but `known`, which the store narrows it by.
+pub fn narrowed_by(query: &Query, known: &[&str]) -> bool {
     let mut names = query.pairs().iter().map(|(name, _)| name.as_str());
-    if !names.all(|name| matches!(name, "limit" | "marker") || known.contains(&name)) {
-        return None;
-    }
-    let limit = query.get("limit")?.parse::<u32>().ok()?;
-    (limit > 0).then_some(i64::from(limit))
+    names.all(|name| matches!(name, "limit" | "marker") || known.contains(&name))
 }
 
 /// A list: filtered by the attributes in `filters` and their comparators, paged by marker and limit, linked.
@@ -200,7 +195,7 @@ pub fn collection(
 }
 
 /// Whether an object passes the query's filters. A name that is no filter is ignored.
-fn wanted(item: &Value, query: &Query, filters: &[&str]) -> bool {
+pub fn wanted(item: &Value, query: &Query, filters: &[&str]) -> bool {
     query.pairs().iter().all(|(name, wanted)| {
         let (attribute, comparator) = name.split_once("__").unwrap_or((name, ""));
         if !filters.contains(&attribute) {

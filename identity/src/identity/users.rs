@@ -16,8 +16,9 @@ use super::{
     directory,
     error::{ApiResult, IdentityError},
     fields,
+    long_list::{self, Kind, Rows},
     passwords::{self, By},
-    support::{Caller, collection, linked, member, no_content, page_limit, target},
+    support::{Caller, collection, linked, member, narrowed_by, no_content, target},
 };
 use crate::{
     accounts::account_key,
@@ -26,7 +27,7 @@ use crate::{
     http::{Base, Query},
     ids::identity_id,
     policy::Target,
-    store::{page::Page, users::User},
+    store::{StoreResult, page::Page, users::User},
     time::now_us,
 };
 
@@ -76,34 +77,49 @@ async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Qu
     caller.may(&app, "identity:list_users", &wanted)?;
     let domain = query.non_empty("domain_id").or(caller.confined_to());
     directory::before_users(&app, domain, query.non_empty("name")).await?;
-    let name = query.non_empty("name");
-    let users = match page_limit(&query, &["domain_id", "name"]) {
-        Some(limit) => {
-            let before = match query.non_empty("marker") {
-                Some(id) => app.store.user(id).await?,
-                None => None,
-            };
-            let page = Page {
-                after: before.map(|user| (user.name, user.id)),
-                // One more, which says that there are more.
-                limit: limit + 1,
-            };
-            app.store.users_page(domain, name, &page).await?
-        }
-        None => app.store.users(domain, name).await?,
+    let after = match query.non_empty("marker") {
+        Some(id) => app.store.user(id).await?,
+        None => None,
     };
-    let items = users
-        .into_iter()
-        .filter(|user| caller.confined_to().is_none_or(|id| id == user.domain_id))
-        .map(|user| linked(&base, "users", user.to_json()))
-        .collect();
-    Ok(collection(
-        &base,
-        &query,
-        "users",
-        &["name", "enabled", "domain_id"],
-        items,
-    ))
+    let kind = Kind {
+        key: "users",
+        filters: &["name", "enabled", "domain_id"],
+        narrowed: narrowed_by(&query, &["domain_id", "name"]),
+    };
+    let rows = Users {
+        domain: domain.map(str::to_owned),
+        name: query.non_empty("name").map(str::to_owned),
+        confined: caller.confined_to().map(str::to_owned),
+        app,
+    };
+    let after = after.map(|user| (user.name, user.id));
+    long_list::list((base, query), kind, rows, after).await
+}
+
+/// Users of a domain or of all, of one name or of any.
+struct Users {
+    app: Arc<App>,
+    domain: Option<String>,
+    name: Option<String>,
+    confined: Option<String>,
+}
+
+impl Rows for Users {
+    type Row = User;
+
+    async fn page(&self, page: &Page) -> StoreResult<Vec<User>> {
+        let (domain, name) = (self.domain.as_deref(), self.name.as_deref());
+        self.app.store.users_page(domain, name, page).await
+    }
+
+    fn place(row: &User) -> (String, String) {
+        (row.name.clone(), row.id.clone())
+    }
+
+    fn show(&self, row: User) -> Option<Value> {
+        let seen = self.confined.as_ref().is_none_or(|id| *id == row.domain_id);
+        seen.then(|| row.to_json())
+    }
 }
 
 async fn create(

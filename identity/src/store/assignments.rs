@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult, roles::Role};
+use super::{Change, Store, StoreResult, directory::ProjectRow, roles::Role};
 
 /// One stored assignment.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, FromRow)]
@@ -51,6 +51,30 @@ macro_rules! held {
              held (role_id) AS (
                  SELECT role_id FROM mine
                  UNION SELECT i.implied_role_id FROM implied_roles i JOIN held ON i.prior_role_id = held.role_id) ",
+            $then
+        )
+    };
+}
+
+/// The projects on which user $1 has a role, as `reached (id)`: own and group assignments, and those inherited from above.
+/// The user's assignments are looked for first: SQLite would rather look through all those on projects, three times.
+macro_rules! reached {
+    ($then:literal) => {
+        concat!(
+            "WITH RECURSIVE
+             mine AS MATERIALIZED (
+                 SELECT target_type, target_id, inherited FROM assignments
+                 WHERE (actor_type = 'user' AND actor_id = $1)
+                    OR (actor_type = 'group' AND actor_id IN (SELECT group_id FROM group_members WHERE user_id = $1))),
+             below (id, depth) AS (
+                 SELECT p.id, 1 FROM projects p JOIN mine m
+                     ON m.inherited AND m.target_type = 'project' AND m.target_id = p.parent_id
+                 UNION SELECT p.id, below.depth + 1 FROM projects p JOIN below ON p.parent_id = below.id WHERE below.depth < 64),
+             reached (id) AS (
+                 SELECT target_id FROM mine WHERE target_type = 'project' AND NOT inherited
+                 UNION SELECT id FROM below
+                 UNION SELECT p.id FROM projects p JOIN mine m
+                     ON m.inherited AND m.target_type = 'domain' AND m.target_id = p.domain_id) ",
             $then
         )
     };
@@ -141,21 +165,20 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn project_ids_of_user(&self, user_id: &str) -> StoreResult<Vec<String>> {
-        Ok(sqlx::query_scalar(
-            "WITH RECURSIVE
-             mine AS (
-                 SELECT target_type, target_id, inherited FROM assignments
-                 WHERE (actor_type = 'user' AND actor_id = $1)
-                    OR (actor_type = 'group' AND actor_id IN (SELECT group_id FROM group_members WHERE user_id = $1))),
-             below (id, depth) AS (
-                 SELECT p.id, 1 FROM projects p JOIN mine m
-                     ON m.inherited AND m.target_type = 'project' AND m.target_id = p.parent_id
-                 UNION SELECT p.id, below.depth + 1 FROM projects p JOIN below ON p.parent_id = below.id WHERE below.depth < 64)
-             SELECT target_id FROM mine WHERE target_type = 'project' AND NOT inherited
-             UNION SELECT id FROM below
-             UNION SELECT p.id FROM projects p JOIN mine m
-                 ON m.inherited AND m.target_type = 'domain' AND m.target_id = p.domain_id",
-        )
+        Ok(sqlx::query_scalar(reached!("SELECT id FROM reached"))
+            .bind(user_id)
+            .fetch_all(&self.read)
+            .await?)
+    }
+
+    /// Those projects.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn project_rows_of(&self, user_id: &str) -> StoreResult<Vec<ProjectRow>> {
+        Ok(sqlx::query_as(reached!(
+            "SELECT id, name, domain_id, parent_id FROM projects WHERE id IN (SELECT id FROM reached) ORDER BY id"
+        ))
         .bind(user_id)
         .fetch_all(&self.read)
         .await?)
@@ -167,23 +190,41 @@ impl Store {
     /// `Query`.
     pub async fn domain_ids_of_user(&self, user_id: &str) -> StoreResult<Vec<String>> {
         Ok(sqlx::query_scalar(
-            "SELECT DISTINCT target_id FROM assignments WHERE target_type = 'domain' AND NOT inherited
-             AND ((actor_type = 'user' AND actor_id = $1)
-                  OR (actor_type = 'group' AND actor_id IN (SELECT group_id FROM group_members WHERE user_id = $1)))",
+            "WITH mine AS MATERIALIZED (
+                 SELECT target_type, target_id, inherited FROM assignments
+                 WHERE (actor_type = 'user' AND actor_id = $1)
+                    OR (actor_type = 'group' AND actor_id IN (SELECT group_id FROM group_members WHERE user_id = $1)))
+             SELECT DISTINCT target_id FROM mine WHERE target_type = 'domain' AND NOT inherited",
         )
         .bind(user_id)
         .fetch_all(&self.read)
         .await?)
     }
 
-    /// All stored assignments.
+    /// At most so many of the stored assignments, behind one of them or from the first on.
     ///
     /// # Errors
     /// `Query`.
-    pub async fn assignments(&self) -> StoreResult<Vec<Assignment>> {
-        Ok(sqlx::query_as("SELECT * FROM assignments ORDER BY target_type, target_id, actor_type, actor_id, role_id")
-            .fetch_all(&self.read)
-            .await?)
+    pub async fn assignments_after(
+        &self,
+        last: Option<&Assignment>,
+        limit: i64,
+    ) -> StoreResult<Vec<Assignment>> {
+        let text = |field: fn(&Assignment) -> &String| last.map_or("", |last| field(last));
+        Ok(sqlx::query_as(
+            "SELECT * FROM assignments
+             WHERE (actor_type, actor_id, target_type, target_id, role_id, inherited) > ($1, $2, $3, $4, $5, $6)
+             ORDER BY actor_type, actor_id, target_type, target_id, role_id, inherited LIMIT $7",
+        )
+        .bind(text(|last| &last.actor_type))
+        .bind(text(|last| &last.actor_id))
+        .bind(text(|last| &last.target_type))
+        .bind(text(|last| &last.target_id))
+        .bind(text(|last| &last.role_id))
+        .bind(last.is_some_and(|last| last.inherited))
+        .bind(limit)
+        .fetch_all(&self.read)
+        .await?)
     }
 
     /// The stored assignments of a user and of its groups.

@@ -9,6 +9,7 @@ mod ec2;
 mod factors;
 mod hierarchy;
 mod limits;
+mod long_lists;
 mod oauth1;
 mod token_ends;
 mod trusts;
