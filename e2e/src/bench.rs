@@ -5,9 +5,11 @@ mod attach;
 mod crowd;
 mod datapath;
 mod identity;
+mod large;
 mod load;
 mod processes;
 mod row;
+mod side;
 mod steps;
 
 use anyhow::{Result, bail};
@@ -21,9 +23,24 @@ pub use row::{Row, Rule};
 /// Names that `run` knows.
 pub const NAMES: [&str; 5] = ["attach", "datapath", "identity", "kill-cycles", "kills"];
 
+/// How much of it.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Size {
+    /// Rounds of each side
+    #[arg(long, default_value_t = 21)]
+    rounds: u32,
+    /// Volumes of the largest node in `attach`, more than 50
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(51..=576))]
+    volumes: u16,
+    /// `identity` with 100,000 users, 20,000 projects and 1,000,000 secrets, beside itself with few of them
+    #[arg(long)]
+    large: bool,
+}
+
 /// Installs what a benchmark needs from outside, before it enters its sandbox.
-pub fn prepare(name: &str) -> Result<()> {
+pub fn prepare(name: &str, size: &Size) -> Result<()> {
     match name {
+        "identity" if size.large => {}
         "identity" => drop(crate::openstack::OpenStack::ensure()?),
         "attach" => drop(crate::os_brick::OsBrick::ensure()?),
         _ => {}
@@ -32,8 +49,10 @@ pub fn prepare(name: &str) -> Result<()> {
 }
 
 /// Runs a benchmark, prints its rows and writes them to `target/bench/NAME.json`. Must run inside a sandbox.
-pub async fn run(name: &str, rounds: u32, volumes: u16) -> Result<()> {
+pub async fn run(name: &str, size: &Size) -> Result<()> {
     sandbox::require()?;
+    let (rounds, volumes) = (size.rounds, size.volumes);
+    let large = size.large && name == "identity";
     let rows = match name {
         "attach" => {
             let (mut rows, shared) = attach::bare(rounds).await?;
@@ -67,13 +86,14 @@ pub async fn run(name: &str, rounds: u32, volumes: u16) -> Result<()> {
             kills(rounds, held.await??)
         }
         "datapath" => datapath::rows(rounds).await?,
+        "identity" if large => large::run()?,
         "identity" => identity::run()?,
         _ => bail!("no benchmark {name}; there are: {}", NAMES.join(" ")),
     };
     row::print(&rows);
     let dir = workspace_root().join("target/bench");
     std::fs::create_dir_all(&dir)?;
-    let file = dir.join(format!("{name}.json"));
+    let file = dir.join(format!("{name}{}.json", if large { "-large" } else { "" }));
     std::fs::write(&file, serde_json::to_vec_pretty(&rows)?)?;
     println!("{}", file.display());
     Ok(())

@@ -51,12 +51,8 @@ enum Sub {
     Bench {
         /// Its name: attach, datapath, identity, kill-cycles (of a volume), kills (of the identity service)
         name: String,
-        /// Rounds of each side
-        #[arg(long, default_value_t = 21)]
-        rounds: u32,
-        /// Volumes of the largest node in `attach`, more than 50
-        #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(51..=576))]
-        volumes: u16,
+        #[command(flatten)]
+        size: bench::Size,
     },
     /// Send the same requests to a real Keystone and Barbican and to the identity service; show what differs
     Compare,
@@ -188,15 +184,11 @@ fn main() -> Result<()> {
                 );
             }
         }
-        Sub::Bench {
-            name,
-            rounds,
-            volumes,
-        } if sandbox::require().is_ok() => {
-            runtime()?.block_on(bench::run(&name, rounds, volumes))?
+        Sub::Bench { name, size } if sandbox::require().is_ok() => {
+            runtime()?.block_on(bench::run(&name, &size))?
         }
-        Sub::Bench { name, .. } => {
-            bench::prepare(&name)?;
+        Sub::Bench { name, size } => {
+            bench::prepare(&name, &size)?;
             let again: Vec<_> = std::env::args().skip(1).collect();
             let again: Vec<_> = again.iter().map(String::as_str).collect();
             std::process::exit(sandbox::enter(&this_program(&again)?, |_| Ok(()))?)

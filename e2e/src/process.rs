@@ -266,10 +266,19 @@ where
 
 /// Resident memory of a process in KiB, see proc_pid_status(5).
 pub fn resident_kib(pid: i32) -> Result<u64> {
+    status_kib(pid, "VmRSS:")
+}
+
+/// The most memory that was resident at any time since the process began, in KiB.
+pub fn peak_kib(pid: i32) -> Result<u64> {
+    status_kib(pid, "VmHWM:")
+}
+
+fn status_kib(pid: i32, field: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|l| l.strip_prefix(field));
     line.and_then(|l| l.split_whitespace().next()?.parse().ok())
-        .ok_or_else(|| anyhow!("no VmRSS of process {pid}"))
+        .ok_or_else(|| anyhow!("no {field} of process {pid}"))
 }
 
 /// Memory of all members of a process group in KiB, what processes share counted once (PSS, proc(5)).

@@ -10,6 +10,17 @@ use crate::{build, run, setup};
 pub fn start(name: &str, arguments: &[OsString]) -> Result<()> {
     if ["identity", "kills"].contains(&name) {
         identity_alone()?;
+        if arguments.iter().any(|argument| argument == "--large") {
+            // What fills its records.
+            run::check(run::cargo().args([
+                "build",
+                "--release",
+                "-p",
+                "cryptvol-identity",
+                "--example",
+                "seed_site",
+            ]))?;
+        }
         return hand_over(name, arguments);
     }
     setup::ensure(setup::For::Clusters)?;

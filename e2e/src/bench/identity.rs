@@ -1,73 +1,45 @@
 //! The identity service beside a real Keystone and a real Barbican: the same objects made through the same calls, the same
 //! requests by the same load generator, one side after the other for every row.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use anyhow::{Result, ensure};
 
-use super::load::{Load, Measured, drive};
+use super::side::{
+    Ask, CONNECTIONS, MORE_USERS, PASSWORD, PER_USER, SMALL_SITE, Side, address, load, median,
+    one_login, start_to_answer,
+};
 use super::{Row, Rule};
-use crate::http1::{Address, Client, JSON, login_body};
+use crate::http1::login_body;
 use crate::identity_service::{IdentityService, Options};
 use crate::openstack::OpenStack;
 use crate::process::group_memory_kib;
 use crate::workdir::WorkDir;
 
-const CONNECTIONS: usize = 32;
 /// Cost of password hashes, Keystone's default.
 const ROUNDS: u8 = 12;
-const MORE_USERS: usize = 1000;
-/// Effective assignments of the small site, and those that each further user brings.
-const SMALL_SITE: usize = 11;
-const PER_USER: usize = 2;
-const TOKENS: usize = 8;
 const LOGINS: usize = 12;
 const REFUSED_LOGINS: usize = 1000;
-const TENANT: &str = "tenant";
-const PASSWORD: &str = "a-tenants-password";
 
-/// What the load generator sends: where, which requests in turn, and the status of the answers that count.
-type Ask = (Address, Vec<Vec<u8>>, u16);
-
-/// One side, with what was made in it.
-struct Side {
-    identity: Address,
-    keys: Address,
-    admin: Client,
-    tokens: Vec<String>,
-    project: String,
-    user: String,
-    secret: String,
+/// How ours is started: in the clear, as its peers are, and with Keystone's cost of a hash.
+pub(super) fn options() -> Options {
+    Options {
+        password_rounds: ROUNDS,
+        tls: false,
+        ..Options::default()
+    }
 }
 
 /// All rows.
 pub(super) fn run() -> Result<Vec<Row>> {
     let work = WorkDir::new("bench-identity")?;
     let mut real = OpenStack::start(&work.dir("openstack")?)?;
-    let options = Options {
-        password_rounds: ROUNDS,
-        tls: false,
-        ..Options::default()
-    };
+    let options = options();
     let mut service = IdentityService::start(&work.dir("ours")?, options.clone())?;
     let mut rows = vec![starts(&mut service, &mut real)?];
 
     let peer = Side::set_up(real.identity(), real.key_manager(), real.password())?;
-    let mut admin = Client::new(&address(&service, "/identity/v3"));
-    admin.login("admin", service.password(), "admin")?;
-    // The real ones have a user that Barbican checks tokens with.
-    let project = admin.make(
-        "project",
-        json!({"name": "service", "domain_id": "default"}),
-    )?;
-    let user = admin.make("user", json!({"name": "barbican", "domain_id": "default"}))?;
-    admin.grant(&project, &user, "service")?;
-    let ours = Side::set_up(
-        address(&service, "/identity/v3"),
-        address(&service, "/key-manager/v1"),
-        service.password(),
-    )?;
+    let ours = Side::of(&service)?;
     let sides = (&ours, &peer);
 
     let at_least = |times| Some((Rule::RatioAtLeast, times));
@@ -161,209 +133,13 @@ pub(super) fn run() -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn address(service: &IdentityService, root: &str) -> Address {
-    Address::new(service.port(), root)
-}
-
-fn load((address, requests, wanted): Ask, seconds: u64) -> Result<Measured> {
-    let load = Load {
-        connections: CONNECTIONS,
-        warm_up: Duration::from_secs(1),
-        run: Duration::from_secs(seconds),
-    };
-    drive(address.socket(), requests, wanted, load)
-}
-
 /// From the start of the process (there, of the processes) to the first answer of the identity API.
 fn starts(service: &mut IdentityService, real: &mut OpenStack) -> Result<Row> {
-    let mut times = Vec::new();
-    for _ in 0..5 {
-        service.stop()?;
-        let start = Instant::now();
-        service.spawn()?;
-        let client = Client::new(&address(service, "/identity/v3"));
-        while client.get("", &[]).is_err() {
-            ensure!(
-                start.elapsed() < Duration::from_secs(60),
-                "no answer of ours"
-            );
-            std::thread::sleep(Duration::from_micros(500));
-        }
-        times.push(start.elapsed().as_secs_f64());
-    }
+    let ours = start_to_answer(service)?;
     real.kill()?;
     let peer = real.launch()?.as_secs_f64();
     let goal = Some((Rule::AtMost, 0.3));
-    Ok(Row::new(
-        "start to first answer, s",
-        median(&mut times),
-        peer,
-        goal,
-    ))
-}
-
-impl Side {
-    fn set_up(identity: Address, keys: Address, password: &str) -> Result<Self> {
-        let mut admin = Client::new(&identity);
-        admin.login("admin", password, "admin")?;
-        let project = admin.make("project", json!({"name": TENANT, "domain_id": "default"}))?;
-        let user = admin.make(
-            "user",
-            json!({"name": TENANT, "domain_id": "default", "password": PASSWORD}),
-        )?;
-        admin.grant(&project, &user, "member")?;
-        // Ours gives the administrator the domain too; with it, both have the same assignments.
-        let id = |path: &str, pointer: &str| -> Result<String> {
-            let found = admin.get(path, &[])?.json();
-            let id = found.pointer(pointer).and_then(Value::as_str);
-            Ok(id.with_context(|| format!("nothing at {path}"))?.to_owned())
-        };
-        let (owner, role) = (
-            id("/users?name=admin", "/users/0/id")?,
-            id("/roles?name=admin", "/roles/0/id")?,
-        );
-        let path = format!("/domains/default/users/{owner}/roles/{role}");
-        admin.json("PUT", &path, &Value::Null)?;
-        let mut tokens = Vec::new();
-        let mut tenant = Client::new(&identity);
-        for _ in 0..TOKENS {
-            tenant.login(TENANT, PASSWORD, TENANT)?;
-            tokens.push(tenant.token().to_owned());
-        }
-        let made = tenant.at(&keys).json(
-            "POST",
-            "/secrets",
-            &json!({
-                "name": "bench", "payload": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
-                "payload_content_type": "application/octet-stream", "payload_content_encoding": "base64",
-                "algorithm": "aes", "bit_length": 256, "mode": "cbc", "secret_type": "symmetric",
-            }),
-        )?;
-        let made = made.json();
-        let reference = made["secret_ref"].as_str().context("no secret_ref")?;
-        let secret = reference.rsplit('/').next().unwrap_or_default().to_owned();
-        let side = Self {
-            identity,
-            keys,
-            admin,
-            tokens,
-            project,
-            user,
-            secret,
-        };
-        side.expect_rows(SMALL_SITE)?;
-        Ok(side)
-    }
-
-    /// Both sides must have the same work to do.
-    fn expect_rows(&self, wanted: usize) -> Result<()> {
-        let list = self.admin.get("/role_assignments?effective", &[])?.json();
-        let rows = list["role_assignments"].as_array().map_or(0, Vec::len);
-        ensure!(
-            rows == wanted,
-            "{} has {rows} effective assignments, not {wanted}: {list}",
-            self.identity.url()
-        );
-        Ok(())
-    }
-
-    /// Users without a password, each a member of the project.
-    fn more_users(&self) -> Result<()> {
-        let roles = self.admin.get("/roles?name=member", &[])?.json();
-        let role = roles["roles"][0]["id"].as_str().context("no role member")?;
-        for number in 0..MORE_USERS {
-            let name = format!("user-{number}");
-            let user = self
-                .admin
-                .make("user", json!({"name": name, "domain_id": "default"}))?;
-            let path = format!("/projects/{}/users/{user}/roles/{role}", self.project);
-            self.admin.json("PUT", &path, &Value::Null)?;
-        }
-        self.expect_rows(SMALL_SITE + PER_USER * MORE_USERS)
-    }
-
-    fn validation(&self) -> Ask {
-        let request = |token: &String| {
-            let headers = [
-                ("X-Auth-Token", self.admin.token()),
-                ("X-Subject-Token", token),
-            ];
-            self.identity.request("GET", "/auth/tokens", &headers, b"")
-        };
-        (
-            self.identity.clone(),
-            self.tokens.iter().map(request).collect(),
-            200,
-        )
-    }
-
-    fn assignments(&self) -> Ask {
-        self.listing("/role_assignments?effective")
-    }
-
-    fn own_assignments(&self) -> Ask {
-        self.listing(&format!(
-            "/role_assignments?effective&user.id={}",
-            self.user
-        ))
-    }
-
-    fn listing(&self, path: &str) -> Ask {
-        let headers = [("X-Auth-Token", self.admin.token())];
-        let request = self.identity.request("GET", path, &headers, b"");
-        (self.identity.clone(), vec![request], 200)
-    }
-
-    fn payload(&self) -> Ask {
-        let path = format!("/secrets/{}/payload", self.secret);
-        let request = |token: &String| {
-            let headers = [
-                ("X-Auth-Token", token.as_str()),
-                ("Accept", "application/octet-stream"),
-            ];
-            self.keys.request("GET", &path, &headers, b"")
-        };
-        (
-            self.keys.clone(),
-            self.tokens.iter().map(request).collect(),
-            200,
-        )
-    }
-
-    fn order(&self) -> Ask {
-        let meta = json!({
-            "name": "bench", "algorithm": "aes", "bit_length": 256, "mode": "cbc",
-            "payload_content_type": "application/octet-stream",
-        });
-        let body = json!({"type": "key", "meta": meta}).to_string();
-        let request = |token: &String| {
-            let headers = [("X-Auth-Token", token.as_str()), JSON];
-            self.keys
-                .request("POST", "/orders", &headers, body.as_bytes())
-        };
-        (
-            self.keys.clone(),
-            self.tokens.iter().map(request).collect(),
-            202,
-        )
-    }
-
-    /// One login in milliseconds.
-    fn login(&self, password: &str, wanted: u16) -> Result<f64> {
-        one_login(
-            &self.identity,
-            &login_body(TENANT, password, TENANT),
-            wanted,
-        )
-    }
-}
-
-fn one_login(address: &Address, body: &[u8], wanted: u16) -> Result<f64> {
-    let client = Client::new(address);
-    let start = Instant::now();
-    let status = client.send("POST", "/auth/tokens", &[JSON], body)?.status;
-    ensure!(status == wanted, "a login: {status}, not {wanted}");
-    Ok(start.elapsed().as_secs_f64() * 1000.0)
+    Ok(Row::new("start to first answer, s", ours, peer, goal))
 }
 
 /// Logins in turn with the hash alone, one at a time.
@@ -428,9 +204,4 @@ fn refused_logins(work: &WorkDir, options: Options) -> Result<Row> {
         0.5,
         None,
     ))
-}
-
-fn median(times: &mut [f64]) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().unwrap_or_default()
 }
