@@ -27,11 +27,16 @@ static REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id"
 
 /// The whole service behind one address.
 pub fn service(app: Arc<App>) -> Frame {
-    let router = Router::new()
+    let router = routes(Arc::clone(&app));
+    Frame { app, router }
+}
+
+/// All routes of both APIs.
+pub(crate) fn routes(app: Arc<App>) -> Router {
+    Router::new()
         .nest("/identity", crate::identity::router(Arc::clone(&app)))
         .nest("/key-manager", crate::keymanager::router(Arc::clone(&app)))
-        .with_state(Arc::clone(&app));
-    Frame { app, router }
+        .with_state(app)
 }
 
 /// See [`service`].

@@ -5,5 +5,7 @@ mod frame;
 mod request;
 
 pub use admin::admin_router;
+#[cfg(test)]
+pub(crate) use frame::routes;
 pub use frame::{Frame, service};
 pub use request::{Base, Query, truthy};

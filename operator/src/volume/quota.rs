@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use cryptvol_crds::{EncryptedVolume, conditions::Reason};
+use cryptvol_crds::{EncryptedVolume, conditions::Reason, quantity};
 use kube::ResourceExt;
 
 use super::{
@@ -75,10 +75,18 @@ pub fn check(limits: &Limits, used: &Usage, wanted: &Usage) -> Result<(), Proble
     Ok(())
 }
 
-/// The size of a volume's disk. One byte where no node has reported it yet: such a volume comes through as long as there
-/// is any room, and is judged by its size when it is attached the next time.
+/// The size of a volume's disk: what a node reported, or what a file is asked to be before it is made. One byte where
+/// neither is known: such a volume comes through as long as there is any room, and is judged by its size when it is attached
+/// the next time.
 fn bytes(volume: &EncryptedVolume) -> u64 {
-    let known = volume.status.as_ref().and_then(|s| s.size_bytes);
+    let source = &volume.spec.source;
+    let asked = [
+        source.file.as_ref().map(|file| file.size.as_str()),
+        source.ephemeral.as_ref().and_then(|e| e.size.as_deref()),
+    ];
+    let asked = asked.into_iter().flatten().find_map(quantity::bytes);
+    let reported = volume.status.as_ref().and_then(|s| s.size_bytes);
+    let known = reported.or(asked);
     known
         .and_then(|b| u64::try_from(b).ok())
         .unwrap_or(1)
@@ -257,6 +265,45 @@ mod tests {
             assert_eq!(found.is_some(), over.is_some(), "{text}");
             assert!(text.contains(over.unwrap_or_default()), "{text}");
             assert!(found.is_none_or(|p| p.reason == Reason::QuotaExceeded));
+        }
+    }
+
+    /// A file has its size before any node made it, so that it is refused before a key is made.
+    #[test]
+    fn a_file_counts_with_the_size_that_it_is_to_have() {
+        let volume = |source: serde_json::Value, status: serde_json::Value| {
+            serde_json::from_value(serde_json::json!({
+                "apiVersion": "cryptvol.dev/v1alpha1", "kind": "EncryptedVolume", "metadata": {"name": "v"},
+                "spec": {"source": source}, "status": status,
+            }))
+            .expect("a volume")
+        };
+        let file = |size: &str| serde_json::json!({"file": {"path": "/var/lib/cryptvol/volumes/v", "size": size}});
+        let none = || serde_json::json!({});
+        let of_node = serde_json::json!({"sizeBytes": 7 * GIB});
+        for (volume, wanted) in [
+            (volume(file("10Gi"), none()), 10 * GIB),
+            (volume(file("64Mi"), none()), 64 << 20),
+            // What is there is what counts, where it is more and where it is less.
+            (volume(file("10Gi"), of_node.clone()), 7 * GIB),
+            (
+                volume(serde_json::json!({"ephemeral": {"size": "2Gi"}}), none()),
+                2 * GIB,
+            ),
+            (
+                volume(serde_json::json!({"device": {"path": "/dev/vg/v"}}), none()),
+                1,
+            ),
+            (
+                volume(
+                    serde_json::json!({"device": {"path": "/dev/vg/v"}}),
+                    of_node,
+                ),
+                7 * GIB,
+            ),
+        ] {
+            assert_eq!(bytes(&volume), wanted, "{:?}", volume.spec.source);
+            assert_eq!(of_new(&volume).bytes, wanted);
         }
     }
 
