@@ -252,6 +252,9 @@ async fn a_mapping_is_what_cryptsetup_makes_of_the_same_header() -> Result<()> {
             erased == json!({"key_slots_wiped": 1, "verified": true}),
             "{erased}"
         );
+        ground
+            .done(json!({"ClearHeader": [device, LUKS_UUID]}))
+            .await?;
         ground.detach(&device).await?;
         let head = ground.array.lun(IQN, 1)?.read_at(0, 16 << 20)?;
         ensure!(head.iter().all(|b| *b == 0), "the header is not gone");

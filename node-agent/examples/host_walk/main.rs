@@ -273,6 +273,7 @@ impl Walk {
         scan(host, query, lun)?;
         let device = disk(host, query)?;
         let erased = timed("erase", || host.erase(&device.id, LUKS_UUID))?;
+        timed("clear-header", || host.clear_header(&device.id, LUKS_UUID))?;
         println!("ERASED {erased:?} {:?}", host.read_header(&device.id)?);
         ensure!(erased.verified && erased.key_slots_wiped == 1);
         host.delete_device(&device.id)?;

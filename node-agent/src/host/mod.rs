@@ -177,9 +177,16 @@ pub trait Host {
     /// As of `grow`.
     fn resume(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError>;
 
-    /// Wipes all key slots of the header with this UUID, reads the area back and says what it found. Needs no key.
+    /// Wipes all key slots of the header with this UUID, reads the area back and says what it found. Needs no key, and leaves the header
+    /// to say whose they were.
     ///
     /// # Errors
     /// `HeaderMismatch` when the header has another UUID, `DeviceUnreadable`, `StepFailed`.
     fn erase(&mut self, device: &DeviceId, luks_uuid: &str) -> Result<Erased, StepError>;
+
+    /// Removes the header with this UUID, whose key slots were wiped. Success when there is no LUKS header.
+    ///
+    /// # Errors
+    /// `HeaderMismatch` when the header has another UUID or its key slots are there, `DeviceUnreadable`, `StepFailed`.
+    fn clear_header(&mut self, device: &DeviceId, luks_uuid: &str) -> Result<(), StepError>;
 }

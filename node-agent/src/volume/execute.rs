@@ -16,12 +16,12 @@ use cryptvol_crds::{
     v1alpha1::{HeaderFacts, KeySlotRef, Stage},
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{
     failpoint::{FailPoint, When},
     memory::{Hand, Memory, Reading, Run},
-    plan::{Done, Next, Step, Stop, may_be_torn, plan},
+    plan::{Done, Next, Step, Stop, may_be_torn, only_tidies, plan},
     wanted::Wanted,
 };
 use crate::host::{
@@ -48,6 +48,7 @@ pub trait Node {
     async fn delete_device(&self, device: &DeviceId) -> Result<(), StepError>;
     async fn logout(&self, iqn: &str, sid: u32) -> Result<(), StepError>;
     async fn erase(&self, device: &DeviceId, luks_uuid: &str) -> Result<Erased, StepError>;
+    async fn clear_header(&self, device: &DeviceId, luks_uuid: &str) -> Result<(), StepError>;
     async fn grow(&self, device: &DeviceId, order: OpenOrder) -> Result<Mapping, StepError>;
     async fn sample(&self, device: &DeviceId, mapping: &Mapping) -> Result<(), StepError>;
     async fn suspend(&self, name: &str, uuid: &str) -> Result<(), StepError>;
@@ -268,6 +269,10 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             debug!(step = step.name(), ?took, ok = result.is_ok(), "step");
             match result {
                 Err(e) if step.is_rotation() => at.run.rotation = Some(Err(e)),
+                Err(e) if only_tidies(&step, wanted, memory) => {
+                    warn!(step = step.name(), error = %e, "the erased volume's header stays, without key slots");
+                    at.run.header_settled = true;
+                }
                 result => result.map_err(|e| failed(step.stage(), &e))?,
             }
             stale = changes_the_node(&step);
@@ -424,7 +429,14 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                         "after wiping the key slots the header area still shows some",
                     ));
                 }
-                at.run.erased = Some(erased);
+                (at.run.wiped, at.run.erased) = (true, Some(erased));
+                Ok(())
+            }
+            Step::ClearHeader { device, luks_uuid } => {
+                at.run.reading = None;
+                node.clear_header(device, luks_uuid).await?;
+                at.run.header_settled = true;
+                info!(device = device.path, luks_uuid, "header removed");
                 Ok(())
             }
             Step::Grow {

@@ -97,7 +97,11 @@ pub struct Run {
     pub logged_out: Vec<u32>,
     /// The file of an erased volume was removed, as far as it is this volume's.
     pub file_removed: bool,
-    /// Key slots were wiped.
+    /// Key slots of a header were wiped.
+    pub wiped: bool,
+    /// The header of an erased volume was removed, or cannot be.
+    pub header_settled: bool,
+    /// Key slots were wiped, or there are none.
     pub erased: Option<Erased>,
     /// What the comparison of mapping and disk showed: that they differ, or where they do not.
     pub sample: Option<Result<(), String>>,

@@ -174,4 +174,9 @@ impl Node for Workers {
         )
         .await
     }
+
+    async fn clear_header(&self, device: &DeviceId, luks_uuid: &str) -> Result<(), StepError> {
+        self.act(Call::ClearHeader(device.clone(), luks_uuid.to_owned()))
+            .await
+    }
 }

@@ -58,6 +58,8 @@ pub enum Call {
     Logout(String, u32),
     /// `Host::erase`.
     Erase(DeviceId, String),
+    /// `Host::clear_header`.
+    ClearHeader(DeviceId, String),
     /// `Host::grow`.
     Grow(DeviceId, OpenOrder),
     /// `Host::sample`.
@@ -134,6 +136,7 @@ impl Call {
             Self::DeleteDevice(_) => "remove the device",
             Self::Logout(..) => "log out",
             Self::Erase(..) => "erase",
+            Self::ClearHeader(..) => "remove the header",
             Self::Grow(..) => "grow the mapping",
             Self::Sample(..) => "compare the mapping with its disk",
             Self::Suspend(..) => "suspend the mapping",
@@ -164,6 +167,7 @@ impl Call {
             | Self::RemoveFile(_)
             | Self::Logout(..)
             | Self::Open(..)
+            | Self::ClearHeader(..)
             | Self::Grow(..)
             | Self::Suspend(..)
             | Self::Resume(..) => 45,
@@ -224,6 +228,7 @@ impl Call {
             Self::DeleteDevice(device) => unit(host.delete_device(device)),
             Self::Logout(iqn, sid) => unit(host.logout(iqn, *sid)),
             Self::Erase(device, uuid) => host.erase(device, uuid).map(Answer::Erased),
+            Self::ClearHeader(device, uuid) => unit(host.clear_header(device, uuid)),
             Self::Grow(device, order) => host.grow(device, order).map(Answer::Opened),
             Self::Sample(device, mapping) => unit(host.sample(device, mapping)),
             Self::Suspend(name, uuid) => unit(host.suspend(name, uuid)),

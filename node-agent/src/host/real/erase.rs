@@ -1,21 +1,21 @@
-//! Erasure without a key: overwrites the key slots, then the whole header, and reads back what the device holds now.
+//! Erasure without a key: overwrites the key slots and reads back what the device holds now; the header goes by itself, later.
 
-use std::io::Read;
+use std::{io::Read, ops::Range};
 
 use cryptvol_crds::conditions::Reason;
 
 use super::{
     disk::{Aligned, Disk, is_zero},
     error::{because, failed},
-    header,
+    header::{self, Luks},
 };
 use crate::host::{Erased, HeaderFound, StepError};
 
 /// Written and read at once.
 const STEP: u64 = 1 << 20;
 
-/// Erases the header with this UUID. The key slots go first: until they are gone for good the header still names what is being erased,
-/// so that a power cut in between is followed by the same erasure.
+/// Wipes all key slots of the header with this UUID. The header stays and names what is erased, so that a power cut at any place is followed
+/// by the same erasure.
 ///
 /// # Errors
 /// `HeaderMismatch` when another header or none is there, `DeviceUnreadable`, `StepFailed`.
@@ -24,18 +24,7 @@ pub fn erase(disk: &Disk, luks_uuid: &str) -> Result<Erased, StepError> {
         Ok(luks) => luks,
         Err(found) => return Err(other(disk, luks_uuid, &describe(&found))),
     };
-    if luks.header.facts.luks_uuid != luks_uuid {
-        let found = format!("a LUKS header with UUID {}", luks.header.facts.luks_uuid);
-        return Err(other(disk, luks_uuid, &found));
-    }
-    // What the header claims is bounded: a forged one cannot send this past the usual place of a header.
-    let start = luks.areas.start;
-    let end = luks
-        .areas
-        .end
-        .clamp(start, header::BLANK_HEAD)
-        .min(disk.size());
-    let areas = start..end;
+    let areas = own_areas(disk, &luks, luks_uuid)?;
 
     // Noise before zeros: a thin array may drop zeros without touching what it holds.
     let mut wiped = 0;
@@ -53,13 +42,46 @@ pub fn erase(disk: &Disk, luks_uuid: &str) -> Result<Erased, StepError> {
     disk.sync()?;
     zeros(disk, areas.start, areas.end)?;
     disk.sync()?;
-    zeros(disk, 0, areas.start)?;
-    disk.sync()?;
     Ok(Erased {
         key_slots_wiped: wiped,
-        verified: reads_as_zeros(disk, 0, end)?
-            && !matches!(header::read(disk)?, HeaderFound::Luks(_)),
+        verified: reads_as_zeros(disk, areas.start, areas.end)?,
     })
+}
+
+/// Removes the header with this UUID, once its key slots are wiped. Success when there is no LUKS header.
+///
+/// # Errors
+/// `HeaderMismatch` when another header is there or this one has key slots, `DeviceUnreadable`.
+pub fn clear(disk: &Disk, luks_uuid: &str) -> Result<(), StepError> {
+    let Ok(luks) = header::read_luks(disk)? else {
+        return Ok(());
+    };
+    let areas = own_areas(disk, &luks, luks_uuid)?;
+    if !reads_as_zeros(disk, areas.start, areas.end)? {
+        return Err(other(
+            disk,
+            luks_uuid,
+            "that with key slots that are not wiped",
+        ));
+    }
+    zeros(disk, 0, areas.start)?;
+    disk.sync()
+}
+
+/// Where the header with this UUID may have key slots. What it claims is bounded: a forged one cannot send anything past the usual place of
+/// a header.
+fn own_areas(disk: &Disk, luks: &Luks, luks_uuid: &str) -> Result<Range<u64>, StepError> {
+    if luks.header.facts.luks_uuid != luks_uuid {
+        let found = format!("a LUKS header with UUID {}", luks.header.facts.luks_uuid);
+        return Err(other(disk, luks_uuid, &found));
+    }
+    let start = luks.areas.start;
+    let end = luks
+        .areas
+        .end
+        .clamp(start, header::BLANK_HEAD)
+        .min(disk.size());
+    Ok(start..end)
 }
 
 fn other(disk: &Disk, luks_uuid: &str, found: &str) -> StepError {
@@ -143,13 +165,49 @@ mod tests {
                 verified: true
             }
         );
-        let bytes = std::fs::read(path.path()).unwrap();
-        assert!(is_zero(&bytes[..16 << 20]));
-        assert_eq!(bytes[16 << 20..][..4096], [0xaa; 4096]);
+        // The header still says whose key slots they were, and erases as before.
+        assert!(matches!(header::read(&disk).unwrap(), HeaderFound::Luks(_)));
+        assert!(erase(&disk, &order().luks_uuid).unwrap().verified);
+        for _ in 0..2 {
+            clear(&disk, &order().luks_uuid).unwrap();
+            let bytes = std::fs::read(path.path()).unwrap();
+            assert!(is_zero(&bytes[..16 << 20]));
+            assert_eq!(bytes[16 << 20..][..4096], [0xaa; 4096]);
+        }
         assert_eq!(
             erase(&disk, &order().luks_uuid).unwrap_err().reason(),
             Reason::HeaderMismatch
         );
+    }
+
+    #[test]
+    fn a_header_with_key_slots_is_not_removed() {
+        let (path, disk) = device(64 << 20);
+        luks::format(&disk, &order()).unwrap();
+        let before = std::fs::read(path.path()).unwrap();
+        for uuid in [&order().luks_uuid, "5a2a5f3a-0000-4000-8000-000000000000"] {
+            let error = clear(&disk, uuid).unwrap_err();
+            assert_eq!(error.reason(), Reason::HeaderMismatch);
+        }
+        assert!(before == std::fs::read(path.path()).unwrap());
+    }
+
+    #[test]
+    fn invariant_07_a_power_cut_at_any_write_leaves_a_header_that_is_erased_again() {
+        let mut writes = 0;
+        loop {
+            let (_path, disk) = device(64 << 20);
+            luks::format(&disk, &order()).unwrap();
+            disk.cut_after(writes);
+            let cut = erase(&disk, &order().luks_uuid).is_err();
+            disk.cut_after(u32::MAX);
+            assert!(erase(&disk, &order().luks_uuid).unwrap().verified);
+            if !cut {
+                break;
+            }
+            writes += 1;
+        }
+        assert!(writes > 2, "{writes}");
     }
 
     #[test]

@@ -233,6 +233,12 @@ impl Host for RealHost {
         self.sysfs.unused(device, "reading sysfs")?;
         erase::erase(&disk, luks_uuid)
     }
+
+    fn clear_header(&mut self, device: &DeviceId, luks_uuid: &str) -> Result<(), StepError> {
+        let disk = Disk::open(&self.sysfs, device, Access::Write)?;
+        self.sysfs.unused(device, "reading sysfs")?;
+        erase::clear(&disk, luks_uuid)
+    }
 }
 
 fn plan<'a>(device: &'a DeviceId, order: &'a OpenOrder) -> dm::Plan<'a> {

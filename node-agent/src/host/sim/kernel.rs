@@ -295,6 +295,14 @@ impl World {
                     write(&mut self.disks[disk], Content::Luks(header));
                 }
             }
+            TornStep::ClearHeader(id, uuid) => {
+                let Ok(disk) = self.check(id) else { return };
+                if matches!(&self.disks[disk].content, Content::Luks(h) if h.facts.luks_uuid == *uuid)
+                    && torn != Torn::Early
+                {
+                    write(&mut self.disks[disk], Content::Garbage);
+                }
+            }
         }
     }
 
@@ -423,6 +431,8 @@ pub enum TornStep {
     Open(DeviceId, OpenOrder),
     /// See `Host::erase`.
     Erase(DeviceId, String),
+    /// See `Host::clear_header`.
+    ClearHeader(DeviceId, String),
     /// See `Host::suspend`.
     Suspend(String, String),
     /// See `Host::drop_key_slots`.
@@ -812,5 +822,21 @@ impl Host for World {
             key_slots_wiped: wiped,
             verified: true,
         })
+    }
+
+    fn clear_header(&mut self, device: &DeviceId, luks_uuid: &str) -> Result<(), StepError> {
+        let disk = self.check(device)?;
+        match self.found(disk)? {
+            HeaderFound::Luks(h) if h.facts.luks_uuid == luks_uuid && h.key_slots == 0 => {}
+            HeaderFound::Luks(_) => return error(Reason::HeaderMismatch, "another header"),
+            _ => return Ok(()),
+        }
+        // What a guest wrote begins behind the header, and is noise.
+        let left = match self.disks[disk].data {
+            Some(_) => Content::Garbage,
+            None => Content::Blank,
+        };
+        write(&mut self.disks[disk], left);
+        Ok(())
     }
 }

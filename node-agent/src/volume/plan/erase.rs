@@ -1,4 +1,8 @@
-//! Erasure: mapping down, up again to the header, without a key; wipe the key slots and see them gone; all down.
+//! Erasure: mapping down, up again to the header, without a key; wipe the key slots and see them gone; record that; remove the
+//! header; all down.
+//!
+//! The header goes after the receipt: until that is on record it says whose key slots they were, so that an erasure that was cut off
+//! begins again, and a header that is missing never has to be taken for one that was erased.
 
 use cryptvol_crds::{
     conditions::Reason,
@@ -15,22 +19,23 @@ impl At<'_> {
             verified: e.verified,
         });
         match receipt.or_else(|| self.run.erased.clone()) {
-            Some(erased) if self.has_file() && self.memory.erased.is_none() => {
+            Some(erased) if (self.run.wiped || self.has_file()) && self.memory.erased.is_none() => {
                 Next::Do(Step::RecordErased(erased))
             }
-            Some(erased) => match self.down() {
-                Next::Done(_) => Next::Done(Done::Erased(erased)),
-                next => next,
-            },
+            Some(erased) => {
+                let tidied = self.take_mapping_down().and_then(|()| self.clear_header());
+                match tidied.map_or_else(|next| next, |()| self.down()) {
+                    Next::Done(_) => Next::Done(Done::Erased(erased)),
+                    next => next,
+                }
+            }
             None => self.try_erase().unwrap_or_else(|next| next),
         }
     }
 
     fn try_erase(&self) -> Result<Next, Next> {
         self.take_mapping_down()?;
-        let never_written =
-            !self.opened() && self.memory.permit.is_none() && !self.wanted.formatted_before;
-        if never_written {
+        if self.never_written() {
             return Ok(Next::Do(Step::NothingToErase { verified: false }));
         }
         // The key alone opens the disk, and its end, which the receipt allows, is the erasure.
@@ -56,6 +61,38 @@ impl At<'_> {
             return Ok(Next::Do(Step::NothingToErase { verified: true }));
         }
         Err(self.not_the_header(device, found))
+    }
+
+    fn never_written(&self) -> bool {
+        !self.opened() && self.memory.permit.is_none() && !self.wanted.formatted_before
+    }
+
+    /// The header of which the key slots are gone, where the disk can be had: it could be used again at once without it.
+    fn clear_header(&self) -> Result<(), Next> {
+        let settled = self.run.header_settled || self.run.purged || !self.run.logged_out.is_empty();
+        let has_header = self.wanted.encryption.provider.has_header() && !self.never_written();
+        // Reported as erased: the disk may be another volume's by now.
+        let reported = self.memory.detached_at.is_some();
+        let (Some(uuid), true) = (
+            &self.wanted.luks_uuid,
+            self.memory.erased.is_some() && has_header && !settled && !reported,
+        ) else {
+            return Ok(());
+        };
+        let device = match self.reach_device() {
+            Ok(device) => device,
+            Err(Next::Do(step)) => return Err(Next::Do(step)),
+            Err(_) => return Ok(()),
+        };
+        match self.header(device)? {
+            HeaderFound::Luks(header) if header.facts.luks_uuid == *uuid => {
+                Err(Next::Do(Step::ClearHeader {
+                    device: device.clone(),
+                    luks_uuid: uuid.clone(),
+                }))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn has_file(&self) -> bool {

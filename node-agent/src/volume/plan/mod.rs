@@ -122,8 +122,16 @@ pub enum Step {
         /// UUID that the header must have.
         luks_uuid: String,
     },
-    /// Record that the key slots were wiped; acknowledged before the file goes, without which nothing could be shown any more.
+    /// Record that the key slots were wiped; acknowledged before the header or the file goes, without which nothing could be shown
+    /// any more.
     RecordErased(Erased),
+    /// Remove the header without key slots of an erased volume.
+    ClearHeader {
+        /// Where.
+        device: DeviceId,
+        /// UUID that the header must have.
+        luks_uuid: String,
+    },
     /// Remove the file of an erased volume.
     RemoveFile(BackingFile),
     /// Make the mapping as long as its disk is by now.
@@ -220,6 +228,7 @@ impl Step {
             Self::Logout { .. } => "logout",
             Self::Erase { .. } => "erase",
             Self::RecordErased(_) => "record-erased",
+            Self::ClearHeader { .. } => "clear-header",
             Self::RemoveFile(_) => "remove-file",
             Self::Grow { .. } => "grow",
             Self::Sample { .. } => "sample",
@@ -253,6 +262,7 @@ impl Step {
         "logout",
         "erase",
         "record-erased",
+        "clear-header",
         "remove-file",
         "grow",
         "sample",
@@ -290,6 +300,7 @@ impl Step {
             | Self::Logout { .. }
             | Self::Erase { .. }
             | Self::RecordErased(_)
+            | Self::ClearHeader { .. }
             | Self::RemoveFile(_)
             | Self::NothingToErase { .. } => Stage::Detaching,
         }
@@ -360,6 +371,21 @@ pub fn may_be_torn(wanted: &Wanted, memory: &Memory) -> bool {
     (memory.permit.is_some() || wanted.formatted_before)
         && !memory.opened
         && wanted.pinned.is_none()
+}
+
+/// Whether a step only serves to leave the disk of an erased volume blank. The receipt is on record, so that nothing waits for a
+/// disk that cannot be had any more.
+pub fn only_tidies(step: &Step, wanted: &Wanted, memory: &Memory) -> bool {
+    wanted.desired == Desired::Erased
+        && memory.erased.is_some()
+        && matches!(
+            step,
+            Step::Login(_)
+                | Step::Scan { .. }
+                | Step::AttachFile(_)
+                | Step::ReadHeader(_)
+                | Step::ClearHeader { .. }
+        )
 }
 
 /// Decides the next step.

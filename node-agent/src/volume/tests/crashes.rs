@@ -483,8 +483,9 @@ fn nothing_left_if_down(way: &Way, lab: &Lab) {
         let plain = lab.volume(1).spec.encryption.provider == Provider::Plain;
         let keyless = |d: &Disk| match &d.content {
             Content::Luks(h) => h.slots.is_empty(),
-            _ => plain && d.written == 0,
+            _ => !plain || d.written == 0,
         };
+        assert!(lab.status(1).erased.is_some(), "{}: no receipt", way.name);
         assert!(
             world.disks.iter().all(keyless),
             "{}: key slots are left",
@@ -538,6 +539,58 @@ fn a_crash_after_every_step_converges_or_names_what_to_do() {
             way.name
         );
     }
+}
+
+#[test]
+fn invariant_09_an_erasure_that_dies_anywhere_ends_with_a_receipt_and_without_a_header() {
+    for way in WAYS.iter().filter(|w| w.desired == Desired::Erased) {
+        for fault in [Fault::Kill, Fault::PowerCut] {
+            for at in 0..length(way) {
+                let faults = [(at, fault)];
+                let lab = with_faults(way, &faults);
+                assert!(judge(way, &lab, &faults));
+                assert!(lab.status(1).erased.unwrap().verified);
+                let header = lab.disk(1, |d| matches!(d.content, Content::Luks(_)));
+                assert!(!header, "{} with {faults:?}: a header is left", way.name);
+            }
+        }
+    }
+}
+
+/// Erased and on record, and killed before the header goes.
+fn erased_and_killed() -> Lab {
+    let lab = attached_with_data();
+    lab.want(1, Desired::Erased);
+    *lab.next_faults.borrow_mut() = vec![("before clear-header".to_owned(), Fault::Kill)];
+    assert_eq!(lab.run(1), None);
+    assert!(lab.status(1).erased.is_some());
+    lab
+}
+
+#[test]
+fn once_erasure_is_on_record_nothing_waits_for_the_disk() {
+    for change in [
+        (|t| t.luns.clear()) as fn(&mut SimTarget),
+        |t| t.up = false,
+        |_| {},
+    ] {
+        let lab = erased_and_killed();
+        lab.target(change);
+        lab.world.borrow_mut().power_cut();
+        lab.settle(1);
+        assert_eq!((lab.status(1).stage, lab.reason(1)), (Stage::Erased, None));
+        assert!(lab.world.borrow().kernel.sessions.is_empty());
+    }
+    // Another disk under the number by then: not ours to write.
+    let lab = erased_and_killed();
+    let other = lab.world.borrow().disks.len();
+    let disk = Disk::blank(&wwid(2)).with(Content::Luks(SimHeader::new(&luks_uuid(1), KEY)));
+    lab.world.borrow_mut().disks.push(disk);
+    lab.target(|t| t.luns.insert(1, other));
+    lab.world.borrow_mut().power_cut();
+    lab.settle(1);
+    assert_eq!((lab.status(1).stage, lab.reason(1)), (Stage::Erased, None));
+    assert_eq!(lab.world.borrow().disks[other].written, 0);
 }
 
 #[test]
@@ -635,7 +688,7 @@ fn errors_of(call: &str) -> &'static [Reason] {
         }
         "delete-device" => &[R::DeviceBusy, R::DeadlineExceeded, R::StepFailed],
         "logout" => &[R::DeadlineExceeded, R::StepFailed],
-        "erase" => &[
+        "erase" | "clear-header" => &[
             R::HeaderMismatch,
             R::DeviceUnreadable,
             R::WwidMismatch,

@@ -256,7 +256,12 @@ impl Lab {
     }
 
     pub fn status(&self, n: usize) -> NodeVolumeStatus {
-        self.volume(n).status.unwrap_or_default()
+        self.status_of(&name(n))
+    }
+
+    fn status_of(&self, name: &str) -> NodeVolumeStatus {
+        let volume = &self.volumes.borrow()[name];
+        volume.status.clone().unwrap_or_default()
     }
 
     /// Volume 1 stops for this reason with nothing mapped, and not a byte was written. Gives what it says.
@@ -787,11 +792,10 @@ impl Node for Side<'_> {
     }
 
     async fn remove_file(&self, file: &BackingFile) -> Result<(), StepError> {
-        let erased = self.lab.volumes.borrow()[&self.volume]
-            .status
-            .as_ref()
-            .is_some_and(|s| s.erased.is_some());
-        assert!(erased, "9: a file goes without a receipt of its erasure");
+        assert!(
+            self.lab.status_of(&self.volume).erased.is_some(),
+            "9: a file goes without a receipt of its erasure"
+        );
         self.call("remove-file", |w| w.remove_file(file)).await
     }
 
@@ -861,5 +865,16 @@ impl Node for Side<'_> {
             )
             .await?;
         self.call("erase", |w| w.erase(device, luks_uuid)).await
+    }
+
+    async fn clear_header(&self, device: &DeviceId, luks_uuid: &str) -> Result<(), StepError> {
+        assert!(
+            self.lab.status_of(&self.volume).erased.is_some(),
+            "9: a header goes without a receipt of its erasure"
+        );
+        let step = TornStep::ClearHeader(device.clone(), luks_uuid.to_owned());
+        self.lab.tearing("clear-header", step).await?;
+        self.call("clear-header", |w| w.clear_header(device, luks_uuid))
+            .await
     }
 }

@@ -225,6 +225,7 @@ fn erased_like_any_header() {
     let erased = erase::erase(&disk, &order_luks1().luks_uuid).unwrap();
     assert!(erased.verified);
     assert_eq!(erased.key_slots_wiped, 1);
+    erase::clear(&disk, &order_luks1().luks_uuid).unwrap();
     let bytes = std::fs::read(path.path()).unwrap();
     assert!(is_zero(&bytes[..2 << 20]));
     assert_eq!(bytes[2 << 20..][..4096], [0xaa; 4096]);
