@@ -32,3 +32,4 @@ mod testing;
 pub mod time;
 pub mod token;
 pub mod token_keys;
+pub mod waiting;
