@@ -10,7 +10,7 @@ use cryptvol_identity::{
     crypto::{Kek, SealingKey},
     ids::{identity_id, key_manager_id, random_bytes},
     store::{
-        Store,
+        Place, Store,
         assignments::Assignment,
         domains::Domain,
         groups::Group,
@@ -38,7 +38,7 @@ async fn main() -> Result<()> {
     };
     let data = PathBuf::from(data);
     let kek = Kek::read(&PathBuf::from(kek), &data)?;
-    let store = Store::open_existing(&data).await?;
+    let store = Store::open_existing(&Place::Directory(data.clone())).await?;
     let member = store
         .roles(None)
         .await?

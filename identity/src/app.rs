@@ -1,8 +1,11 @@
 //! What every request needs: records, keys, policies. Opened once.
 
 use std::{
-    path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    path::PathBuf,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use thiserror::Error;
@@ -21,7 +24,7 @@ use crate::{
     ldap::{Directories, RefreshError, ReloadError},
     metrics::Metrics,
     policy::{Api, PolicySources, SiteError, SitePolicy},
-    store::{Store, StoreError},
+    store::{Change, Place, Store, StoreError},
     time::now_us,
     token::{
         AuthContext, FormatError, TokenCache, TokenError, TokenKeys, TokenPayload, resolve,
@@ -42,8 +45,8 @@ pub const EXPIRED_WINDOW_SECS: i64 = 172_800;
 /// How the service is set up.
 #[derive(Debug, Clone)]
 pub struct AppConfig {
-    /// Where the database lies.
-    pub data_dir: PathBuf,
+    /// Where the records are.
+    pub place: Place,
     /// Lifetime of a token, in seconds.
     pub token_lifetime_secs: u32,
     /// bcrypt's logarithmic cost.
@@ -78,9 +81,9 @@ pub enum AppError {
     Seal(#[from] SealError),
     /// The key-encryption key is not the one that sealed these records.
     #[error(
-        "the key-encryption key does not belong to {0}; give --kek-file the key that this data directory was made with"
+        "the key-encryption key does not belong to {0}; give --kek-file the key that these records were made with"
     )]
-    WrongKek(PathBuf),
+    WrongKek(Place),
     /// Password hashing is set up wrongly.
     #[error("{0}; --password-rounds must be from 4 to 31")]
     Password(#[from] PasswordError),
@@ -140,6 +143,10 @@ pub struct App {
     /// Settings.
     pub config: AppConfig,
     token_keys: RwLock<Arc<TokenKeys>>,
+    /// The generation for which they were read.
+    token_keys_of: AtomicU64,
+    /// The name of this process among the replicas.
+    replica: String,
     credential_key: SealingKey,
     token_cache: TokenCache,
     read_model: PerGeneration<ReadModel>,
@@ -153,9 +160,11 @@ impl App {
     pub async fn open(config: AppConfig, kek: Kek) -> Result<Arc<Self>, AppError> {
         let identity_policy = SitePolicy::open(Api::Identity, config.policy.clone())?;
         let key_policy = SitePolicy::open(Api::KeyManager, config.policy.clone())?;
-        let store = Store::open(&config.data_dir).await?;
-        crate::backup::sweep(&config.data_dir);
-        check_kek(&store, &kek, &config.data_dir).await?;
+        let store = Store::open_at(&config.place).await?;
+        if let Place::Directory(data_dir) = &config.place {
+            crate::backup::sweep(data_dir);
+        }
+        check_kek(&store, &kek, &config.place).await?;
         if config.limit_model == LimitModel::StrictTwoLevel {
             let deep = store.projects_below_projects().await?;
             if !deep.is_empty() {
@@ -183,6 +192,8 @@ impl App {
             metrics: Metrics::new(),
             config,
             token_keys: RwLock::new(Arc::new(token_keys)),
+            token_keys_of: AtomicU64::new(0),
+            replica: replica_name(),
             credential_key,
             token_cache: TokenCache::default(),
             read_model: PerGeneration::default(),
@@ -222,6 +233,15 @@ impl App {
 
     /// Opens a token. One that names a key of which this process does not know yet makes it look.
     async fn open_token(&self, token: &str) -> Result<TokenPayload, TokenError> {
+        // Another replica may have forgotten keys, which ends what they sealed.
+        let generation = self.store.generation();
+        if self.store.is_shared() && self.token_keys_of.load(Ordering::Acquire) != generation {
+            match self.read_token_keys().await {
+                Ok(()) => self.token_keys_of.store(generation, Ordering::Release),
+                Err(TokenKeyError::Store(error)) => return Err(error.into()),
+                Err(error) => tracing::error!(%error, "token keys not read again"),
+            }
+        }
         match self.token_keys().open(token) {
             Err(FormatError::UnknownKey) => {}
             done => return Ok(done?),
@@ -248,6 +268,7 @@ impl App {
         token: &str,
         allow_expired: bool,
     ) -> Result<Arc<AuthContext>, TokenError> {
+        self.store.refresh().await?;
         let generation = self.store.generation();
         let expired = |context: &AuthContext| {
             let grace = if allow_expired {
@@ -324,8 +345,34 @@ impl App {
     /// # Errors
     /// From the store.
     pub(crate) async fn read_model(&self) -> Result<Arc<ReadModel>, StoreError> {
+        self.store.refresh().await?;
         let begin = async || Ok(ReadModel::default());
         self.read_model.get(|| self.store.generation(), begin).await
+    }
+
+    /// Tells the other replicas, if there are any, that this one is there and which key-encryption keys it has.
+    async fn announce(&self, change: &mut Change) -> Result<(), StoreError> {
+        if !self.store.is_shared() {
+            return Ok(());
+        }
+        let keys = self.kek.fingerprints().unwrap_or_else(|error| {
+            tracing::error!(%error, reason = error.reason(), "key-encryption keys not read again");
+            Vec::new()
+        });
+        change.announce_replica(&self.replica, &keys).await
+    }
+
+    /// Says that this process ends.
+    ///
+    /// # Errors
+    /// From the store.
+    pub async fn leave(&self) -> Result<(), StoreError> {
+        if !self.store.is_shared() {
+            return Ok(());
+        }
+        let mut change = self.store.change_keys().await?;
+        change.forget_replica(&self.replica).await?;
+        self.store.commit(change).await
     }
 
     /// Housekeeping: forgets expired revocations, secrets and cached tokens, empties the write-ahead log.
@@ -340,6 +387,7 @@ impl App {
         let now = now_us();
         let lockout = i64::from(self.config.passwords.lockout_secs) * MICROSECONDS;
         self.failures.sweep(now.saturating_sub(lockout));
+        self.announce(&mut change).await?;
         change.prune_lock_outs(now).await?;
         change
             .prune_revoked(now - EXPIRED_WINDOW_SECS * MICROSECONDS)
@@ -360,7 +408,13 @@ impl App {
     }
 }
 
-pub(crate) async fn check_kek(store: &Store, kek: &Kek, data_dir: &Path) -> Result<(), AppError> {
+/// The name of the machine or pod, and something of this process alone.
+fn replica_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}-{}", host.trim(), hex::encode(random_bytes::<4>()))
+}
+
+pub(crate) async fn check_kek(store: &Store, kek: &Kek, place: &Place) -> Result<(), AppError> {
     if store.meta(KEK_CHECK).await?.is_none() {
         let sealed = kek.seal_newest(&[KEK_CHECK], KEK_CHECK.as_bytes())?;
         let mut change = store.change_keys().await?;
@@ -374,7 +428,7 @@ pub(crate) async fn check_kek(store: &Store, kek: &Kek, data_dir: &Path) -> Resu
     let sealed = store.meta(KEK_CHECK).await?.unwrap_or_default();
     kek.open(&[KEK_CHECK], &sealed)
         .map(|_| ())
-        .map_err(|_| AppError::WrongKek(data_dir.into()))
+        .map_err(|_| AppError::WrongKek(place.clone()))
 }
 
 /// A key of its own, so that a rotation of the key-encryption key seals one record anew and not every credential.

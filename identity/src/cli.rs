@@ -1,6 +1,9 @@
 //! The command line. Every option has an environment variable; no secret is an option, only the file it is in.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -8,6 +11,7 @@ use crate::{
     accounts::{PasswordRules, RulesError},
     identity::LimitModel,
     policy::PolicySources,
+    store::{Place, PlaceError, PostgresUrl},
 };
 
 /// Embedded identity and key-manager service: Keystone v3 and Barbican v1 on the wire.
@@ -174,17 +178,62 @@ fn pair(text: &str) -> Result<(String, String), String> {
 /// Where the records are and what seals them.
 #[derive(Debug, Args)]
 pub struct DataArgs {
-    /// Directory of the database; made if missing.
-    #[arg(long, env = "CRYPTVOL_IDENTITY_DATA_DIR", value_name = "DIR")]
-    pub data_dir: PathBuf,
-    /// File with the key-encryption key: 32 bytes as hex or base64, outside of the data directory; or with the place of that
-    /// key in another key manager (docs/key-encryption-key.md).
+    /// Records.
+    #[command(flatten)]
+    pub records: RecordsArgs,
+    /// File with the key-encryption key: 32 bytes as hex or base64, outside of the data directory.
     #[arg(long, env = "CRYPTVOL_IDENTITY_KEK_FILE", value_name = "FILE")]
     pub kek_file: PathBuf,
     /// Cost of password hashes (bcrypt rounds, 4 to 31); each step doubles the time.
     #[arg(long, env = "CRYPTVOL_IDENTITY_PASSWORD_ROUNDS", default_value_t = 12, value_name = "N",
           value_parser = clap::value_parser!(u32).range(4..=31))]
     pub password_rounds: u32,
+}
+
+/// Where the records are.
+#[derive(Debug, Args)]
+pub struct RecordsArgs {
+    /// Directory of the database; the service makes it if it is missing.
+    #[arg(
+        long,
+        env = "CRYPTVOL_IDENTITY_DATA_DIR",
+        value_name = "DIR",
+        required_unless_present = "database_url_file"
+    )]
+    pub data_dir: Option<PathBuf>,
+    /// File with the URL of a PostgreSQL database, instead of a directory: for more than one replica. The URL holds a password;
+    /// the server has to prove by its certificate that it is the one (`sslrootcert` in the URL names the authority).
+    #[arg(long, env = "CRYPTVOL_IDENTITY_DATABASE_URL_FILE", value_name = "FILE")]
+    pub database_url_file: Option<PathBuf>,
+}
+
+impl RecordsArgs {
+    /// The place that the options name.
+    ///
+    /// # Errors
+    /// Any [`PlaceError`] but `NotADirectory`.
+    pub fn place(&self) -> Result<Place, PlaceError> {
+        match &self.database_url_file {
+            None => Ok(self.data_dir().into()),
+            Some(file) => Ok(Place::Postgres(PostgresUrl::read(file)?)),
+        }
+    }
+
+    /// The directory, for what works on the files in it.
+    ///
+    /// # Errors
+    /// `NotADirectory` if the records are in a PostgreSQL server.
+    pub fn directory(&self) -> Result<&Path, PlaceError> {
+        match &self.database_url_file {
+            None => Ok(self.data_dir()),
+            Some(_) => Err(PlaceError::NotADirectory),
+        }
+    }
+
+    /// The directory that no key may lie in. Empty if there is none.
+    pub fn data_dir(&self) -> &Path {
+        self.data_dir.as_deref().unwrap_or(Path::new(""))
+    }
 }
 
 /// Options of `serve`.
@@ -370,9 +419,9 @@ pub struct BootstrapArgs {
 /// Options of `rekey`.
 #[derive(Debug, Args)]
 pub struct RekeyArgs {
-    /// Directory of the database.
-    #[arg(long, env = "CRYPTVOL_IDENTITY_DATA_DIR", value_name = "DIR")]
-    pub data_dir: PathBuf,
+    /// Records.
+    #[command(flatten)]
+    pub records: RecordsArgs,
     /// File with the key-encryption keys, newest first, as the running service reads it.
     #[arg(long, env = "CRYPTVOL_IDENTITY_KEK_FILE", value_name = "FILE")]
     pub kek_file: PathBuf,
@@ -384,9 +433,9 @@ pub struct RekeyArgs {
 /// Options of `backup`.
 #[derive(Debug, Args)]
 pub struct BackupArgs {
-    /// Directory of the database. For as long as the backup runs it needs room for the database once more.
-    #[arg(long, env = "CRYPTVOL_IDENTITY_DATA_DIR", value_name = "DIR")]
-    pub data_dir: PathBuf,
+    /// Records. For as long as the backup runs their directory needs room for the database once more.
+    #[command(flatten)]
+    pub records: RecordsArgs,
     /// File with the key-encryption key.
     #[arg(long, env = "CRYPTVOL_IDENTITY_KEK_FILE", value_name = "FILE")]
     pub kek_file: PathBuf,
@@ -398,9 +447,9 @@ pub struct BackupArgs {
 /// Options of `restore`.
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
-    /// Directory of the database; made if missing.
-    #[arg(long, env = "CRYPTVOL_IDENTITY_DATA_DIR", value_name = "DIR")]
-    pub data_dir: PathBuf,
+    /// Records.
+    #[command(flatten)]
+    pub records: RecordsArgs,
     /// File with the key-encryption key that the service had when the backup was made.
     #[arg(long, env = "CRYPTVOL_IDENTITY_KEK_FILE", value_name = "FILE")]
     pub kek_file: PathBuf,
@@ -423,9 +472,9 @@ pub enum TokenKeysCommand {
 /// Options of `token-keys rotate`.
 #[derive(Debug, Args)]
 pub struct RotateArgs {
-    /// Directory of the database.
-    #[arg(long, env = "CRYPTVOL_IDENTITY_DATA_DIR", value_name = "DIR")]
-    pub data_dir: PathBuf,
+    /// Records.
+    #[command(flatten)]
+    pub records: RecordsArgs,
     /// File with the key-encryption keys, as the running service reads it.
     #[arg(long, env = "CRYPTVOL_IDENTITY_KEK_FILE", value_name = "FILE")]
     pub kek_file: PathBuf,

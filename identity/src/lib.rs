@@ -24,6 +24,8 @@ pub mod log;
 pub mod metrics;
 pub mod policy;
 pub mod policy_command;
+#[cfg(test)]
+mod postgres_tests;
 pub mod rekey;
 pub mod server;
 pub mod store;
@@ -32,4 +34,3 @@ mod testing;
 pub mod time;
 pub mod token;
 pub mod token_keys;
-pub mod waiting;

@@ -16,7 +16,7 @@ use cryptvol_identity::{
     crypto::Kek,
     log, policy_command, rekey,
     server::{Listeners, serve},
-    token_keys, waiting,
+    token_keys,
 };
 use secrecy::SecretString;
 
@@ -54,14 +54,9 @@ async fn run(command: Command) -> Result<()> {
 }
 
 async fn open(data: &DataArgs, serve: Option<&ServeArgs>) -> Result<Arc<App>> {
-    let (file, data_dir) = (data.kek_file.clone(), data.data_dir.clone());
-    let read = move || Kek::read(&file, &data_dir);
-    let kek = match serve {
-        Some(args) => waiting::for_kek(args.admin_listen, read).await??,
-        None => read()?,
-    };
+    let kek = Kek::read(&data.kek_file, data.records.data_dir())?;
     let config = AppConfig {
-        data_dir: data.data_dir.clone(),
+        place: data.records.place()?,
         token_lifetime_secs: serve.map_or(3600, |args| args.token_lifetime),
         password_rounds: data.password_rounds,
         password_parallel: serve
@@ -101,8 +96,9 @@ async fn run_bootstrap(args: &BootstrapArgs) -> Result<()> {
 }
 
 async fn run_rekey(args: &RekeyArgs) -> Result<()> {
-    let kek = Kek::read(&args.kek_file, &args.data_dir)?;
-    let done = rekey::run(&args.data_dir, &kek, args.forget_old).await?;
+    let kek = Kek::read(&args.kek_file, args.records.data_dir())?;
+    let records = args.records.place()?;
+    let done = rekey::run(records, &kek, args.forget_old).await?;
     println!(
         "{} keys sealed anew; {} key-encryption keys in {}",
         done,
@@ -116,10 +112,11 @@ async fn run_rekey(args: &RekeyArgs) -> Result<()> {
 const STREAM: &str = "-";
 
 async fn run_backup(args: &BackupArgs) -> Result<()> {
-    let kek = Kek::read(&args.kek_file, &args.data_dir)?;
+    let data_dir = args.records.directory()?;
+    let kek = Kek::read(&args.kek_file, data_dir)?;
     if args.out.as_os_str() == STREAM {
         let mut out = std::io::stdout().lock();
-        let bytes = backup::backup(&args.data_dir, &kek, &mut out).await?;
+        let bytes = backup::backup(data_dir, &kek, &mut out).await?;
         eprintln!("{bytes} bytes of records sealed to standard output");
         return Ok(());
     }
@@ -133,7 +130,7 @@ async fn run_backup(args: &BackupArgs) -> Result<()> {
         .prefix(".backup-")
         .tempfile_in(folder.unwrap_or_else(|| std::path::Path::new(".")))
         .with_context(|| format!("cannot write beside {shown}"))?;
-    let bytes = backup::backup(&args.data_dir, &kek, &mut file).await?;
+    let bytes = backup::backup(data_dir, &kek, &mut file).await?;
     file.as_file().sync_all()?;
     file.persist_noclobber(&args.out)
         .with_context(|| format!("cannot write {shown}"))?;
@@ -142,7 +139,8 @@ async fn run_backup(args: &BackupArgs) -> Result<()> {
 }
 
 async fn run_restore(args: &RestoreArgs) -> Result<()> {
-    let kek = Kek::read(&args.kek_file, &args.data_dir)?;
+    let data_dir = args.records.directory()?;
+    let kek = Kek::read(&args.kek_file, data_dir)?;
     let mut from: Box<dyn std::io::Read> = if args.from.as_os_str() == STREAM {
         Box::new(std::io::stdin().lock())
     } else {
@@ -150,17 +148,18 @@ async fn run_restore(args: &RestoreArgs) -> Result<()> {
             .with_context(|| format!("cannot read the backup {}", args.from.display()))?;
         Box::new(std::io::BufReader::new(file))
     };
-    let bytes = backup::restore(&args.data_dir, &kek, &mut *from, args.replace).await?;
+    let bytes = backup::restore(data_dir, &kek, &mut *from, args.replace).await?;
     println!(
         "{bytes} bytes of records restored into {}; all tokens have ended",
-        args.data_dir.display()
+        data_dir.display()
     );
     Ok(())
 }
 
 async fn run_rotate(args: &RotateArgs) -> Result<()> {
-    let kek = Kek::read(&args.kek_file, &args.data_dir)?;
-    let count = token_keys::run(&args.data_dir, &kek, args.end_tokens).await?;
+    let kek = Kek::read(&args.kek_file, args.records.data_dir())?;
+    let records = args.records.place()?;
+    let count = token_keys::run(records, &kek, args.end_tokens).await?;
     println!("{count} token keys; a running service takes the new one within a minute");
     Ok(())
 }

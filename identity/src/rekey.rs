@@ -3,14 +3,12 @@
 //! all that seal which key seals from now on; then every record. What has been done shows in the records, so a
 //! rotation that was stopped goes on where it was.
 
-use std::path::Path;
-
 use thiserror::Error;
 
 use crate::{
     app::{AppError, CREDENTIAL_KEY, KEK_CHECK, check_kek},
     crypto::{Kek, KekError, SealError},
-    store::{Change, Store, StoreError},
+    store::{Change, Place, Store, StoreError},
 };
 
 /// Projects' keys sealed anew in one change.
@@ -31,6 +29,24 @@ pub enum RekeyError {
     /// The keys are not those of this data directory.
     #[error(transparent)]
     Open(#[from] AppError),
+    /// Other processes have files of their own, which this one cannot write.
+    #[error(
+        "the replicas of {0} read their own files of keys: put a line with a new key above the old one in each (`cryptvol-identity kek \
+         generate` makes one; a Kubernetes Secret is one file for all), wait a minute, and run this again"
+    )]
+    NewKeyFirst(Place),
+    /// What this would seal one of them could not open.
+    #[error(
+        "the replica {0} does not have the newest key of this file: put the same lines into its file, wait a minute, and run this again; \
+         a replica that has ended is forgotten after three minutes"
+    )]
+    ReplicaWithoutKey(String),
+    /// The old keys are in files that this process cannot write.
+    #[error(
+        "--forget-old works on one file, and the replicas of {0} have their own: run this without it, and when it says that 0 keys were \
+         sealed anew take the old lines out of every file"
+    )]
+    ForgetElsewhere(Place),
     /// Somebody wanted it to stop here.
     #[error("stopped after a step; run it again")]
     Stopped,
@@ -40,12 +56,41 @@ pub enum RekeyError {
 ///
 /// # Errors
 /// Any [`RekeyError`]; everything opens as before, and running it again goes on.
-pub async fn run(data_dir: &Path, kek: &Kek, forget_old: bool) -> Result<u64, RekeyError> {
-    let store = Store::open_existing(data_dir).await?;
-    check_kek(&store, kek, data_dir).await?;
-    let done = rotate(&store, kek, forget_old, &mut || true).await;
+pub async fn run(place: impl Into<Place>, kek: &Kek, forget_old: bool) -> Result<u64, RekeyError> {
+    let place = place.into();
+    let store = Store::open_existing(&place).await?;
+    let done = async {
+        check_kek(&store, kek, &place).await?;
+        if store.is_shared() {
+            check_replicas(&store, kek, &place, forget_old).await?;
+        }
+        rotate(&store, kek, forget_old, &mut || true).await
+    }
+    .await;
     store.close().await;
     done
+}
+
+/// Whether every replica can open what will be sealed by the newest key.
+async fn check_replicas(
+    store: &Store,
+    kek: &Kek,
+    place: &Place,
+    forget_old: bool,
+) -> Result<(), RekeyError> {
+    if forget_old {
+        return Err(RekeyError::ForgetElsewhere(place.clone()));
+    }
+    let ours = kek.fingerprints()?;
+    if ours.len() < 2 && !anything_old(store, kek).await? {
+        return Err(RekeyError::NewKeyFirst(place.clone()));
+    }
+    let newest = ours.first().cloned().unwrap_or_default();
+    let replicas = store.replicas().await?;
+    match replicas.iter().find(|(_, keys)| !keys.contains(&newest)) {
+        Some((name, _)) => Err(RekeyError::ReplicaWithoutKey(name.clone())),
+        None => Ok(()),
+    }
 }
 
 /// Rotates; `go_on` is asked after every step that is there to stay.
@@ -56,8 +101,9 @@ async fn rotate(
     go_on: &mut dyn FnMut() -> bool,
 ) -> Result<u64, RekeyError> {
     let mut pause = || go_on().then_some(()).ok_or(RekeyError::Stopped);
-    // Something under an older key: a rotation began and did not end. Else a new one begins.
-    if !anything_old(store, kek).await? {
+    // Something under an older key: a rotation began and did not end. Else a new one begins; where there are replicas, only by the
+    // hand that puts the key into all of their files.
+    if !store.is_shared() && !anything_old(store, kek).await? {
         kek.add_newest()?;
         pause()?;
     }

@@ -150,6 +150,9 @@ pub async fn serve(app: Arc<App>, listeners: Listeners) -> Result<(), ServerErro
     if let Err(error) = app.store.truncate_log().await {
         tracing::warn!(%error, "write-ahead log not cut off at the end");
     }
+    if let Err(error) = app.leave().await {
+        tracing::warn!(%error, "the other replicas do not know that this one ends");
+    }
     app.store.close().await;
     tracing::info!("stopped");
     served.map_err(ServerError::Serve)

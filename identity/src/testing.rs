@@ -51,7 +51,7 @@ impl Answer {
 
 pub(crate) fn config(dir: &TempDir) -> AppConfig {
     AppConfig {
-        data_dir: dir.path().into(),
+        place: dir.path().into(),
         token_lifetime_secs: 3600,
         password_rounds: 4,
         password_parallel: 2,

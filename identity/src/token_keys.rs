@@ -4,8 +4,6 @@
 //! All processes on one database read the same keys, so a rotation needs no stages: a token that names a key which a process does
 //! not have yet makes it read them again.
 
-use std::path::Path;
-
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -13,7 +11,7 @@ use crate::{
     app::{AppError, KEK_CHECK, check_kek},
     crypto::{Kek, SealError, SealingKey, seal::KEY_LEN},
     ids::random_bytes,
-    store::{Change, Store, StoreError, token_state::TokenKey},
+    store::{Change, Place, Store, StoreError, token_state::TokenKey},
     time::now_us,
     token::TokenKeys,
 };
@@ -51,16 +49,22 @@ impl TokenKeyError {
 ///
 /// # Errors
 /// Any [`TokenKeyError`]; the keys are then as before.
-pub async fn run(data_dir: &Path, kek: &Kek, end_tokens: bool) -> Result<usize, TokenKeyError> {
-    let store = Store::open_existing(data_dir).await?;
-    check_kek(&store, kek, data_dir).await?;
+pub async fn run(
+    place: impl Into<Place>,
+    kek: &Kek,
+    end_tokens: bool,
+) -> Result<usize, TokenKeyError> {
+    let place = place.into();
+    let store = Store::open_existing(&place).await?;
+    check_kek(&store, kek, &place).await?;
     let done = rotate(&store, kek, end_tokens).await;
     store.close().await;
     done
 }
 
 async fn rotate(store: &Store, kek: &Kek, end_tokens: bool) -> Result<usize, TokenKeyError> {
-    let mut change = store.change_keys().await?;
+    // The generation tells every replica, which then reads the keys again.
+    let mut change = store.change_identity().await?;
     let known = change.token_key_ids().await?;
     insert(
         &mut change,

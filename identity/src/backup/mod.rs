@@ -193,7 +193,7 @@ async fn make_usable(dir: &Path, kek: &Kek) -> Result<(), BackupError> {
     let store = Store::open(dir).await.map_err(BackupError::Contents)?;
     let done = async {
         store.check_whole().await.map_err(BackupError::Contents)?;
-        check_kek(&store, kek, dir).await?;
+        check_kek(&store, kek, &dir.into()).await?;
         let mut change = store.change_keys().await.map_err(BackupError::Contents)?;
         change.end_tokens().await.map_err(BackupError::Contents)?;
         store.commit(change).await.map_err(BackupError::Contents)

@@ -2,7 +2,6 @@
 //! the token keys; data keys seal the secrets.
 
 pub mod kek;
-mod kek_reference;
 pub mod mac;
 pub mod password;
 pub mod seal;

@@ -11,7 +11,7 @@ use crate::{
     accounts::PasswordRefusal,
     crypto::{SealError, password::PasswordError},
     ldap::DirectoryError,
-    store::StoreError,
+    store::{StoreError, UNFIT},
     token::FormatError,
 };
 
@@ -132,14 +132,17 @@ impl IdentityError {
         let name = name.to_owned();
         move |error| match error {
             StoreError::Duplicate => Self::Conflict(kind, name),
-            other => Self::Store(other),
+            other => other.into(),
         }
     }
 }
 
 impl From<StoreError> for IdentityError {
     fn from(error: StoreError) -> Self {
-        Self::Store(error)
+        match error {
+            StoreError::Unfit(_) => Self::BadRequest(UNFIT.to_owned()),
+            other => Self::Store(other),
+        }
     }
 }
 

@@ -7,7 +7,11 @@ use axum::{
 use serde_json::json;
 use thiserror::Error;
 
-use crate::{crypto::SealError, ldap::DirectoryError, store::StoreError};
+use crate::{
+    crypto::SealError,
+    ldap::DirectoryError,
+    store::{StoreError, UNFIT},
+};
 
 /// What a call was refused with.
 #[derive(Debug, Error)]
@@ -64,7 +68,7 @@ pub enum KeyManagerError {
     MediaType(String),
     /// Records.
     #[error("The key manager failed to do this; try again, then look into its log.")]
-    Store(#[from] StoreError),
+    Store(StoreError),
     /// The caller is in a directory that cannot be asked.
     #[error("The directory of the caller's domain cannot be used just now; try again.")]
     Directory(DirectoryError),
@@ -115,6 +119,15 @@ impl KeyManagerError {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Store(_) | Self::Seal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+impl From<StoreError> for KeyManagerError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unfit(_) => Self::BadRequest(UNFIT.to_owned()),
+            other => Self::Store(other),
         }
     }
 }

@@ -214,17 +214,14 @@ async fn project_key(app: &App, project_id: &str) -> Result<ProjectKey, KeyManag
         project_id: project_id.to_owned(),
         sealed,
     };
-    match change.insert_project_key(&record, now_us()).await {
-        Ok(()) => {
-            app.store.commit(change).await?;
-            Ok(record)
-        }
-        // Another request made it at the same time; its key is the one. It may not be committed yet, but is before
-        // whatever is sealed by it.
-        Err(StoreError::Duplicate) => change
-            .project_key(project_id)
-            .await?
-            .ok_or(KeyManagerError::Store(StoreError::Dangling)),
-        Err(error) => Err(error.into()),
+    if change.insert_project_key(&record, now_us()).await? {
+        app.store.commit(change).await?;
+        return Ok(record);
     }
+    // Another request made it at the same time; its key is the one. It may not be committed yet, but is before
+    // whatever is sealed by it.
+    change
+        .project_key(project_id)
+        .await?
+        .ok_or(KeyManagerError::Store(StoreError::Dangling))
 }

@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult};
+use super::{Change, Store, StoreResult, sql};
 
 /// One call that a credential with access rules may make.
 #[derive(Debug, Clone, PartialEq, FromRow)]
@@ -23,7 +23,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn access_rules(&self, app_credential_id: &str) -> StoreResult<Vec<AccessRule>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT r.id, r.service, r.method, r.path FROM access_rules r
              JOIN app_credential_rules c ON c.access_rule_id = r.id WHERE c.app_credential_id = $1 ORDER BY r.id",
         )
@@ -37,7 +37,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn access_rules_of_user(&self, user_id: &str) -> StoreResult<Vec<AccessRule>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT id, service, method, path FROM access_rules WHERE user_id = $1 ORDER BY id",
         )
         .bind(user_id)
@@ -58,7 +58,7 @@ impl Change {
         rules: &[AccessRule],
     ) -> StoreResult<()> {
         for rule in rules {
-            sqlx::query(
+            sql::query(
                 "INSERT INTO access_rules (id, user_id, service, method, path) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
             )
             .bind(&rule.id)
@@ -68,7 +68,7 @@ impl Change {
             .bind(&rule.path)
             .execute(&mut *self.tx)
             .await?;
-            sqlx::query(
+            sql::query(
                 "INSERT INTO app_credential_rules (app_credential_id, access_rule_id)
                  SELECT $1, id FROM access_rules WHERE user_id = $2 AND service = $3 AND method = $4 AND path = $5
                  ON CONFLICT DO NOTHING",
@@ -89,7 +89,7 @@ impl Change {
     /// # Errors
     /// `Dangling` if a credential uses it, `Query`.
     pub async fn delete_access_rule(&mut self, user_id: &str, id: &str) -> StoreResult<bool> {
-        let done = sqlx::query("DELETE FROM access_rules WHERE id = $1 AND user_id = $2")
+        let done = sql::query("DELETE FROM access_rules WHERE id = $1 AND user_id = $2")
             .bind(id)
             .bind(user_id)
             .execute(&mut *self.tx)

@@ -1,6 +1,6 @@
 //! Access lists of secrets and of containers: the same records in two pairs of tables.
 
-use super::{Change, Store, StoreResult};
+use super::{Change, Store, StoreResult, sql};
 
 /// What an access list guards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,14 +96,14 @@ impl Store {
     /// `Query`.
     pub async fn acl(&self, kind: Guarded, id: &str) -> StoreResult<Option<Acl>> {
         let statements = kind.statements();
-        let row: Option<(bool, i64, i64)> = sqlx::query_as(statements.read)
+        let row: Option<(bool, i64, i64)> = sql::query_as(statements.read)
             .bind(id)
             .fetch_optional(&self.read)
             .await?;
         let Some((project_access, created, updated)) = row else {
             return Ok(None);
         };
-        let users = sqlx::query_scalar(statements.users)
+        let users = sql::query_scalar(statements.users)
             .bind(id)
             .fetch_all(&self.read)
             .await?;
@@ -123,19 +123,19 @@ impl Change {
     /// `Dangling`, `Query`.
     pub async fn put_acl(&mut self, kind: Guarded, id: &str, acl: &Acl) -> StoreResult<()> {
         let statements = kind.statements();
-        sqlx::query(statements.put)
+        sql::query(statements.put)
             .bind(id)
             .bind(acl.project_access)
             .bind(acl.created)
             .bind(acl.updated)
             .execute(&mut *self.tx)
             .await?;
-        sqlx::query(statements.clear)
+        sql::query(statements.clear)
             .bind(id)
             .execute(&mut *self.tx)
             .await?;
         for user in &acl.users {
-            sqlx::query(statements.add)
+            sql::query(statements.add)
                 .bind(id)
                 .bind(user)
                 .execute(&mut *self.tx)
@@ -149,7 +149,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn delete_acl(&mut self, kind: Guarded, id: &str) -> StoreResult<()> {
-        sqlx::query(kind.statements().delete)
+        sql::query(kind.statements().delete)
             .bind(id)
             .execute(&mut *self.tx)
             .await?;

@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult, access_rules::AccessRule, roles::Role};
+use super::{Change, Store, StoreResult, access_rules::AccessRule, roles::Role, sql};
 
 /// An application credential.
 #[derive(Clone, FromRow)]
@@ -40,12 +40,10 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn app_credential(&self, id: &str) -> StoreResult<Option<AppCredential>> {
-        Ok(
-            sqlx::query_as("SELECT * FROM app_credentials WHERE id = $1")
-                .bind(id)
-                .fetch_optional(&self.read)
-                .await?,
-        )
+        Ok(sql::query_as("SELECT * FROM app_credentials WHERE id = $1")
+            .bind(id)
+            .fetch_optional(&self.read)
+            .await?)
     }
 
     /// A user's credential by name.
@@ -58,7 +56,7 @@ impl Store {
         name: &str,
     ) -> StoreResult<Option<AppCredential>> {
         Ok(
-            sqlx::query_as("SELECT * FROM app_credentials WHERE user_id = $1 AND name = $2")
+            sql::query_as("SELECT * FROM app_credentials WHERE user_id = $1 AND name = $2")
                 .bind(user_id)
                 .bind(name)
                 .fetch_optional(&self.read)
@@ -72,7 +70,7 @@ impl Store {
     /// `Query`.
     pub async fn app_credentials(&self, user_id: &str) -> StoreResult<Vec<AppCredential>> {
         Ok(
-            sqlx::query_as("SELECT * FROM app_credentials WHERE user_id = $1 ORDER BY name")
+            sql::query_as("SELECT * FROM app_credentials WHERE user_id = $1 ORDER BY name")
                 .bind(user_id)
                 .fetch_all(&self.read)
                 .await?,
@@ -84,7 +82,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn app_credential_roles(&self, id: &str) -> StoreResult<Vec<Role>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT r.* FROM roles r JOIN app_credential_roles c ON c.role_id = r.id WHERE c.app_credential_id = $1
              ORDER BY r.name",
         )
@@ -105,7 +103,7 @@ impl Change {
         roles: &[String],
         rules: &[AccessRule],
     ) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO app_credentials (id, user_id, project_id, name, description, expires_at, unrestricted, secret_hash)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
@@ -120,7 +118,7 @@ impl Change {
         .execute(&mut *self.tx)
         .await?;
         for role in roles {
-            sqlx::query("INSERT INTO app_credential_roles (app_credential_id, role_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+            sql::query("INSERT INTO app_credential_roles (app_credential_id, role_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
                 .bind(&credential.id)
                 .bind(role)
                 .execute(&mut *self.tx)
@@ -136,7 +134,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn delete_app_credential(&mut self, id: &str) -> StoreResult<()> {
-        sqlx::query("DELETE FROM app_credentials WHERE id = $1")
+        sql::query("DELETE FROM app_credentials WHERE id = $1")
             .bind(id)
             .execute(&mut *self.tx)
             .await?;

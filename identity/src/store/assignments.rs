@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult, directory::ProjectRow, roles::Role};
+use super::{Change, Store, StoreResult, directory::ProjectRow, roles::Role, sql};
 
 /// One stored assignment.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, FromRow)]
@@ -92,7 +92,7 @@ impl Store {
         target_type: &str,
         target_id: &str,
     ) -> StoreResult<Vec<EffectiveRole>> {
-        Ok(sqlx::query_as(held!(
+        Ok(sql::query_as(held!(
             "SELECT r.id, r.name FROM roles r JOIN held ON held.role_id = r.id
              WHERE r.domain_id IS NULL ORDER BY r.name"
         ))
@@ -114,7 +114,7 @@ impl Store {
         target_id: &str,
     ) -> StoreResult<Vec<String>> {
         Ok(
-            sqlx::query_scalar(held!("SELECT role_id FROM held ORDER BY role_id"))
+            sql::query_scalar(held!("SELECT role_id FROM held ORDER BY role_id"))
                 .bind(user_id)
                 .bind(target_type)
                 .bind(target_id)
@@ -130,7 +130,7 @@ impl Store {
     /// `Query`.
     pub async fn implied_closure(&self, role_ids: &[String]) -> StoreResult<Vec<Role>> {
         let list = serde_json::Value::from(role_ids).to_string();
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "WITH RECURSIVE held (role_id) AS (
                  SELECT value FROM json_each($1)
                  UNION SELECT i.implied_role_id FROM implied_roles i JOIN held ON i.prior_role_id = held.role_id)
@@ -149,7 +149,7 @@ impl Store {
         &self,
         id: &str,
     ) -> StoreResult<Vec<EffectiveRole>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "WITH RECURSIVE held (role_id) AS (
                  SELECT role_id FROM app_credential_roles WHERE app_credential_id = $1
                  UNION SELECT i.implied_role_id FROM implied_roles i JOIN held ON i.prior_role_id = held.role_id)
@@ -165,7 +165,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn project_ids_of_user(&self, user_id: &str) -> StoreResult<Vec<String>> {
-        Ok(sqlx::query_scalar(reached!("SELECT id FROM reached"))
+        Ok(sql::query_scalar(reached!("SELECT id FROM reached"))
             .bind(user_id)
             .fetch_all(&self.read)
             .await?)
@@ -176,7 +176,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn project_rows_of(&self, user_id: &str) -> StoreResult<Vec<ProjectRow>> {
-        Ok(sqlx::query_as(reached!(
+        Ok(sql::query_as(reached!(
             "SELECT id, name, domain_id, parent_id FROM projects WHERE id IN (SELECT id FROM reached) ORDER BY id"
         ))
         .bind(user_id)
@@ -189,7 +189,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn domain_ids_of_user(&self, user_id: &str) -> StoreResult<Vec<String>> {
-        Ok(sqlx::query_scalar(
+        Ok(sql::query_scalar(
             "WITH mine AS MATERIALIZED (
                  SELECT target_type, target_id, inherited FROM assignments
                  WHERE (actor_type = 'user' AND actor_id = $1)
@@ -211,7 +211,7 @@ impl Store {
         limit: i64,
     ) -> StoreResult<Vec<Assignment>> {
         let text = |field: fn(&Assignment) -> &String| last.map_or("", |last| field(last));
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT * FROM assignments
              WHERE (actor_type, actor_id, target_type, target_id, role_id, inherited) > ($1, $2, $3, $4, $5, $6)
              ORDER BY actor_type, actor_id, target_type, target_id, role_id, inherited LIMIT $7",
@@ -232,7 +232,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn assignments_reaching(&self, user_id: &str) -> StoreResult<Vec<Assignment>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT * FROM assignments WHERE (actor_type = 'user' AND actor_id = $1)
              OR (actor_type = 'group' AND actor_id IN (SELECT group_id FROM group_members WHERE user_id = $1))
              ORDER BY target_type, target_id, actor_type, actor_id, role_id",
@@ -252,7 +252,7 @@ impl Store {
         target: (&str, &str),
         inherited: bool,
     ) -> StoreResult<Vec<Assignment>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT * FROM assignments WHERE actor_type = $1 AND actor_id = $2 AND target_type = $3 AND target_id = $4
              AND inherited = $5",
         )
@@ -272,7 +272,7 @@ impl Change {
     /// # Errors
     /// `Dangling`, `Query`.
     pub async fn insert_assignment(&mut self, assignment: &Assignment) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO assignments (actor_type, actor_id, target_type, target_id, role_id, inherited)
              VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
         )
@@ -292,7 +292,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn delete_assignment(&mut self, assignment: &Assignment) -> StoreResult<bool> {
-        let done = sqlx::query(
+        let done = sql::query(
             "DELETE FROM assignments WHERE actor_type = $1 AND actor_id = $2 AND target_type = $3 AND target_id = $4
              AND role_id = $5 AND inherited = $6",
         )

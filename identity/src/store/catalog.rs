@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult};
+use super::{Change, Store, StoreResult, sql};
 
 /// A region.
 #[derive(Debug, Clone, FromRow)]
@@ -84,7 +84,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn regions(&self) -> StoreResult<Vec<Region>> {
-        Ok(sqlx::query_as("SELECT * FROM regions ORDER BY id")
+        Ok(sql::query_as("SELECT * FROM regions ORDER BY id")
             .fetch_all(&self.read)
             .await?)
     }
@@ -95,7 +95,7 @@ impl Store {
     /// `Query`.
     pub async fn services(&self) -> StoreResult<Vec<Service>> {
         Ok(
-            sqlx::query_as("SELECT * FROM services ORDER BY type, name, id")
+            sql::query_as("SELECT * FROM services ORDER BY type, name, id")
                 .fetch_all(&self.read)
                 .await?,
         )
@@ -107,7 +107,7 @@ impl Store {
     /// `Query`.
     pub async fn endpoints(&self) -> StoreResult<Vec<Endpoint>> {
         Ok(
-            sqlx::query_as("SELECT * FROM endpoints ORDER BY service_id, interface, id")
+            sql::query_as("SELECT * FROM endpoints ORDER BY service_id, interface, id")
                 .fetch_all(&self.read)
                 .await?,
         )
@@ -120,7 +120,7 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Query`.
     pub async fn insert_region(&mut self, region: &Region) -> StoreResult<()> {
-        sqlx::query("INSERT INTO regions (id, description, parent_region_id) VALUES ($1, $2, $3)")
+        sql::query("INSERT INTO regions (id, description, parent_region_id) VALUES ($1, $2, $3)")
             .bind(&region.id)
             .bind(&region.description)
             .bind(&region.parent_region_id)
@@ -134,7 +134,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn update_region(&mut self, region: &Region) -> StoreResult<()> {
-        sqlx::query("UPDATE regions SET description = $2, parent_region_id = $3 WHERE id = $1")
+        sql::query("UPDATE regions SET description = $2, parent_region_id = $3 WHERE id = $1")
             .bind(&region.id)
             .bind(&region.description)
             .bind(&region.parent_region_id)
@@ -148,7 +148,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn update_service(&mut self, service: &Service) -> StoreResult<()> {
-        sqlx::query("UPDATE services SET type = $2, name = $3, description = $4, enabled = $5 WHERE id = $1")
+        sql::query("UPDATE services SET type = $2, name = $3, description = $4, enabled = $5 WHERE id = $1")
             .bind(&service.id)
             .bind(&service.kind)
             .bind(&service.name)
@@ -164,7 +164,7 @@ impl Change {
     /// # Errors
     /// `Dangling`, `Query`.
     pub async fn update_endpoint(&mut self, endpoint: &Endpoint) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "UPDATE endpoints SET service_id = $2, interface = $3, region_id = $4, url = $5, enabled = $6 WHERE id = $1",
         )
         .bind(&endpoint.id)
@@ -183,7 +183,7 @@ impl Change {
     /// # Errors
     /// `Dangling` while endpoints use it, `Query`.
     pub async fn delete_region(&mut self, id: &str) -> StoreResult<bool> {
-        let done = sqlx::query("DELETE FROM regions WHERE id = $1")
+        let done = sql::query("DELETE FROM regions WHERE id = $1")
             .bind(id)
             .execute(&mut *self.tx)
             .await?;
@@ -195,7 +195,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn insert_service(&mut self, service: &Service) -> StoreResult<()> {
-        sqlx::query("INSERT INTO services (id, type, name, description, enabled) VALUES ($1, $2, $3, $4, $5)")
+        sql::query("INSERT INTO services (id, type, name, description, enabled) VALUES ($1, $2, $3, $4, $5)")
             .bind(&service.id)
             .bind(&service.kind)
             .bind(&service.name)
@@ -211,7 +211,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn delete_service(&mut self, id: &str) -> StoreResult<bool> {
-        let done = sqlx::query("DELETE FROM services WHERE id = $1")
+        let done = sql::query("DELETE FROM services WHERE id = $1")
             .bind(id)
             .execute(&mut *self.tx)
             .await?;
@@ -223,7 +223,7 @@ impl Change {
     /// # Errors
     /// `Dangling`, `Query`.
     pub async fn insert_endpoint(&mut self, endpoint: &Endpoint) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO endpoints (id, service_id, interface, region_id, url, enabled) VALUES ($1, $2, $3, $4, $5, $6)",
         )
         .bind(&endpoint.id)
@@ -242,7 +242,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn set_endpoint_url(&mut self, id: &str, url: &str) -> StoreResult<()> {
-        sqlx::query("UPDATE endpoints SET url = $2 WHERE id = $1")
+        sql::query("UPDATE endpoints SET url = $2 WHERE id = $1")
             .bind(id)
             .bind(url)
             .execute(&mut *self.tx)
@@ -255,7 +255,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn delete_endpoint(&mut self, id: &str) -> StoreResult<bool> {
-        let done = sqlx::query("DELETE FROM endpoints WHERE id = $1")
+        let done = sql::query("DELETE FROM endpoints WHERE id = $1")
             .bind(id)
             .execute(&mut *self.tx)
             .await?;

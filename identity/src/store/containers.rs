@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult};
+use super::{Change, Store, StoreResult, sql};
 
 /// A container.
 #[derive(Debug, Clone, FromRow)]
@@ -55,7 +55,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn container(&self, id: &str) -> StoreResult<Option<Container>> {
-        Ok(sqlx::query_as("SELECT * FROM containers WHERE id = $1")
+        Ok(sql::query_as("SELECT * FROM containers WHERE id = $1")
             .bind(id)
             .fetch_optional(&self.read)
             .await?)
@@ -74,7 +74,7 @@ impl Store {
         limit: i64,
         offset: i64,
     ) -> StoreResult<(Vec<Container>, i64)> {
-        let total = sqlx::query_scalar(
+        let total = sql::query_scalar(
             "SELECT COUNT(*) FROM containers
              WHERE project_id = $1 AND ($2 IS NULL OR name LIKE $2) AND ($3 IS NULL OR type = $3)",
         )
@@ -83,7 +83,7 @@ impl Store {
         .bind(kind)
         .fetch_one(&self.read)
         .await?;
-        let page = sqlx::query_as(
+        let page = sql::query_as(
             "SELECT * FROM containers
              WHERE project_id = $1 AND ($2 IS NULL OR name LIKE $2) AND ($3 IS NULL OR type = $3)
              ORDER BY created, id LIMIT $4 OFFSET $5",
@@ -103,7 +103,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn container_secrets(&self, container_id: &str) -> StoreResult<Vec<SecretLink>> {
-        Ok(sqlx::query_as(SECRETS_OF)
+        Ok(sql::query_as(SECRETS_OF)
             .bind(container_id)
             .fetch_all(&self.read)
             .await?)
@@ -117,7 +117,7 @@ impl Store {
         &self,
         container_id: &str,
     ) -> StoreResult<Vec<ContainerConsumer>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT project_id, name, url, created FROM container_consumers
              WHERE container_id = $1 ORDER BY name, url",
         )
@@ -133,7 +133,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn container_secrets(&mut self, container_id: &str) -> StoreResult<Vec<SecretLink>> {
-        Ok(sqlx::query_as(SECRETS_OF)
+        Ok(sql::query_as(SECRETS_OF)
             .bind(container_id)
             .fetch_all(&mut *self.tx)
             .await?)
@@ -148,7 +148,7 @@ impl Change {
         container: &Container,
         links: &[SecretLink],
     ) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO containers (id, project_id, creator_id, name, type, created, updated)
              VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
@@ -176,7 +176,7 @@ impl Change {
         container_id: &str,
         link: &SecretLink,
     ) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO container_secrets (container_id, secret_id, name, position)
              SELECT $1, $2, $3, COALESCE(MAX(position), 0) + 1 FROM container_secrets WHERE container_id = $1",
         )
@@ -197,7 +197,7 @@ impl Change {
         container_id: &str,
         link: &SecretLink,
     ) -> StoreResult<bool> {
-        let done = sqlx::query(
+        let done = sql::query(
             "DELETE FROM container_secrets
              WHERE container_id = $1 AND secret_id = $2 AND COALESCE(name, '') = COALESCE($3, '')",
         )
@@ -214,7 +214,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn delete_container(&mut self, id: &str) -> StoreResult<bool> {
-        let done = sqlx::query("DELETE FROM containers WHERE id = $1")
+        let done = sql::query("DELETE FROM containers WHERE id = $1")
             .bind(id)
             .execute(&mut *self.tx)
             .await?;
@@ -230,7 +230,7 @@ impl Change {
         container_id: &str,
         consumer: &ContainerConsumer,
     ) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO container_consumers (container_id, project_id, name, url, created)
              VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
         )
@@ -254,7 +254,7 @@ impl Change {
         name: &str,
         url: &str,
     ) -> StoreResult<bool> {
-        let done = sqlx::query(
+        let done = sql::query(
             "DELETE FROM container_consumers WHERE container_id = $1 AND name = $2 AND url = $3",
         )
         .bind(container_id)

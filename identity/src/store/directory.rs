@@ -3,7 +3,7 @@
 
 use sqlx::FromRow;
 
-use super::{Store, StoreResult};
+use super::{Store, StoreResult, sql};
 
 /// A user or a group.
 #[derive(Debug, FromRow)]
@@ -47,7 +47,7 @@ impl Store {
     /// `Query`.
     pub async fn user_rows(&self, last: &str, limit: i64) -> StoreResult<Vec<ActorRow>> {
         let statement = "SELECT id, name, domain_id FROM users WHERE id > $1 ORDER BY id LIMIT $2";
-        Ok(sqlx::query_as(statement)
+        Ok(sql::query_as(statement)
             .bind(last)
             .bind(limit)
             .fetch_all(&self.read)
@@ -60,7 +60,7 @@ impl Store {
     /// `Query`.
     pub async fn user_row(&self, id: &str) -> StoreResult<Option<ActorRow>> {
         let statement = "SELECT id, name, domain_id FROM users WHERE id = $1";
-        Ok(sqlx::query_as(statement)
+        Ok(sql::query_as(statement)
             .bind(id)
             .fetch_optional(&self.read)
             .await?)
@@ -73,7 +73,7 @@ impl Store {
     pub async fn group_rows(&self, last: &str, limit: i64) -> StoreResult<Vec<ActorRow>> {
         let statement =
             "SELECT id, name, domain_id FROM user_groups WHERE id > $1 ORDER BY id LIMIT $2";
-        Ok(sqlx::query_as(statement)
+        Ok(sql::query_as(statement)
             .bind(last)
             .bind(limit)
             .fetch_all(&self.read)
@@ -87,7 +87,7 @@ impl Store {
     pub async fn group_rows_of(&self, user_id: &str) -> StoreResult<Vec<ActorRow>> {
         let statement = "SELECT g.id, g.name, g.domain_id FROM user_groups g
              JOIN group_members m ON m.group_id = g.id WHERE m.user_id = $1 ORDER BY g.id";
-        Ok(sqlx::query_as(statement)
+        Ok(sql::query_as(statement)
             .bind(user_id)
             .fetch_all(&self.read)
             .await?)
@@ -99,7 +99,7 @@ impl Store {
     /// `Query`.
     pub async fn project_rows(&self, last: &str, limit: i64) -> StoreResult<Vec<ProjectRow>> {
         let statement = "SELECT id, name, domain_id, parent_id FROM projects WHERE id > $1 ORDER BY id LIMIT $2";
-        Ok(sqlx::query_as(statement)
+        Ok(sql::query_as(statement)
             .bind(last)
             .bind(limit)
             .fetch_all(&self.read)
@@ -112,7 +112,7 @@ impl Store {
     /// `Query`.
     pub async fn domain_rows(&self) -> StoreResult<Vec<(String, String)>> {
         let statement = "SELECT id, name FROM domains ORDER BY id";
-        Ok(sqlx::query_as(statement).fetch_all(&self.read).await?)
+        Ok(sql::query_as(statement).fetch_all(&self.read).await?)
     }
 
     /// All roles.
@@ -121,7 +121,7 @@ impl Store {
     /// `Query`.
     pub async fn role_rows(&self) -> StoreResult<Vec<RoleRow>> {
         let statement = "SELECT id, name, domain_id FROM roles ORDER BY id";
-        Ok(sqlx::query_as(statement).fetch_all(&self.read).await?)
+        Ok(sql::query_as(statement).fetch_all(&self.read).await?)
     }
 
     /// At most so many memberships as group and user, in the order of their ids, behind `last`.
@@ -136,7 +136,7 @@ impl Store {
         let statement =
             "SELECT group_id, user_id FROM group_members WHERE (group_id, user_id) > ($1, $2)
              ORDER BY group_id, user_id LIMIT $3";
-        Ok(sqlx::query_as(statement)
+        Ok(sql::query_as(statement)
             .bind(last.0)
             .bind(last.1)
             .bind(limit)

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult, json_object};
+use super::{Change, Store, StoreResult, json_object, sql};
 
 /// One record.
 #[derive(Clone, Default, FromRow)]
@@ -79,7 +79,7 @@ impl Store {
     /// `Query`.
     pub async fn document(&self, family: &str, id: &str) -> StoreResult<Option<Document>> {
         Ok(
-            sqlx::query_as("SELECT * FROM documents WHERE family = $1 AND id = $2")
+            sql::query_as("SELECT * FROM documents WHERE family = $1 AND id = $2")
                 .bind(family)
                 .bind(id)
                 .fetch_optional(&self.read)
@@ -96,7 +96,7 @@ impl Store {
         family: &str,
         user_id: Option<&str>,
     ) -> StoreResult<Vec<Document>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT * FROM documents WHERE family = $1 AND ($2 IS NULL OR user_id = $2) ORDER BY id",
         )
         .bind(family)
@@ -110,7 +110,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn associated(&self, family: &str, first_id: &str) -> StoreResult<Vec<String>> {
-        Ok(sqlx::query_scalar(
+        Ok(sql::query_scalar(
             "SELECT second_id FROM associations WHERE family = $1 AND first_id = $2 ORDER BY second_id",
         )
         .bind(family)
@@ -124,7 +124,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn associated_with(&self, family: &str, second_id: &str) -> StoreResult<Vec<String>> {
-        Ok(sqlx::query_scalar(
+        Ok(sql::query_scalar(
             "SELECT first_id FROM associations WHERE family = $1 AND second_id = $2 ORDER BY first_id",
         )
         .bind(family)
@@ -140,7 +140,7 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Dangling`, `Query`.
     pub async fn insert_document(&mut self, document: &Document) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO documents (family, id, user_id, project_id, domain_id, body, sealed)
              VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
@@ -161,7 +161,7 @@ impl Change {
     /// # Errors
     /// `Dangling`, `Query`.
     pub async fn update_document(&mut self, document: &Document) -> StoreResult<bool> {
-        let done = sqlx::query(
+        let done = sql::query(
             "UPDATE documents SET user_id = $3, project_id = $4, domain_id = $5, body = $6, sealed = $7
              WHERE family = $1 AND id = $2",
         )
@@ -182,7 +182,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn delete_document(&mut self, family: &str, id: &str) -> StoreResult<bool> {
-        let done = sqlx::query("DELETE FROM documents WHERE family = $1 AND id = $2")
+        let done = sql::query("DELETE FROM documents WHERE family = $1 AND id = $2")
             .bind(family)
             .bind(id)
             .execute(&mut *self.tx)
@@ -195,7 +195,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn associate(&mut self, family: &str, first: &str, second: &str) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO associations (family, first_id, second_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
         )
         .bind(family)
@@ -216,7 +216,7 @@ impl Change {
         first: &str,
         second: &str,
     ) -> StoreResult<bool> {
-        let done = sqlx::query(
+        let done = sql::query(
             "DELETE FROM associations WHERE family = $1 AND first_id = $2 AND second_id = $3",
         )
         .bind(family)
@@ -232,9 +232,10 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn dissociate_all(&mut self, id: &str) -> StoreResult<()> {
-        sqlx::query(
-            "DELETE FROM associations WHERE first_id = $1 OR second_id = $1 OR second_id LIKE '%/' || $1
-             OR second_id LIKE $1 || '/%'",
+        sql::query(
+            "DELETE FROM associations WHERE first_id = $1 OR second_id = $1
+             OR substr(second_id, length(second_id) - length($1)) = '/' || $1
+             OR substr(second_id, 1, length($1) + 1) = $1 || '/'",
         )
         .bind(id)
         .execute(&mut *self.tx)

@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult};
+use super::{Change, Store, StoreResult, sql};
 
 /// One option of one domain.
 #[derive(Clone, FromRow)]
@@ -39,7 +39,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn domain_options(&self, domain_id: Option<&str>) -> StoreResult<Vec<DomainOption>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT domain_id, section, name, value, sealed FROM domain_config WHERE ($1 IS NULL OR domain_id = $1)
              ORDER BY domain_id, section, name",
         )
@@ -55,7 +55,7 @@ impl Change {
     /// # Errors
     /// `Dangling`, `Query`.
     pub async fn set_domain_option(&mut self, option: &DomainOption) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO domain_config (domain_id, section, name, value, sealed) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (domain_id, section, name) DO UPDATE SET value = $4, sealed = $5",
         )
@@ -79,7 +79,7 @@ impl Change {
         section: Option<&str>,
         name: Option<&str>,
     ) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "DELETE FROM domain_config WHERE domain_id = $1 AND ($2 IS NULL OR section = $2) AND ($3 IS NULL OR name = $3)",
         )
         .bind(domain_id)

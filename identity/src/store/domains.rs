@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult};
+use super::{Change, Store, StoreResult, sql};
 
 /// A domain.
 #[derive(Debug, Clone, FromRow)]
@@ -36,7 +36,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn domain(&self, id: &str) -> StoreResult<Option<Domain>> {
-        Ok(sqlx::query_as("SELECT * FROM domains WHERE id = $1")
+        Ok(sql::query_as("SELECT * FROM domains WHERE id = $1")
             .bind(id)
             .fetch_optional(&self.read)
             .await?)
@@ -47,7 +47,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn domain_by_name(&self, name: &str) -> StoreResult<Option<Domain>> {
-        Ok(sqlx::query_as("SELECT * FROM domains WHERE name = $1")
+        Ok(sql::query_as("SELECT * FROM domains WHERE name = $1")
             .bind(name)
             .fetch_optional(&self.read)
             .await?)
@@ -58,7 +58,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn domains(&self) -> StoreResult<Vec<Domain>> {
-        Ok(sqlx::query_as("SELECT * FROM domains ORDER BY name")
+        Ok(sql::query_as("SELECT * FROM domains ORDER BY name")
             .fetch_all(&self.read)
             .await?)
     }
@@ -70,7 +70,7 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Query`.
     pub async fn insert_domain(&mut self, domain: &Domain) -> StoreResult<()> {
-        sqlx::query("INSERT INTO domains (id, name, description, enabled, options) VALUES ($1, $2, $3, $4, $5)")
+        sql::query("INSERT INTO domains (id, name, description, enabled, options) VALUES ($1, $2, $3, $4, $5)")
             .bind(&domain.id)
             .bind(&domain.name)
             .bind(&domain.description)
@@ -86,7 +86,7 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Query`.
     pub async fn update_domain(&mut self, domain: &Domain) -> StoreResult<()> {
-        sqlx::query("UPDATE domains SET name = $2, description = $3, enabled = $4, options = $5 WHERE id = $1")
+        sql::query("UPDATE domains SET name = $2, description = $3, enabled = $4, options = $5 WHERE id = $1")
             .bind(&domain.id)
             .bind(&domain.name)
             .bind(&domain.description)
@@ -109,7 +109,7 @@ impl Change {
             "DELETE FROM assignments WHERE actor_type = 'group' AND actor_id IN (SELECT id FROM user_groups WHERE domain_id = $1)",
             "DELETE FROM domains WHERE id = $1",
         ] {
-            sqlx::query(statement)
+            sql::query(statement)
                 .bind(id)
                 .execute(&mut *self.tx)
                 .await?;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult, users::User};
+use super::{Change, Store, StoreResult, sql, users::User};
 
 /// A group of users.
 #[derive(Debug, Clone, FromRow)]
@@ -37,7 +37,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn group(&self, id: &str) -> StoreResult<Option<Group>> {
-        Ok(sqlx::query_as("SELECT * FROM user_groups WHERE id = $1")
+        Ok(sql::query_as("SELECT * FROM user_groups WHERE id = $1")
             .bind(id)
             .fetch_optional(&self.read)
             .await?)
@@ -52,7 +52,7 @@ impl Store {
         domain_id: Option<&str>,
         name: Option<&str>,
     ) -> StoreResult<Vec<Group>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT * FROM user_groups WHERE ($1 IS NULL OR domain_id = $1) AND ($2 IS NULL OR name = $2)
              ORDER BY name, id",
         )
@@ -67,7 +67,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn groups_of_user(&self, user_id: &str) -> StoreResult<Vec<Group>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT g.* FROM user_groups g JOIN group_members m ON m.group_id = g.id WHERE m.user_id = $1
              ORDER BY g.name, g.id",
         )
@@ -81,7 +81,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn users_of_group(&self, group_id: &str) -> StoreResult<Vec<User>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT u.* FROM users u JOIN group_members m ON m.user_id = u.id WHERE m.group_id = $1
              ORDER BY u.name, u.id",
         )
@@ -97,7 +97,7 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Dangling`, `Query`.
     pub async fn insert_group(&mut self, group: &Group) -> StoreResult<()> {
-        sqlx::query("INSERT INTO user_groups (id, domain_id, name, description, extra) VALUES ($1, $2, $3, $4, $5)")
+        sql::query("INSERT INTO user_groups (id, domain_id, name, description, extra) VALUES ($1, $2, $3, $4, $5)")
             .bind(&group.id)
             .bind(&group.domain_id)
             .bind(&group.name)
@@ -113,7 +113,7 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Query`.
     pub async fn update_group(&mut self, group: &Group) -> StoreResult<()> {
-        sqlx::query("UPDATE user_groups SET name = $2, description = $3, extra = $4 WHERE id = $1")
+        sql::query("UPDATE user_groups SET name = $2, description = $3, extra = $4 WHERE id = $1")
             .bind(&group.id)
             .bind(&group.name)
             .bind(&group.description)
@@ -132,7 +132,7 @@ impl Change {
             "DELETE FROM assignments WHERE actor_type = 'group' AND actor_id = $1",
             "DELETE FROM user_groups WHERE id = $1",
         ] {
-            sqlx::query(statement)
+            sql::query(statement)
                 .bind(id)
                 .execute(&mut *self.tx)
                 .await?;
@@ -145,7 +145,7 @@ impl Change {
     /// # Errors
     /// `Dangling`, `Query`.
     pub async fn add_member(&mut self, group_id: &str, user_id: &str) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO group_members (group_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
         )
         .bind(group_id)
@@ -160,7 +160,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn remove_member(&mut self, group_id: &str, user_id: &str) -> StoreResult<bool> {
-        let done = sqlx::query("DELETE FROM group_members WHERE group_id = $1 AND user_id = $2")
+        let done = sql::query("DELETE FROM group_members WHERE group_id = $1 AND user_id = $2")
             .bind(group_id)
             .bind(user_id)
             .execute(&mut *self.tx)

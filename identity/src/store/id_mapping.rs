@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult};
+use super::{Change, Store, StoreResult, sql};
 
 /// The entry behind an id.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
@@ -24,7 +24,7 @@ impl Store {
     /// `Query`.
     pub async fn mapping(&self, public_id: &str) -> StoreResult<Option<Mapping>> {
         Ok(
-            sqlx::query_as("SELECT * FROM id_mapping WHERE public_id = $1")
+            sql::query_as("SELECT * FROM id_mapping WHERE public_id = $1")
                 .bind(public_id)
                 .fetch_optional(&self.read)
                 .await?,
@@ -36,7 +36,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn mirrored_domains(&self) -> StoreResult<Vec<String>> {
-        Ok(sqlx::query_scalar(
+        Ok(sql::query_scalar(
             "SELECT DISTINCT domain_id FROM id_mapping WHERE public_id IN (SELECT id FROM users)
              OR public_id IN (SELECT id FROM user_groups)",
         )
@@ -49,7 +49,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn own_entries(&self, domain_id: &str) -> StoreResult<i64> {
-        Ok(sqlx::query_scalar(
+        Ok(sql::query_scalar(
             "SELECT (SELECT COUNT(*) FROM users WHERE domain_id = $1 AND id NOT IN (SELECT public_id FROM id_mapping))
              + (SELECT COUNT(*) FROM user_groups WHERE domain_id = $1 AND id NOT IN (SELECT public_id FROM id_mapping))",
         )
@@ -63,7 +63,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn memberships(&self, domain_id: &str) -> StoreResult<Vec<(String, String)>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT m.group_id, m.user_id FROM group_members m JOIN user_groups g ON g.id = m.group_id
              WHERE g.domain_id = $1",
         )
@@ -79,7 +79,7 @@ impl Change {
     /// # Errors
     /// `Dangling`, `Query`.
     pub async fn remember_mapping(&mut self, mapping: &Mapping) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO id_mapping (public_id, domain_id, entity_type, local_id) VALUES ($1, $2, $3, $4)
              ON CONFLICT DO NOTHING",
         )
@@ -103,7 +103,7 @@ impl Change {
         name: &str,
         id: &str,
     ) -> StoreResult<()> {
-        sqlx::query("UPDATE users SET name = id WHERE domain_id = $1 AND name = $2 AND id <> $3")
+        sql::query("UPDATE users SET name = id WHERE domain_id = $1 AND name = $2 AND id <> $3")
             .bind(domain_id)
             .bind(name)
             .bind(id)
@@ -122,7 +122,7 @@ impl Change {
         name: &str,
         id: &str,
     ) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "UPDATE user_groups SET name = id WHERE domain_id = $1 AND name = $2 AND id <> $3",
         )
         .bind(domain_id)
@@ -143,7 +143,7 @@ impl Change {
             "DELETE FROM users WHERE id = $1",
             "DELETE FROM user_groups WHERE id = $1",
         ] {
-            sqlx::query(statement)
+            sql::query(statement)
                 .bind(id)
                 .execute(&mut *self.tx)
                 .await?;
@@ -160,7 +160,7 @@ impl Change {
             "DELETE FROM users WHERE domain_id = $1 AND id IN (SELECT public_id FROM id_mapping)",
             "DELETE FROM user_groups WHERE domain_id = $1 AND id IN (SELECT public_id FROM id_mapping)",
         ] {
-            sqlx::query(statement)
+            sql::query(statement)
                 .bind(domain_id)
                 .execute(&mut *self.tx)
                 .await?;

@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult};
+use super::{Change, Store, StoreResult, sql};
 
 /// A project's own limits; `None` is the service's default, -1 no limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, FromRow)]
@@ -44,7 +44,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn key_quotas(&self, project_id: &str) -> StoreResult<Option<KeyQuotas>> {
-        Ok(sqlx::query_as(OF_PROJECT)
+        Ok(sql::query_as(OF_PROJECT)
             .bind(project_id)
             .fetch_optional(&self.read)
             .await?)
@@ -59,10 +59,10 @@ impl Store {
         limit: i64,
         offset: i64,
     ) -> StoreResult<(Vec<KeyQuotas>, i64)> {
-        let total = sqlx::query_scalar("SELECT COUNT(*) FROM key_manager_quotas")
+        let total = sql::query_scalar("SELECT COUNT(*) FROM key_manager_quotas")
             .fetch_one(&self.read)
             .await?;
-        let page = sqlx::query_as(
+        let page = sql::query_as(
             "SELECT * FROM key_manager_quotas ORDER BY created, project_id LIMIT $1 OFFSET $2",
         )
         .bind(limit)
@@ -79,7 +79,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn key_quotas(&mut self, project_id: &str) -> StoreResult<Option<KeyQuotas>> {
-        Ok(sqlx::query_as(OF_PROJECT)
+        Ok(sql::query_as(OF_PROJECT)
             .bind(project_id)
             .fetch_optional(&mut *self.tx)
             .await?)
@@ -112,7 +112,7 @@ impl Change {
                 "SELECT COUNT(*) FROM container_consumers WHERE project_id = $1 AND $2 IS NOT NULL"
             }
         };
-        Ok(sqlx::query_scalar(statement)
+        Ok(sql::query_scalar(statement)
             .bind(project_id)
             .bind(now)
             .fetch_one(&mut *self.tx)
@@ -124,7 +124,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn put_key_quotas(&mut self, quotas: &KeyQuotas, now: i64) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO key_manager_quotas (project_id, secrets, orders, containers, consumers, cas, created)
              VALUES ($1, $2, $3, $4, $5, $6, $7)
              ON CONFLICT (project_id) DO UPDATE SET secrets = excluded.secrets, orders = excluded.orders,
@@ -147,7 +147,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn delete_key_quotas(&mut self, project_id: &str) -> StoreResult<bool> {
-        let done = sqlx::query("DELETE FROM key_manager_quotas WHERE project_id = $1")
+        let done = sql::query("DELETE FROM key_manager_quotas WHERE project_id = $1")
             .bind(project_id)
             .execute(&mut *self.tx)
             .await?;

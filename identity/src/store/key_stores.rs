@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult};
+use super::{Change, Store, StoreResult, sql};
 
 /// A key for wrapping secrets on their way, kept for clients that register one.
 #[derive(Debug, Clone, FromRow)]
@@ -24,12 +24,10 @@ impl Store {
     /// `Query`.
     pub async fn preferred_secret_store(&self, project_id: &str) -> StoreResult<Option<String>> {
         Ok(
-            sqlx::query_scalar(
-                "SELECT store_id FROM preferred_secret_stores WHERE project_id = $1",
-            )
-            .bind(project_id)
-            .fetch_optional(&self.read)
-            .await?,
+            sql::query_scalar("SELECT store_id FROM preferred_secret_stores WHERE project_id = $1")
+                .bind(project_id)
+                .fetch_optional(&self.read)
+                .await?,
         )
     }
 
@@ -38,7 +36,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn transport_key(&self, id: &str) -> StoreResult<Option<TransportKey>> {
-        Ok(sqlx::query_as("SELECT * FROM transport_keys WHERE id = $1")
+        Ok(sql::query_as("SELECT * FROM transport_keys WHERE id = $1")
             .bind(id)
             .fetch_optional(&self.read)
             .await?)
@@ -54,13 +52,13 @@ impl Store {
         limit: i64,
         offset: i64,
     ) -> StoreResult<(Vec<String>, i64)> {
-        let total = sqlx::query_scalar(
+        let total = sql::query_scalar(
             "SELECT COUNT(*) FROM transport_keys WHERE $1 IS NULL OR plugin_name = $1",
         )
         .bind(plugin_name)
         .fetch_one(&self.read)
         .await?;
-        let page = sqlx::query_scalar(
+        let page = sql::query_scalar(
             "SELECT id FROM transport_keys WHERE $1 IS NULL OR plugin_name = $1
              ORDER BY created, id LIMIT $2 OFFSET $3",
         )
@@ -83,7 +81,7 @@ impl Change {
         project_id: &str,
         store_id: &str,
     ) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO preferred_secret_stores (project_id, store_id) VALUES ($1, $2)
              ON CONFLICT (project_id) DO UPDATE SET store_id = excluded.store_id",
         )
@@ -99,7 +97,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn forget_secret_store(&mut self, project_id: &str) -> StoreResult<bool> {
-        let done = sqlx::query("DELETE FROM preferred_secret_stores WHERE project_id = $1")
+        let done = sql::query("DELETE FROM preferred_secret_stores WHERE project_id = $1")
             .bind(project_id)
             .execute(&mut *self.tx)
             .await?;
@@ -111,7 +109,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn insert_transport_key(&mut self, key: &TransportKey) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO transport_keys (id, plugin_name, transport_key, created) VALUES ($1, $2, $3, $4)",
         )
         .bind(&key.id)
@@ -128,7 +126,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn delete_transport_key(&mut self, id: &str) -> StoreResult<bool> {
-        let done = sqlx::query("DELETE FROM transport_keys WHERE id = $1")
+        let done = sql::query("DELETE FROM transport_keys WHERE id = $1")
             .bind(id)
             .execute(&mut *self.tx)
             .await?;

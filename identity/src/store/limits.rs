@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult};
+use super::{Change, Store, StoreResult, sql};
 
 /// The default of a resource for all projects and domains.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
@@ -79,11 +79,9 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn registered_limits(&self) -> StoreResult<Vec<RegisteredLimit>> {
-        Ok(
-            sqlx::query_as("SELECT * FROM registered_limits ORDER BY id")
-                .fetch_all(&self.read)
-                .await?,
-        )
+        Ok(sql::query_as("SELECT * FROM registered_limits ORDER BY id")
+            .fetch_all(&self.read)
+            .await?)
     }
 
     /// One registered limit.
@@ -92,7 +90,7 @@ impl Store {
     /// `Query`.
     pub async fn registered_limit(&self, id: &str) -> StoreResult<Option<RegisteredLimit>> {
         Ok(
-            sqlx::query_as("SELECT * FROM registered_limits WHERE id = $1")
+            sql::query_as("SELECT * FROM registered_limits WHERE id = $1")
                 .bind(id)
                 .fetch_optional(&self.read)
                 .await?,
@@ -104,7 +102,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn limits(&self, project_id: Option<&str>) -> StoreResult<Vec<Limit>> {
-        Ok(sqlx::query_as(LIMITS)
+        Ok(sql::query_as(LIMITS)
             .bind(None::<&str>)
             .bind(project_id)
             .bind(None::<&str>)
@@ -117,7 +115,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn limit(&self, id: &str) -> StoreResult<Option<Limit>> {
-        Ok(sqlx::query_as(LIMITS)
+        Ok(sql::query_as(LIMITS)
             .bind(id)
             .bind(None::<&str>)
             .bind(None::<&str>)
@@ -130,7 +128,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn projects_below_projects(&self) -> StoreResult<Vec<String>> {
-        Ok(sqlx::query_scalar(
+        Ok(sql::query_scalar(
             "SELECT p.id FROM projects p JOIN projects above ON above.id = p.parent_id ORDER BY p.id LIMIT 10",
         )
         .fetch_all(&self.read)
@@ -149,7 +147,7 @@ impl Change {
         region_id: Option<&str>,
         resource_name: &str,
     ) -> StoreResult<Option<RegisteredLimit>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT * FROM registered_limits
              WHERE service_id = $1 AND resource_name = $2 AND coalesce(region_id, '') = coalesce($3, '')",
         )
@@ -165,7 +163,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn limits_of(&mut self, registered_limit_id: &str) -> StoreResult<Vec<Limit>> {
-        Ok(sqlx::query_as(LIMITS)
+        Ok(sql::query_as(LIMITS)
             .bind(None::<&str>)
             .bind(None::<&str>)
             .bind(registered_limit_id)
@@ -179,7 +177,7 @@ impl Change {
     /// `Query`.
     pub async fn default_limit(&mut self, registered_limit_id: &str) -> StoreResult<Option<i64>> {
         Ok(
-            sqlx::query_scalar("SELECT default_limit FROM registered_limits WHERE id = $1")
+            sql::query_scalar("SELECT default_limit FROM registered_limits WHERE id = $1")
                 .bind(registered_limit_id)
                 .fetch_optional(&mut *self.tx)
                 .await?,
@@ -191,7 +189,7 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Dangling`, `Query`.
     pub async fn insert_registered_limit(&mut self, limit: &RegisteredLimit) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO registered_limits (id, service_id, region_id, resource_name, default_limit, description)
              VALUES ($1, $2, $3, $4, $5, $6)",
         )
@@ -211,7 +209,7 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Dangling`, `Query`.
     pub async fn update_registered_limit(&mut self, limit: &RegisteredLimit) -> StoreResult<bool> {
-        let done = sqlx::query(
+        let done = sql::query(
             "UPDATE registered_limits SET service_id = $2, region_id = $3, resource_name = $4, default_limit = $5,
              description = $6 WHERE id = $1",
         )
@@ -231,7 +229,7 @@ impl Change {
     /// # Errors
     /// `Dangling` while a project or domain has its own value for it, `Query`.
     pub async fn delete_registered_limit(&mut self, id: &str) -> StoreResult<bool> {
-        let done = sqlx::query("DELETE FROM registered_limits WHERE id = $1")
+        let done = sql::query("DELETE FROM registered_limits WHERE id = $1")
             .bind(id)
             .execute(&mut *self.tx)
             .await?;
@@ -243,7 +241,7 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Dangling`, `Query`.
     pub async fn insert_limit(&mut self, limit: &Limit) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO limits (id, registered_limit_id, project_id, domain_id, resource_limit, description)
              VALUES ($1, $2, $3, $4, $5, $6)",
         )
@@ -264,7 +262,7 @@ impl Change {
     /// `Query`.
     pub async fn update_limit(&mut self, limit: &Limit) -> StoreResult<bool> {
         let done =
-            sqlx::query("UPDATE limits SET resource_limit = $2, description = $3 WHERE id = $1")
+            sql::query("UPDATE limits SET resource_limit = $2, description = $3 WHERE id = $1")
                 .bind(&limit.id)
                 .bind(limit.resource_limit)
                 .bind(&limit.description)
@@ -278,7 +276,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn delete_limit(&mut self, id: &str) -> StoreResult<bool> {
-        let done = sqlx::query("DELETE FROM limits WHERE id = $1")
+        let done = sql::query("DELETE FROM limits WHERE id = $1")
             .bind(id)
             .execute(&mut *self.tx)
             .await?;

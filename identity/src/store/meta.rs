@@ -1,6 +1,6 @@
 //! Single named values.
 
-use super::{Change, Store, StoreResult};
+use super::{Change, Store, StoreResult, sql};
 
 impl Store {
     /// A value by name.
@@ -8,7 +8,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn meta(&self, name: &str) -> StoreResult<Option<Vec<u8>>> {
-        Ok(sqlx::query_scalar("SELECT value FROM meta WHERE name = $1")
+        Ok(sql::query_scalar("SELECT value FROM meta WHERE name = $1")
             .bind(name)
             .fetch_optional(&self.read)
             .await?)
@@ -21,7 +21,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn meta(&mut self, name: &str) -> StoreResult<Option<Vec<u8>>> {
-        Ok(sqlx::query_scalar("SELECT value FROM meta WHERE name = $1")
+        Ok(sql::query_scalar("SELECT value FROM meta WHERE name = $1")
             .bind(name)
             .fetch_optional(&mut *self.tx)
             .await?)
@@ -32,7 +32,7 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Query`.
     pub async fn insert_meta(&mut self, name: &str, value: &[u8]) -> StoreResult<()> {
-        sqlx::query("INSERT INTO meta (name, value) VALUES ($1, $2)")
+        sql::query("INSERT INTO meta (name, value) VALUES ($1, $2)")
             .bind(name)
             .bind(value)
             .execute(&mut *self.tx)
@@ -45,7 +45,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn set_meta(&mut self, name: &str, value: &[u8]) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
         )
         .bind(name)
@@ -60,7 +60,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn delete_meta(&mut self, name: &str) -> StoreResult<()> {
-        sqlx::query("DELETE FROM meta WHERE name = $1")
+        sql::query("DELETE FROM meta WHERE name = $1")
             .bind(name)
             .execute(&mut *self.tx)
             .await?;

@@ -1,8 +1,9 @@
 //! Records in SQL. One file a family; every function is one question or one change, no decisions.
 //!
-//! Reads go through a small pool, writes through one connection (see `writer`), so that SQLite never has two writers of
-//! ours. A change of an identity record raises the generation, which empties whatever was worked out from
-//! the records before (see `token::cache`).
+//! The database is SQLite, or PostgreSQL where there is more than one replica; statements are the same (see `sql`). Reads go
+//! through a small pool, writes through one connection (see `writer`), so that there are never two writers of ours. A
+//! change of an identity record raises the generation, which empties whatever was worked out from the records before (see
+//! `token::cache`).
 
 pub mod access_rules;
 pub mod acls;
@@ -10,6 +11,7 @@ pub mod app_credentials;
 pub mod assignments;
 pub mod catalog;
 pub mod containers;
+mod dialect;
 pub mod directory;
 pub mod documents;
 pub mod domain_config;
@@ -23,13 +25,16 @@ pub mod meta;
 pub mod orders;
 pub mod page;
 pub mod passwords;
+pub mod place;
 pub mod projects;
+pub mod replicas;
 pub mod roles;
 pub mod secret_keys;
 pub mod secret_list;
 pub mod secret_meta;
 pub mod secrets;
 pub mod snapshot;
+mod sql;
 pub mod token_state;
 pub mod trusts;
 pub mod users;
@@ -47,15 +52,21 @@ use std::{
 };
 
 use sqlx::{
-    Connection, SqlitePool,
+    ConnectOptions, Connection, PgPool,
+    postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use thiserror::Error;
 
+pub use place::{Place, PlaceError, PostgresUrl};
+use sql::Pool;
 use writer::{Open, Writer};
 
 /// Name of the database file in the data directory.
 pub const DATABASE_FILE: &str = "identity.sqlite";
+
+/// What a client is told of [`StoreError::Unfit`].
+pub const UNFIT: &str = "A text of this request has a NUL character, or is too long for something that must be unique; the database cannot hold it.";
 
 /// Why the records could not be read or changed.
 #[derive(Debug, Error)]
@@ -71,8 +82,8 @@ pub enum StoreError {
         source: io::Error,
     },
     /// There is no database where one should be.
-    #[error("there is no database in {0}; give the data directory of the service")]
-    NoDatabase(PathBuf),
+    #[error("there are no records in {0}; give the place that the service has")]
+    NoDatabase(Place),
     /// The database cannot be opened.
     #[error("cannot open the database {path}: {source}")]
     Open {
@@ -81,6 +92,19 @@ pub enum StoreError {
         /// What SQLite said.
         source: sqlx::Error,
     },
+    /// The server cannot be reached, or does not let us in.
+    #[error("cannot use {place}: {source}")]
+    Connect {
+        /// Which database.
+        place: Place,
+        /// What the server or the connection said.
+        source: sqlx::Error,
+    },
+    /// The server's database cannot hold the records.
+    #[error(
+        "{0} has the encoding {1}; make a database with `CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0`"
+    )]
+    Encoding(Place, String),
     /// The schema cannot be brought up to date.
     #[error("cannot migrate the database: {0}; was it written by a newer release?")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -90,6 +114,9 @@ pub enum StoreError {
     /// A record refers to something that is not there.
     #[error("a record refers to an object that does not exist")]
     Dangling,
+    /// A text that PostgreSQL cannot hold: one with a NUL, or one too long to be unique.
+    #[error("the database cannot hold a text: {0}")]
+    Unfit(sqlx::Error),
     /// The disk is full, or the database is busy or cannot be written just now. It may pass by itself.
     #[error("the database cannot be used just now: {0}")]
     Unavailable(sqlx::Error),
@@ -108,9 +135,12 @@ impl StoreError {
             Self::DataDir { .. } => "DataDirUnusable",
             Self::NoDatabase(_) => "NoDatabase",
             Self::Open { .. } => "DatabaseNotOpened",
+            Self::Connect { .. } => "DatabaseNotConnected",
+            Self::Encoding(..) => "DatabaseEncoding",
             Self::Migrate(_) => "DatabaseNotMigrated",
             Self::Duplicate => "Duplicate",
             Self::Dangling => "DanglingReference",
+            Self::Unfit(_) => "TextUnfit",
             Self::Unavailable(_) => "DatabaseUnavailable",
             Self::Damaged(_) => "DatabaseDamaged",
             Self::Query(_) => "DatabaseFailed",
@@ -123,10 +153,13 @@ impl From<sqlx::Error> for StoreError {
         match error.as_database_error() {
             Some(database) if database.is_unique_violation() => Self::Duplicate,
             Some(database) if database.is_foreign_key_violation() => Self::Dangling,
-            Some(database) if database.code().is_some_and(|code| may_pass(&code)) => {
-                Self::Unavailable(error)
-            }
-            None if matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::Io(_)) => {
+            Some(database) if passes(database) => Self::Unavailable(error),
+            Some(database) if is_unfit(database) => Self::Unfit(error),
+            None if matches!(
+                error,
+                sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) | sqlx::Error::Tls(_)
+            ) =>
+            {
                 Self::Unavailable(error)
             }
             _ => Self::Query(error),
@@ -134,11 +167,28 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// Result codes of SQLite that say something about the machine and not about the statement: busy (5), locked
-/// (6), out of memory (7), read-only (8), failed I/O (10), full (13), cannot open (14). The higher bits say more.
-fn may_pass(code: &str) -> bool {
-    code.parse::<u32>()
-        .is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 7 | 8 | 10 | 13 | 14))
+/// Whether a failure says something about the machine and not about the statement. SQLite: busy (5), locked (6), out of memory
+/// (7), read-only (8), failed I/O (10), full (13), cannot open (14); the higher bits say more. PostgreSQL, by class: connection
+/// (08), a transaction ended from outside or that is read-only, as on a standby (25), deadlock (40), resources (53), a lock that
+/// was not had in time (55), shutdown and cancellation (57), failed I/O (58).
+fn passes(error: &dyn sqlx::error::DatabaseError) -> bool {
+    match error.try_downcast_ref::<PgDatabaseError>() {
+        Some(error) => matches!(
+            error.code().get(..2),
+            Some("08" | "25" | "40" | "53" | "55" | "57" | "58")
+        ),
+        None => error
+            .code()
+            .and_then(|code| code.parse::<u32>().ok())
+            .is_some_and(|code| matches!(code & 0xff, 5 | 6 | 7 | 8 | 10 | 13 | 14)),
+    }
+}
+
+/// Whether PostgreSQL refused a value: data that is none of its type (class 22), an entry that is too long for an index (54000).
+fn is_unfit(error: &dyn sqlx::error::DatabaseError) -> bool {
+    error
+        .try_downcast_ref::<PgDatabaseError>()
+        .is_some_and(|error| error.code().starts_with("22") || error.code() == "54000")
 }
 
 /// The result of everything in this layer.
@@ -146,11 +196,23 @@ pub type StoreResult<T> = Result<T, StoreError>;
 
 /// The records.
 pub struct Store {
-    read: SqlitePool,
+    read: Pool,
     writer: Arc<Writer>,
     generation: Arc<AtomicU64>,
     /// Something sensitive was deleted and may still lie in the write-ahead log.
     log_dirty: AtomicBool,
+    /// When the generation in a shared database was last asked for.
+    asked: Asked,
+}
+
+/// Questions for the generation; each has a number.
+#[derive(Default)]
+struct Asked {
+    /// The last one that began.
+    begun: AtomicU64,
+    /// The last one that was answered.
+    answered: AtomicU64,
+    one_at_a_time: tokio::sync::Mutex<()>,
 }
 
 /// A running change. Nothing is visible before [`Store::commit`].
@@ -164,11 +226,92 @@ impl Store {
     ///
     /// # Errors
     /// `NoDatabase`, and those of [`Self::open`].
-    pub async fn open_existing(data_dir: &Path) -> StoreResult<Self> {
-        if !data_dir.join(DATABASE_FILE).exists() {
-            return Err(StoreError::NoDatabase(data_dir.into()));
+    pub async fn open_existing(place: &Place) -> StoreResult<Self> {
+        if let Place::Directory(data_dir) = place
+            && !data_dir.join(DATABASE_FILE).exists()
+        {
+            return Err(StoreError::NoDatabase(place.clone()));
         }
-        Self::open(data_dir).await
+        if let Place::Postgres(url) = place {
+            let failed = |source| StoreError::Connect {
+                place: place.clone(),
+                source,
+            };
+            let mut connection = url
+                .options()
+                .map_err(failed)?
+                .connect()
+                .await
+                .map_err(failed)?;
+            let there: bool = sqlx::query_scalar("SELECT to_regclass('generation') IS NOT NULL")
+                .fetch_one(&mut connection)
+                .await
+                .map_err(failed)?;
+            connection.close().await.map_err(failed)?;
+            if !there {
+                return Err(StoreError::NoDatabase(place.clone()));
+            }
+        }
+        Self::open_at(place).await
+    }
+
+    /// Opens (or makes) the records and brings their schema up to date.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`] and [`Self::connect`].
+    pub async fn open_at(place: &Place) -> StoreResult<Self> {
+        match place {
+            Place::Directory(data_dir) => Self::open(data_dir).await,
+            Place::Postgres(url) => Self::connect(url).await,
+        }
+    }
+
+    /// Opens the records in a PostgreSQL server and brings their schema up to date; of several that start at once, one does.
+    ///
+    /// # Errors
+    /// `Connect`, `Encoding`, `Migrate`.
+    pub async fn connect(url: &PostgresUrl) -> StoreResult<Self> {
+        let failed = |source| StoreError::Connect {
+            place: Place::Postgres(url.clone()),
+            source,
+        };
+        let options = url.options().map_err(failed)?;
+        let write = postgres_pool(1)
+            .connect_with(
+                // A replica whose machine is gone must not keep the others from writing.
+                options.clone().options([
+                    ("idle_in_transaction_session_timeout", "30s"),
+                    ("lock_timeout", "10s"),
+                ]),
+            )
+            .await
+            .map_err(failed)?;
+        let encoding: String = sqlx::query_scalar("SHOW server_encoding")
+            .fetch_one(&write)
+            .await
+            .map_err(failed)?;
+        if encoding != "UTF8" {
+            return Err(StoreError::Encoding(Place::Postgres(url.clone()), encoding));
+        }
+        migrate(options.clone()).await?;
+        let read = postgres_pool(url.connections())
+            .connect_with(options)
+            .await
+            .map_err(failed)?;
+        let store = Self::new(Pool::Postgres(read), Pool::Postgres(write));
+        store.refresh().await?;
+        Ok(store)
+    }
+
+    fn new(read: Pool, write: Pool) -> Self {
+        let generation = Arc::default();
+        Self {
+            read,
+            writer: Writer::new(write, Arc::clone(&generation)),
+            generation,
+            log_dirty: AtomicBool::new(false),
+            asked: Asked::default(),
+        }
     }
 
     /// Opens (or makes) the database in `data_dir` and brings its schema up to date.
@@ -223,7 +366,7 @@ impl Store {
             .connect_with(options.clone())
             .await
             .map_err(open_error)?;
-        sqlx::migrate!("./migrations").run(&write).await?;
+        dialect::FOR_SQLITE.run(&write).await?;
         let read = SqlitePoolOptions::new()
             .max_connections(4)
             // A file does not go away; asking each time would double the work of a short question.
@@ -231,16 +374,41 @@ impl Store {
             .connect_with(options)
             .await
             .map_err(open_error)?;
-        let generation = Arc::default();
-        Ok(Self {
-            read,
-            writer: Writer::new(write, Arc::clone(&generation)),
-            generation,
-            log_dirty: AtomicBool::new(false),
-        })
+        Ok(Self::new(Pool::Sqlite(read), Pool::Sqlite(write)))
     }
 
-    /// Grows with every change of an identity record made by this process.
+    /// Learns what other replicas changed until now, so that [`Self::generation`] tells of it: whatever was acknowledged by any
+    /// replica before this was called. SQLite has no other replica. Those who call while a question is on its way share the
+    /// next one.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Query`.
+    pub async fn refresh(&self) -> StoreResult<()> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let before = self.asked.begun.load(Ordering::Acquire);
+        let _mine = self.asked.one_at_a_time.lock().await;
+        // One that began after this was called serves as well.
+        if self.asked.answered.load(Ordering::Acquire) > before {
+            return Ok(());
+        }
+        let number = self.asked.begun.fetch_add(1, Ordering::AcqRel) + 1;
+        let value: i64 = sql::query_scalar("SELECT value FROM generation")
+            .fetch_one(&self.read)
+            .await?;
+        self.generation
+            .fetch_max(value.cast_unsigned(), Ordering::AcqRel);
+        self.asked.answered.store(number, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether other replicas work on the same records.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.read, Pool::Postgres(_))
+    }
+
+    /// Grows with every change of an identity record: made by this process, or learned of by [`Self::refresh`].
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
@@ -289,11 +457,25 @@ impl Store {
             return Ok(());
         }
         let (_alone, pool) = self.writer.alone().await;
-        let (busy, _, _): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)")
-            .fetch_one(pool)
-            .await?;
-        if busy != 0 {
-            self.mark_log_dirty();
+        match pool {
+            Pool::Sqlite(_) => {
+                let (busy, _, _): (i64, i64, i64) =
+                    sql::query_as("PRAGMA wal_checkpoint(TRUNCATE)")
+                        .fetch_one(pool)
+                        .await?;
+                if busy != 0 {
+                    self.mark_log_dirty();
+                }
+            }
+            // Old rows with keys give their place back; its write-ahead log is the server's own affair.
+            Pool::Postgres(_) => {
+                for statement in ["VACUUM secret_keys", "VACUUM token_keys"] {
+                    if let Err(error) = sql::query(statement).execute(pool).await {
+                        self.mark_log_dirty();
+                        return Err(error.into());
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -303,7 +485,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn ping(&self) -> StoreResult<()> {
-        sqlx::query("SELECT 1").execute(&self.read).await?;
+        sql::query("SELECT 1").execute(&self.read).await?;
         Ok(())
     }
 
@@ -311,11 +493,11 @@ impl Store {
     #[cfg(test)]
     pub(crate) async fn limit_pages(&self, more: i64) -> StoreResult<()> {
         let (_alone, pool) = self.writer.alone().await;
-        let now: i64 = sqlx::query_scalar("PRAGMA page_count")
+        let now: i64 = sql::query_scalar("PRAGMA page_count")
             .fetch_one(pool)
             .await?;
-        let statement = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {}", now + more));
-        sqlx::query(statement).execute(pool).await?;
+        let statement = format!("PRAGMA max_page_count = {}", now + more);
+        sql::query(statement).execute(pool).await?;
         Ok(())
     }
 
@@ -323,11 +505,12 @@ impl Store {
     #[cfg(test)]
     pub(crate) async fn later_release(&self, version: i64) -> StoreResult<()> {
         let (_alone, pool) = self.writer.alone().await;
-        sqlx::query(
+        sql::query(
             "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-             VALUES ($1, 'later', TRUE, x'00', 0)",
+             VALUES ($1, 'later', TRUE, $2, 0)",
         )
         .bind(version)
+        .bind(&[0u8][..])
         .execute(pool)
         .await?;
         Ok(())
@@ -338,6 +521,27 @@ impl Store {
         self.read.close().await;
         self.writer.close().await;
     }
+}
+
+/// A connection that was idle for long is tried before it is used; asking each time would double the work of a short question.
+fn postgres_pool(connections: u32) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(5))
+        .test_before_acquire(false)
+        .before_acquire(|connection, idle| {
+            Box::pin(async move {
+                Ok(idle.idle_for < Duration::from_secs(1) || connection.ping().await.is_ok())
+            })
+        })
+}
+
+/// On a connection of its own, without limits of time; the driver takes a lock meanwhile.
+async fn migrate(options: PgConnectOptions) -> StoreResult<()> {
+    let pool: PgPool = postgres_pool(1).connect_with(options).await?;
+    let done = dialect::for_postgres().run(&pool).await;
+    pool.close().await;
+    Ok(done?)
 }
 
 /// A stored JSON object; a damaged one reads as empty.

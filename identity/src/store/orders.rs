@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult};
+use super::{Change, Store, StoreResult, sql};
 
 /// An order for a key or a pair of keys.
 #[derive(Debug, Clone, FromRow)]
@@ -41,7 +41,7 @@ impl Store {
     /// `Query`.
     pub async fn order(&self, id: &str, project_id: &str) -> StoreResult<Option<Order>> {
         Ok(
-            sqlx::query_as("SELECT * FROM orders WHERE id = $1 AND project_id = $2")
+            sql::query_as("SELECT * FROM orders WHERE id = $1 AND project_id = $2")
                 .bind(id)
                 .bind(project_id)
                 .fetch_optional(&self.read)
@@ -69,14 +69,14 @@ impl Store {
                 .replace('_', "\\_");
             format!("%{text}%")
         });
-        let total: i64 = sqlx::query_scalar(
+        let total: i64 = sql::query_scalar(
             "SELECT COUNT(*) FROM orders WHERE project_id = $1 AND ($2 IS NULL OR meta LIKE $2 ESCAPE '\\')",
         )
         .bind(project_id)
         .bind(&pattern)
         .fetch_one(&self.read)
         .await?;
-        let page = sqlx::query_as(
+        let page = sql::query_as(
             "SELECT * FROM orders WHERE project_id = $1 AND ($2 IS NULL OR meta LIKE $2 ESCAPE '\\')
              ORDER BY created, id LIMIT $3 OFFSET $4",
         )
@@ -96,7 +96,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn insert_order(&mut self, order: &Order) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO orders (id, project_id, creator_id, type, meta, status, secret_id, container_id, error_status,
                                  error_reason, created, updated)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
@@ -123,7 +123,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn delete_order(&mut self, id: &str) -> StoreResult<()> {
-        sqlx::query("DELETE FROM orders WHERE id = $1")
+        sql::query("DELETE FROM orders WHERE id = $1")
             .bind(id)
             .execute(&mut *self.tx)
             .await?;

@@ -1,8 +1,11 @@
 //! Pages of lists that may be long: they go by name and id, and read no more rows than they show.
 
-use sqlx::{QueryBuilder, Sqlite};
-
-use super::{Store, StoreResult, projects::Project, users::User};
+use super::{
+    Store, StoreResult,
+    projects::Project,
+    sql::{self, Statement},
+    users::User,
+};
 
 /// A part of a list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,31 +21,27 @@ type Filters<'a> = [(&'static str, Option<&'a str>)];
 
 impl Page {
     /// Only what is asked for is in the statement, so that an index is found for it. `table` is also the prefix of its columns.
-    fn finish(
-        &self,
-        mut query: QueryBuilder<Sqlite>,
+    fn finish<'q, K>(
+        &'q self,
+        mut query: Statement<'q, K>,
         table: &str,
-        filters: &Filters<'_>,
-    ) -> QueryBuilder<Sqlite> {
+        filters: &Filters<'q>,
+    ) -> Statement<'q, K> {
         let mut word = " WHERE ";
         for (column, wanted) in filters {
             if let Some(wanted) = wanted {
                 query.push(word).push(table).push(".").push(column);
-                query.push(" = ").push_bind((*wanted).to_owned());
+                query.push(" = ").push_bind(*wanted);
                 word = " AND ";
             }
         }
         if let Some((name, id)) = &self.after {
             query
                 .push(word)
-                .push(format!("({table}.name, {table}.id) > ("));
-            query
-                .push_bind(name.clone())
-                .push(", ")
-                .push_bind(id.clone())
-                .push(")");
+                .push(&format!("({table}.name, {table}.id) > ("));
+            query.push_bind(name).push(", ").push_bind(id).push(")");
         }
-        query.push(format!(" ORDER BY {table}.name, {table}.id LIMIT "));
+        query.push(&format!(" ORDER BY {table}.name, {table}.id LIMIT "));
         query.push_bind(self.limit);
         query
     }
@@ -59,10 +58,10 @@ impl Store {
         name: Option<&str>,
         page: &Page,
     ) -> StoreResult<Vec<User>> {
-        let query = QueryBuilder::new("SELECT users.* FROM users");
+        let query = sql::query_as("SELECT users.* FROM users");
         let filters = [("domain_id", domain_id), ("name", name)];
-        let mut query = page.finish(query, "users", &filters);
-        Ok(query.build_query_as().fetch_all(&self.read).await?)
+        let query = page.finish(query, "users", &filters);
+        Ok(query.fetch_all(&self.read).await?)
     }
 
     /// A page of the projects, optionally of one domain, one name, one parent.
@@ -81,7 +80,7 @@ impl Store {
             ("name", name),
             ("parent_id", parent_id),
         ];
-        let mut query = page.finish(super::projects::select(), "p", &filters);
-        Ok(query.build_query_as().fetch_all(&self.read).await?)
+        let query = page.finish(super::projects::select(), "p", &filters);
+        Ok(query.fetch_all(&self.read).await?)
     }
 }

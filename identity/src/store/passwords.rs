@@ -1,6 +1,6 @@
 //! What is kept about passwords beside their present hash: history and lock-out.
 
-use super::{Change, Store, StoreResult};
+use super::{Change, Store, StoreResult, sql};
 
 impl Store {
     /// The newest `count` hashes of a user's passwords, with when they were set (microseconds), newest first.
@@ -12,7 +12,7 @@ impl Store {
         user_id: &str,
         count: u32,
     ) -> StoreResult<Vec<(i64, String)>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT created, hash FROM password_history WHERE user_id = $1 ORDER BY created DESC LIMIT $2",
         )
         .bind(user_id)
@@ -27,7 +27,7 @@ impl Store {
     /// `Query`.
     pub async fn locked_until(&self, user_id: &str) -> StoreResult<Option<i64>> {
         Ok(
-            sqlx::query_scalar("SELECT until FROM lockouts WHERE user_id = $1")
+            sql::query_scalar("SELECT until FROM lockouts WHERE user_id = $1")
                 .bind(user_id)
                 .fetch_optional(&self.read)
                 .await?,
@@ -47,13 +47,13 @@ impl Change {
         hash: &str,
         keep: u32,
     ) -> StoreResult<()> {
-        sqlx::query("INSERT INTO password_history (user_id, created, hash) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
+        sql::query("INSERT INTO password_history (user_id, created, hash) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
             .bind(user_id)
             .bind(created)
             .bind(hash)
             .execute(&mut *self.tx)
             .await?;
-        sqlx::query(
+        sql::query(
             "DELETE FROM password_history WHERE user_id = $1 AND created NOT IN
              (SELECT created FROM password_history WHERE user_id = $1 ORDER BY created DESC LIMIT $2)",
         )
@@ -69,7 +69,7 @@ impl Change {
     /// # Errors
     /// `Dangling` if the user is gone, `Query`.
     pub async fn lock_out(&mut self, user_id: &str, until: i64) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO lockouts (user_id, until) VALUES ($1, $2) ON CONFLICT (user_id) DO UPDATE SET until = $2",
         )
         .bind(user_id)
@@ -84,7 +84,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn end_lock_out(&mut self, user_id: &str) -> StoreResult<()> {
-        sqlx::query("DELETE FROM lockouts WHERE user_id = $1")
+        sql::query("DELETE FROM lockouts WHERE user_id = $1")
             .bind(user_id)
             .execute(&mut *self.tx)
             .await?;
@@ -96,7 +96,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn prune_lock_outs(&mut self, now: i64) -> StoreResult<()> {
-        sqlx::query("DELETE FROM lockouts WHERE until < $1")
+        sql::query("DELETE FROM lockouts WHERE until < $1")
             .bind(now)
             .execute(&mut *self.tx)
             .await?;

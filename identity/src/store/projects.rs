@@ -1,9 +1,12 @@
 //! Projects, their hierarchy and tags.
 
 use serde_json::{Value, json};
-use sqlx::{FromRow, QueryBuilder, Sqlite};
+use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult, json_object};
+use super::{
+    Change, Store, StoreResult, json_object,
+    sql::{self, Records, Statement},
+};
 
 /// A project.
 #[derive(Debug, Clone, FromRow)]
@@ -85,8 +88,8 @@ macro_rules! select {
 }
 
 /// All projects, for a statement that goes on; they are `p` in it.
-pub(super) fn select() -> QueryBuilder<Sqlite> {
-    QueryBuilder::new(select!(""))
+pub(super) fn select<'q>() -> Statement<'q, Records<Project>> {
+    sql::query_as(select!(""))
 }
 
 impl Store {
@@ -95,7 +98,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn project(&self, id: &str) -> StoreResult<Option<Project>> {
-        Ok(sqlx::query_as(select!("WHERE p.id = $1"))
+        Ok(sql::query_as(select!("WHERE p.id = $1"))
             .bind(id)
             .fetch_optional(&self.read)
             .await?)
@@ -111,7 +114,7 @@ impl Store {
         name: &str,
     ) -> StoreResult<Option<Project>> {
         Ok(
-            sqlx::query_as(select!("WHERE p.domain_id = $1 AND p.name = $2"))
+            sql::query_as(select!("WHERE p.domain_id = $1 AND p.name = $2"))
                 .bind(domain_id)
                 .bind(name)
                 .fetch_optional(&self.read)
@@ -129,7 +132,7 @@ impl Store {
         name: Option<&str>,
         parent_id: Option<&str>,
     ) -> StoreResult<Vec<Project>> {
-        Ok(sqlx::query_as(select!(
+        Ok(sql::query_as(select!(
             "WHERE ($1 IS NULL OR p.domain_id = $1) AND ($2 IS NULL OR p.name = $2)
              AND ($3 IS NULL OR p.parent_id = $3) ORDER BY p.name, p.id"
         ))
@@ -145,7 +148,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn ancestors(&self, id: &str) -> StoreResult<Vec<String>> {
-        Ok(sqlx::query_scalar(
+        Ok(sql::query_scalar(
             "WITH RECURSIVE up (id, depth) AS (
                  SELECT parent_id, 1 FROM projects WHERE id = $1
                  UNION ALL SELECT p.parent_id, up.depth + 1 FROM projects p JOIN up ON p.id = up.id WHERE up.depth < 64)
@@ -162,7 +165,7 @@ impl Store {
     /// `Query`.
     pub async fn projects_by_ids(&self, ids: &[String]) -> StoreResult<Vec<Project>> {
         let list = serde_json::to_string(ids).unwrap_or_default();
-        Ok(sqlx::query_as(select!(
+        Ok(sql::query_as(select!(
             "WHERE p.id IN (SELECT value FROM json_each($1)) ORDER BY p.name, p.id"
         ))
         .bind(list)
@@ -177,7 +180,7 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Dangling`, `Query`.
     pub async fn insert_project(&mut self, project: &Project) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO projects (id, domain_id, parent_id, name, description, enabled, options, extra)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
@@ -199,7 +202,7 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Query`.
     pub async fn update_project(&mut self, project: &Project) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "UPDATE projects SET name = $2, description = $3, enabled = $4, options = $5, extra = $6 WHERE id = $1",
         )
         .bind(&project.id)
@@ -218,12 +221,12 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn set_tags(&mut self, project_id: &str, tags: &[String]) -> StoreResult<()> {
-        sqlx::query("DELETE FROM project_tags WHERE project_id = $1")
+        sql::query("DELETE FROM project_tags WHERE project_id = $1")
             .bind(project_id)
             .execute(&mut *self.tx)
             .await?;
         for tag in tags {
-            sqlx::query(
+            sql::query(
                 "INSERT INTO project_tags (project_id, tag) VALUES ($1, $2) ON CONFLICT DO NOTHING",
             )
             .bind(project_id)
@@ -244,7 +247,7 @@ impl Change {
             "UPDATE users SET default_project_id = NULL WHERE default_project_id = $1",
             "DELETE FROM projects WHERE id = $1",
         ] {
-            sqlx::query(statement)
+            sql::query(statement)
                 .bind(id)
                 .execute(&mut *self.tx)
                 .await?;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult, json_object};
+use super::{Change, Store, StoreResult, json_object, sql};
 
 /// A role, global or of one domain.
 #[derive(Debug, Clone, FromRow)]
@@ -45,7 +45,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn role(&self, id: &str) -> StoreResult<Option<Role>> {
-        Ok(sqlx::query_as("SELECT * FROM roles WHERE id = $1")
+        Ok(sql::query_as("SELECT * FROM roles WHERE id = $1")
             .bind(id)
             .fetch_optional(&self.read)
             .await?)
@@ -57,7 +57,7 @@ impl Store {
     /// `Query`.
     pub async fn global_role_by_name(&self, name: &str) -> StoreResult<Option<Role>> {
         Ok(
-            sqlx::query_as("SELECT * FROM roles WHERE domain_id IS NULL AND name = $1")
+            sql::query_as("SELECT * FROM roles WHERE domain_id IS NULL AND name = $1")
                 .bind(name)
                 .fetch_optional(&self.read)
                 .await?,
@@ -69,7 +69,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn roles(&self, domain_id: Option<&str>) -> StoreResult<Vec<Role>> {
-        Ok(sqlx::query_as("SELECT * FROM roles WHERE COALESCE(domain_id, '') = COALESCE($1, '') ORDER BY name, id")
+        Ok(sql::query_as("SELECT * FROM roles WHERE COALESCE(domain_id, '') = COALESCE($1, '') ORDER BY name, id")
             .bind(domain_id)
             .fetch_all(&self.read)
             .await?)
@@ -80,7 +80,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn all_roles(&self) -> StoreResult<Vec<Role>> {
-        Ok(sqlx::query_as("SELECT * FROM roles ORDER BY name, id")
+        Ok(sql::query_as("SELECT * FROM roles ORDER BY name, id")
             .fetch_all(&self.read)
             .await?)
     }
@@ -91,7 +91,7 @@ impl Store {
     /// `Query`.
     pub async fn inferences(&self) -> StoreResult<Vec<Inference>> {
         Ok(
-            sqlx::query_as("SELECT * FROM implied_roles ORDER BY prior_role_id, implied_role_id")
+            sql::query_as("SELECT * FROM implied_roles ORDER BY prior_role_id, implied_role_id")
                 .fetch_all(&self.read)
                 .await?,
         )
@@ -104,7 +104,7 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Dangling`, `Query`.
     pub async fn insert_role(&mut self, role: &Role) -> StoreResult<()> {
-        sqlx::query("INSERT INTO roles (id, domain_id, name, description, options) VALUES ($1, $2, $3, $4, $5)")
+        sql::query("INSERT INTO roles (id, domain_id, name, description, options) VALUES ($1, $2, $3, $4, $5)")
             .bind(&role.id)
             .bind(&role.domain_id)
             .bind(&role.name)
@@ -120,7 +120,7 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Query`.
     pub async fn update_role(&mut self, role: &Role) -> StoreResult<()> {
-        sqlx::query("UPDATE roles SET name = $2, description = $3, options = $4 WHERE id = $1")
+        sql::query("UPDATE roles SET name = $2, description = $3, options = $4 WHERE id = $1")
             .bind(&role.id)
             .bind(&role.name)
             .bind(&role.description)
@@ -135,7 +135,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn delete_role(&mut self, id: &str) -> StoreResult<()> {
-        sqlx::query("DELETE FROM roles WHERE id = $1")
+        sql::query("DELETE FROM roles WHERE id = $1")
             .bind(id)
             .execute(&mut *self.tx)
             .await?;
@@ -147,7 +147,7 @@ impl Change {
     /// # Errors
     /// `Dangling`, `Query`.
     pub async fn insert_inference(&mut self, prior: &str, implied: &str) -> StoreResult<()> {
-        sqlx::query("INSERT INTO implied_roles (prior_role_id, implied_role_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+        sql::query("INSERT INTO implied_roles (prior_role_id, implied_role_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
             .bind(prior)
             .bind(implied)
             .execute(&mut *self.tx)
@@ -160,7 +160,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn delete_inference(&mut self, prior: &str, implied: &str) -> StoreResult<bool> {
-        let done = sqlx::query(
+        let done = sql::query(
             "DELETE FROM implied_roles WHERE prior_role_id = $1 AND implied_role_id = $2",
         )
         .bind(prior)

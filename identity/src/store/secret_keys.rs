@@ -4,6 +4,7 @@
 use super::{
     Change, Store, StoreResult,
     secrets::{ProjectKey, Secret},
+    sql::{self, Pool},
 };
 
 impl Store {
@@ -13,7 +14,7 @@ impl Store {
     /// `Query`.
     pub async fn secret_key(&self, slot: i64) -> StoreResult<Option<Vec<u8>>> {
         Ok(
-            sqlx::query_scalar("SELECT wrapped FROM secret_keys WHERE slot = $1 AND NOT free")
+            sql::query_scalar("SELECT wrapped FROM secret_keys WHERE slot = $1 AND NOT free")
                 .bind(slot)
                 .fetch_optional(&self.read)
                 .await?,
@@ -25,7 +26,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn secrets_without_key(&self, limit: i64) -> StoreResult<Vec<Secret>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT * FROM secrets WHERE key_slot IS NULL AND sealed IS NOT NULL LIMIT $1",
         )
         .bind(limit)
@@ -42,7 +43,7 @@ impl Store {
         after: &str,
         limit: i64,
     ) -> StoreResult<Vec<ProjectKey>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT id, project_id, sealed FROM project_keys WHERE id > $1 ORDER BY id LIMIT $2",
         )
         .bind(after)
@@ -58,7 +59,19 @@ impl Store {
     pub async fn rewrite(&self) -> StoreResult<()> {
         {
             let (_alone, pool) = self.writer.alone().await;
-            sqlx::query("VACUUM").execute(pool).await?;
+            let statements: &[&str] = match pool {
+                Pool::Sqlite(_) => &["VACUUM"],
+                Pool::Postgres(_) => &[
+                    "VACUUM (FULL) meta",
+                    "VACUUM (FULL) token_keys",
+                    "VACUUM (FULL) project_keys",
+                    "VACUUM (FULL) secret_keys",
+                    "VACUUM (FULL) secrets",
+                ],
+            };
+            for statement in statements {
+                sql::query(*statement).execute(pool).await?;
+            }
         }
         self.mark_log_dirty();
         self.truncate_log().await
@@ -71,7 +84,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn put_secret_key(&mut self, wrapped: &[u8]) -> StoreResult<i64> {
-        let reused: Option<i64> = sqlx::query_scalar(
+        let reused: Option<i64> = sql::query_scalar(
             "UPDATE secret_keys SET wrapped = $1, free = FALSE
              WHERE slot = (SELECT slot FROM secret_keys WHERE free LIMIT 1) AND length(wrapped) = length($1)
              RETURNING slot",
@@ -82,7 +95,7 @@ impl Change {
         if let Some(slot) = reused {
             return Ok(slot);
         }
-        Ok(sqlx::query_scalar(
+        Ok(sql::query_scalar(
             "INSERT INTO secret_keys (wrapped, free) VALUES ($1, FALSE) RETURNING slot",
         )
         .bind(wrapped)
@@ -95,7 +108,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn reseal_project_key(&mut self, id: &str, sealed: &[u8]) -> StoreResult<()> {
-        sqlx::query("UPDATE project_keys SET sealed = $2 WHERE id = $1")
+        sql::query("UPDATE project_keys SET sealed = $2 WHERE id = $1")
             .bind(id)
             .bind(sealed)
             .execute(&mut *self.tx)
@@ -108,7 +121,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn reseal_token_key(&mut self, id: i64, sealed: &[u8]) -> StoreResult<()> {
-        sqlx::query("UPDATE token_keys SET sealed = $2 WHERE id = $1")
+        sql::query("UPDATE token_keys SET sealed = $2 WHERE id = $1")
             .bind(id)
             .bind(sealed)
             .execute(&mut *self.tx)
@@ -127,7 +140,7 @@ impl Change {
         wrapped: &[u8],
     ) -> StoreResult<bool> {
         let slot = self.put_secret_key(wrapped).await?;
-        let done = sqlx::query(
+        let done = sql::query(
             "UPDATE secrets SET sealed = $2, key_slot = $3 WHERE id = $1 AND key_slot IS NULL AND sealed IS NOT NULL",
         )
         .bind(id)

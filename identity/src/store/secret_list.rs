@@ -1,8 +1,10 @@
 //! Lists of secrets: filters, order, pages.
 
-use sqlx::{QueryBuilder, Sqlite};
-
-use super::{Store, StoreResult, secrets::Secret};
+use super::{
+    Store, StoreResult,
+    secrets::Secret,
+    sql::{self, Statement},
+};
 
 const SECOND: i64 = 1_000_000;
 
@@ -111,7 +113,7 @@ pub struct SecretFilter {
 }
 
 impl SecretFilter {
-    fn narrow(&self, query: &mut QueryBuilder<Sqlite>, project_id: &str, now: i64) {
+    fn narrow<'q, K>(&'q self, query: &mut Statement<'q, K>, project_id: &'q str, now: i64) {
         query
             .push(" FROM secrets s WHERE (s.expiration IS NULL OR s.expiration > ")
             .push_bind(now)
@@ -119,11 +121,9 @@ impl SecretFilter {
         match &self.acl_user {
             Some(user) => query
                 .push(" AND s.id IN (SELECT secret_id FROM secret_acl_users WHERE user_id = ")
-                .push_bind(user.clone())
+                .push_bind(user)
                 .push(")"),
-            None => query
-                .push(" AND s.project_id = ")
-                .push_bind(project_id.to_owned()),
+            None => query.push(" AND s.project_id = ").push_bind(project_id),
         };
         for (column, pattern) in [
             ("name", &self.name),
@@ -135,14 +135,14 @@ impl SecretFilter {
                     .push(" AND s.")
                     .push(column)
                     .push(" LIKE ")
-                    .push_bind(pattern.clone());
+                    .push_bind(pattern);
             }
         }
         if let Some(bits) = self.bit_length {
             query.push(" AND s.bit_length = ").push_bind(bits);
         }
         if let Some(kind) = &self.secret_type {
-            query.push(" AND s.secret_type = ").push_bind(kind.clone());
+            query.push(" AND s.secret_type = ").push_bind(kind);
         }
         for (column, bounds) in [
             ("created", &self.created),
@@ -167,14 +167,15 @@ impl SecretFilter {
         }
     }
 
-    fn order(&self, query: &mut QueryBuilder<Sqlite>) {
+    fn order<K>(&self, query: &mut Statement<'_, K>) {
         query.push(" ORDER BY ");
         for (key, descending) in &self.sort {
             if let Some(column) = key.column() {
-                query
-                    .push("s.")
-                    .push(column)
-                    .push(if *descending { " DESC, " } else { ", " });
+                query.push("s.").push(column).push(if *descending {
+                    " DESC NULLS LAST, "
+                } else {
+                    " NULLS FIRST, "
+                });
             }
         }
         query.push("s.created, s.id");
@@ -195,15 +196,15 @@ impl Store {
         limit: i64,
         offset: i64,
     ) -> StoreResult<(Vec<Secret>, i64)> {
-        let mut count = QueryBuilder::new("SELECT COUNT(*)");
+        let mut count = sql::query_scalar("SELECT COUNT(*)");
         filter.narrow(&mut count, project_id, now);
-        let total = count.build_query_scalar().fetch_one(&self.read).await?;
-        let mut list = QueryBuilder::new("SELECT s.*");
+        let total = count.fetch_one(&self.read).await?;
+        let mut list = sql::query_as("SELECT s.*");
         filter.narrow(&mut list, project_id, now);
         filter.order(&mut list);
         list.push(" LIMIT ").push_bind(limit);
         list.push(" OFFSET ").push_bind(offset);
-        let page = list.build_query_as().fetch_all(&self.read).await?;
+        let page = list.fetch_all(&self.read).await?;
         Ok((page, total))
     }
 }

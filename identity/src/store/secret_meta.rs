@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Change, Store, StoreResult};
+use super::{Change, Store, StoreResult, sql};
 
 impl Store {
     /// All pairs of a secret.
@@ -11,7 +11,7 @@ impl Store {
     /// `Query`.
     pub async fn secret_metadata(&self, secret_id: &str) -> StoreResult<BTreeMap<String, String>> {
         let rows: Vec<(String, String)> =
-            sqlx::query_as("SELECT key, value FROM secret_metadata WHERE secret_id = $1")
+            sql::query_as("SELECT key, value FROM secret_metadata WHERE secret_id = $1")
                 .bind(secret_id)
                 .fetch_all(&self.read)
                 .await?;
@@ -29,7 +29,7 @@ impl Change {
         secret_id: &str,
         pairs: &BTreeMap<String, String>,
     ) -> StoreResult<()> {
-        sqlx::query("DELETE FROM secret_metadata WHERE secret_id = $1")
+        sql::query("DELETE FROM secret_metadata WHERE secret_id = $1")
             .bind(secret_id)
             .execute(&mut *self.tx)
             .await?;
@@ -49,7 +49,7 @@ impl Change {
         key: &str,
         value: &str,
     ) -> StoreResult<()> {
-        sqlx::query("INSERT INTO secret_metadata (secret_id, key, value) VALUES ($1, $2, $3)")
+        sql::query("INSERT INTO secret_metadata (secret_id, key, value) VALUES ($1, $2, $3)")
             .bind(secret_id)
             .bind(key)
             .bind(value)
@@ -69,7 +69,7 @@ impl Change {
         value: &str,
     ) -> StoreResult<bool> {
         let done =
-            sqlx::query("UPDATE secret_metadata SET value = $3 WHERE secret_id = $1 AND key = $2")
+            sql::query("UPDATE secret_metadata SET value = $3 WHERE secret_id = $1 AND key = $2")
                 .bind(secret_id)
                 .bind(key)
                 .bind(value)
@@ -83,7 +83,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn delete_secret_metadatum(&mut self, secret_id: &str, key: &str) -> StoreResult<()> {
-        sqlx::query("DELETE FROM secret_metadata WHERE secret_id = $1 AND key = $2")
+        sql::query("DELETE FROM secret_metadata WHERE secret_id = $1 AND key = $2")
             .bind(secret_id)
             .bind(key)
             .execute(&mut *self.tx)

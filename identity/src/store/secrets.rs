@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult};
+use super::{Change, Store, StoreResult, sql};
 
 /// A project's data key.
 #[derive(Debug, Clone, FromRow)]
@@ -91,7 +91,7 @@ impl Store {
     /// `Query`.
     pub async fn project_key(&self, project_id: &str) -> StoreResult<Option<ProjectKey>> {
         Ok(
-            sqlx::query_as("SELECT id, project_id, sealed FROM project_keys WHERE project_id = $1")
+            sql::query_as("SELECT id, project_id, sealed FROM project_keys WHERE project_id = $1")
                 .bind(project_id)
                 .fetch_optional(&self.read)
                 .await?,
@@ -104,7 +104,7 @@ impl Store {
     /// `Query`.
     pub async fn project_key_by_id(&self, id: &str) -> StoreResult<Option<ProjectKey>> {
         Ok(
-            sqlx::query_as("SELECT id, project_id, sealed FROM project_keys WHERE id = $1")
+            sql::query_as("SELECT id, project_id, sealed FROM project_keys WHERE id = $1")
                 .bind(id)
                 .fetch_optional(&self.read)
                 .await?,
@@ -116,7 +116,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn secret(&self, id: &str, now: i64) -> StoreResult<Option<Secret>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT * FROM secrets WHERE id = $1 AND (expiration IS NULL OR expiration > $2)",
         )
         .bind(id)
@@ -130,7 +130,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn sealed_secret(&self, id: &str, now: i64) -> StoreResult<Option<SealedSecret>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT s.*, k.wrapped AS wrapped, p.project_id AS key_project_id, p.sealed AS key_sealed,
                     EXISTS (SELECT 1 FROM secret_acls a WHERE a.secret_id = s.id) AS has_acl
              FROM secrets s
@@ -149,7 +149,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn consumers(&self, secret_id: &str) -> StoreResult<Vec<Consumer>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT project_id, service, resource_type, resource_id, created FROM secret_consumers
              WHERE secret_id = $1 ORDER BY created, service, resource_type, resource_id",
         )
@@ -166,20 +166,25 @@ impl Change {
     /// `Query`.
     pub async fn project_key(&mut self, project_id: &str) -> StoreResult<Option<ProjectKey>> {
         Ok(
-            sqlx::query_as("SELECT id, project_id, sealed FROM project_keys WHERE project_id = $1")
+            sql::query_as("SELECT id, project_id, sealed FROM project_keys WHERE project_id = $1")
                 .bind(project_id)
                 .fetch_optional(&mut *self.tx)
                 .await?,
         )
     }
 
-    /// Adds a project's data key.
+    /// Adds a project's data key. Says whether the project had none before; if it had, that one stays.
     ///
     /// # Errors
-    /// `Duplicate`, `Query`.
-    pub async fn insert_project_key(&mut self, key: &ProjectKey, created: i64) -> StoreResult<()> {
-        sqlx::query(
-            "INSERT INTO project_keys (id, project_id, sealed, created) VALUES ($1, $2, $3, $4)",
+    /// `Query`.
+    pub async fn insert_project_key(
+        &mut self,
+        key: &ProjectKey,
+        created: i64,
+    ) -> StoreResult<bool> {
+        let done = sql::query(
+            "INSERT INTO project_keys (id, project_id, sealed, created) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (project_id) DO NOTHING",
         )
         .bind(&key.id)
         .bind(&key.project_id)
@@ -187,7 +192,7 @@ impl Change {
         .bind(created)
         .execute(&mut *self.tx)
         .await?;
-        Ok(())
+        Ok(done.rows_affected() > 0)
     }
 
     /// Adds a secret with its new key, if it has a payload.
@@ -199,7 +204,7 @@ impl Change {
             Some(wrapped) => Some(self.put_secret_key(wrapped).await?),
             None => secret.key_slot,
         };
-        sqlx::query(
+        sql::query(
             "INSERT INTO secrets (id, project_id, creator_id, name, secret_type, algorithm, bit_length, mode, expiration,
                                   content_type, key_id, sealed, key_slot, created, updated)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
@@ -234,7 +239,7 @@ impl Change {
             Some(wrapped) => Some(self.put_secret_key(wrapped).await?),
             None => None,
         };
-        let done = sqlx::query(
+        let done = sql::query(
             "UPDATE secrets SET content_type = $2, key_id = $3, sealed = $4, key_slot = $5, updated = $6
              WHERE id = $1 AND sealed IS NULL",
         )
@@ -254,7 +259,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn delete_secret(&mut self, id: &str) -> StoreResult<bool> {
-        let done = sqlx::query("DELETE FROM secrets WHERE id = $1")
+        let done = sql::query("DELETE FROM secrets WHERE id = $1")
             .bind(id)
             .execute(&mut *self.tx)
             .await?;
@@ -267,7 +272,7 @@ impl Change {
     /// `Query`.
     pub async fn delete_expired_secrets(&mut self, now: i64) -> StoreResult<u64> {
         let done =
-            sqlx::query("DELETE FROM secrets WHERE expiration IS NOT NULL AND expiration <= $1")
+            sql::query("DELETE FROM secrets WHERE expiration IS NOT NULL AND expiration <= $1")
                 .bind(now)
                 .execute(&mut *self.tx)
                 .await?;
@@ -283,7 +288,7 @@ impl Change {
         secret_id: &str,
         consumer: &Consumer,
     ) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO secret_consumers (secret_id, project_id, service, resource_type, resource_id, created)
              VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
         )
@@ -309,7 +314,7 @@ impl Change {
         resource_type: &str,
         resource_id: &str,
     ) -> StoreResult<bool> {
-        let done = sqlx::query(
+        let done = sql::query(
             "DELETE FROM secret_consumers WHERE secret_id = $1 AND service = $2 AND resource_type = $3 AND resource_id = $4",
         )
         .bind(secret_id)

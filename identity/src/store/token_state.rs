@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult};
+use super::{Change, Store, StoreResult, sql};
 
 /// A sealed token key.
 #[derive(Debug, Clone, FromRow)]
@@ -22,7 +22,7 @@ impl Store {
     /// `Query`.
     pub async fn token_keys(&self) -> StoreResult<Vec<TokenKey>> {
         Ok(
-            sqlx::query_as("SELECT id, sealed, created FROM token_keys ORDER BY id DESC")
+            sql::query_as("SELECT id, sealed, created FROM token_keys ORDER BY id DESC")
                 .fetch_all(&self.read)
                 .await?,
         )
@@ -33,8 +33,8 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn is_revoked(&self, audit_id: &str) -> StoreResult<bool> {
-        let found: Option<i64> =
-            sqlx::query_scalar("SELECT 1 FROM revoked_tokens WHERE audit_id = $1")
+        let found: Option<String> =
+            sql::query_scalar("SELECT audit_id FROM revoked_tokens WHERE audit_id = $1")
                 .bind(audit_id)
                 .fetch_optional(&self.read)
                 .await?;
@@ -48,7 +48,7 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Query`.
     pub async fn insert_token_key(&mut self, key: &TokenKey) -> StoreResult<()> {
-        sqlx::query("INSERT INTO token_keys (id, sealed, created) VALUES ($1, $2, $3)")
+        sql::query("INSERT INTO token_keys (id, sealed, created) VALUES ($1, $2, $3)")
             .bind(key.id)
             .bind(&key.sealed)
             .bind(key.created)
@@ -63,7 +63,7 @@ impl Change {
     /// `Query`.
     pub async fn token_key_ids(&mut self) -> StoreResult<Vec<i64>> {
         Ok(
-            sqlx::query_scalar("SELECT id FROM token_keys ORDER BY id DESC")
+            sql::query_scalar("SELECT id FROM token_keys ORDER BY id DESC")
                 .fetch_all(&mut *self.tx)
                 .await?,
         )
@@ -74,7 +74,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn delete_token_key(&mut self, id: i64) -> StoreResult<()> {
-        sqlx::query("DELETE FROM token_keys WHERE id = $1")
+        sql::query("DELETE FROM token_keys WHERE id = $1")
             .bind(id)
             .execute(&mut *self.tx)
             .await?;
@@ -86,7 +86,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn insert_revoked(&mut self, audit_id: &str, expires_at: i64) -> StoreResult<()> {
-        sqlx::query("INSERT INTO revoked_tokens (audit_id, expires_at) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+        sql::query("INSERT INTO revoked_tokens (audit_id, expires_at) VALUES ($1, $2) ON CONFLICT DO NOTHING")
             .bind(audit_id)
             .bind(expires_at)
             .execute(&mut *self.tx)
@@ -99,7 +99,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn prune_revoked(&mut self, before: i64) -> StoreResult<u64> {
-        let done = sqlx::query("DELETE FROM revoked_tokens WHERE expires_at < $1")
+        let done = sql::query("DELETE FROM revoked_tokens WHERE expires_at < $1")
             .bind(before)
             .execute(&mut *self.tx)
             .await?;

@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult, roles::Role};
+use super::{Change, Store, StoreResult, roles::Role, sql};
 
 /// A trust.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
@@ -35,7 +35,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn trust(&self, id: &str) -> StoreResult<Option<Trust>> {
-        Ok(sqlx::query_as("SELECT * FROM trusts WHERE id = $1")
+        Ok(sql::query_as("SELECT * FROM trusts WHERE id = $1")
             .bind(id)
             .fetch_optional(&self.read)
             .await?)
@@ -50,7 +50,7 @@ impl Store {
         trustor_id: Option<&str>,
         trustee_id: Option<&str>,
     ) -> StoreResult<Vec<Trust>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT * FROM trusts WHERE ($1 IS NULL OR trustor_id = $1) AND ($2 IS NULL OR trustee_id = $2) ORDER BY id",
         )
         .bind(trustor_id)
@@ -64,7 +64,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn trust_role_ids(&self, id: &str) -> StoreResult<Vec<String>> {
-        Ok(sqlx::query_scalar(
+        Ok(sql::query_scalar(
             "SELECT role_id FROM trust_roles WHERE trust_id = $1 ORDER BY role_id",
         )
         .bind(id)
@@ -77,7 +77,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn trust_roles(&self, id: &str) -> StoreResult<Vec<Role>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT r.* FROM roles r JOIN trust_roles t ON t.role_id = r.id WHERE t.trust_id = $1 ORDER BY r.name",
         )
         .bind(id)
@@ -92,7 +92,7 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Dangling`, `Query`.
     pub async fn insert_trust(&mut self, trust: &Trust, roles: &[String]) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO trusts (id, trustor_id, trustee_id, project_id, impersonation, expires_at, remaining_uses,
              redelegated_trust_id, redelegation_count, extra) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         )
@@ -109,7 +109,7 @@ impl Change {
         .execute(&mut *self.tx)
         .await?;
         for role in roles {
-            sqlx::query("INSERT INTO trust_roles (trust_id, role_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+            sql::query("INSERT INTO trust_roles (trust_id, role_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
                 .bind(&trust.id)
                 .bind(role)
                 .execute(&mut *self.tx)
@@ -123,7 +123,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn delete_trust(&mut self, id: &str) -> StoreResult<()> {
-        sqlx::query("DELETE FROM trusts WHERE id = $1")
+        sql::query("DELETE FROM trusts WHERE id = $1")
             .bind(id)
             .execute(&mut *self.tx)
             .await?;
@@ -135,7 +135,7 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn consume_trust(&mut self, id: &str) -> StoreResult<bool> {
-        let done = sqlx::query(
+        let done = sql::query(
             "UPDATE trusts SET remaining_uses = remaining_uses - 1 WHERE id = $1
              AND (remaining_uses IS NULL OR remaining_uses > 0)",
         )

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult, json_object};
+use super::{Change, Store, StoreResult, json_object, sql};
 
 /// A user.
 #[derive(Clone, FromRow)]
@@ -61,7 +61,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn user(&self, id: &str) -> StoreResult<Option<User>> {
-        Ok(sqlx::query_as("SELECT * FROM users WHERE id = $1")
+        Ok(sql::query_as("SELECT * FROM users WHERE id = $1")
             .bind(id)
             .fetch_optional(&self.read)
             .await?)
@@ -73,7 +73,7 @@ impl Store {
     /// `Query`.
     pub async fn user_by_name(&self, domain_id: &str, name: &str) -> StoreResult<Option<User>> {
         Ok(
-            sqlx::query_as("SELECT * FROM users WHERE domain_id = $1 AND name = $2")
+            sql::query_as("SELECT * FROM users WHERE domain_id = $1 AND name = $2")
                 .bind(domain_id)
                 .bind(name)
                 .fetch_optional(&self.read)
@@ -90,7 +90,7 @@ impl Store {
         domain_id: Option<&str>,
         name: Option<&str>,
     ) -> StoreResult<Vec<User>> {
-        Ok(sqlx::query_as(
+        Ok(sql::query_as(
             "SELECT * FROM users WHERE ($1 IS NULL OR domain_id = $1) AND ($2 IS NULL OR name = $2) ORDER BY name, id",
         )
         .bind(domain_id)
@@ -106,7 +106,7 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Dangling`, `Query`.
     pub async fn insert_user(&mut self, user: &User) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO users (id, domain_id, name, enabled, default_project_id, password_hash, tokens_valid_after, options, extra,
              password_expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         )
@@ -130,7 +130,7 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Query`.
     pub async fn update_user(&mut self, user: &User) -> StoreResult<()> {
-        sqlx::query(
+        sql::query(
             "UPDATE users SET name = $2, enabled = $3, default_project_id = $4, password_hash = $5,
              tokens_valid_after = $6, options = $7, extra = $8, password_expires_at = $9 WHERE id = $1",
         )
@@ -157,7 +157,7 @@ impl Change {
             "DELETE FROM assignments WHERE actor_type = 'user' AND actor_id = $1",
             "DELETE FROM users WHERE id = $1",
         ] {
-            sqlx::query(statement)
+            sql::query(statement)
                 .bind(id)
                 .execute(&mut *self.tx)
                 .await?;

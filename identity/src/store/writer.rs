@@ -16,17 +16,22 @@ use std::{
     },
 };
 
-use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
 use tokio::sync::{OwnedMappedMutexGuard, OwnedMutexGuard, oneshot};
 
-use super::{StoreError, StoreResult};
+use super::{
+    StoreError, StoreResult,
+    sql::{self, Pool, Tx},
+};
 
-type Group = Option<Transaction<'static, Sqlite>>;
+type Group = Option<Tx>;
+/// Number of the advisory lock that makes one writer of all replicas.
+const ONE_WRITER: i64 = 0x6372_7970_7476_6f6c;
+
 type Waiting = oneshot::Sender<StoreResult<()>>;
 
 /// The connection that writes.
 pub(super) struct Writer {
-    pool: SqlitePool,
+    pool: Pool,
     /// The transaction that is open, and the right to use it; handed on in the order in which it was asked for.
     group: Arc<tokio::sync::Mutex<Group>>,
     /// Changes that are whole and wait for the commit.
@@ -42,21 +47,21 @@ pub(super) struct Writer {
 
 /// A connection in the midst of a change; given up unless [`Writer::commit`] takes it.
 pub(super) struct Open {
-    connection: OwnedMappedMutexGuard<Group, SqliteConnection>,
+    connection: OwnedMappedMutexGuard<Group, Tx>,
     writer: Arc<Writer>,
     whole: bool,
 }
 
 impl Deref for Open {
-    type Target = SqliteConnection;
+    type Target = Tx;
 
-    fn deref(&self) -> &SqliteConnection {
+    fn deref(&self) -> &Tx {
         &self.connection
     }
 }
 
 impl DerefMut for Open {
-    fn deref_mut(&mut self) -> &mut SqliteConnection {
+    fn deref_mut(&mut self) -> &mut Tx {
         &mut self.connection
     }
 }
@@ -71,7 +76,7 @@ impl Drop for Open {
 
 impl Writer {
     /// `pool` has one connection; `generation` grows with every commit of identity records.
-    pub(super) fn new(pool: SqlitePool, generation: Arc<AtomicU64>) -> Arc<Self> {
+    pub(super) fn new(pool: Pool, generation: Arc<AtomicU64>) -> Arc<Self> {
         Arc::new(Self {
             pool,
             group: Arc::default(),
@@ -93,20 +98,17 @@ impl Writer {
         self.call();
         self.take_back(&mut group).await;
         if group.is_none() {
-            *group = Some(self.pool.begin_with("BEGIN IMMEDIATE").await?);
+            *group = Some(self.transaction().await?);
         }
         if let Some(transaction) = group.as_mut()
-            && let Err(error) = sqlx::query("SAVEPOINT change")
-                .execute(&mut **transaction)
-                .await
+            && let Err(error) = sql::query("SAVEPOINT change").execute(transaction).await
         {
             let error = StoreError::from(error);
             self.lost(&mut group, &error);
             return Err(error);
         }
-        let connection =
-            OwnedMutexGuard::try_map(group, |group| group.as_mut().map(|tx| &mut **tx))
-                .map_err(|_| lost_transaction())?;
+        let connection = OwnedMutexGuard::try_map(group, |group| group.as_mut())
+            .map_err(|_| lost_transaction())?;
         Ok(Open {
             connection,
             writer: Arc::clone(self),
@@ -125,7 +127,7 @@ impl Writer {
     ) -> StoreResult<()> {
         // Said first: if this request is given up while SQLite does it, the change may become durable with the others.
         open.whole = true;
-        if let Err(error) = sqlx::query("RELEASE change").execute(&mut *open).await {
+        if let Err(error) = sql::query("RELEASE change").execute(&mut *open).await {
             self.given_up.store(true, Ordering::Release);
             return Err(error.into());
         }
@@ -137,7 +139,7 @@ impl Writer {
     }
 
     /// The connection with no transaction open, for what cannot be part of one; no change runs as long as the guard lives.
-    pub(super) async fn alone(self: &Arc<Self>) -> (OwnedMutexGuard<Group>, &SqlitePool) {
+    pub(super) async fn alone(self: &Arc<Self>) -> (OwnedMutexGuard<Group>, &Pool) {
         let mut group = Arc::clone(&self.group).lock_owned().await;
         self.finish(&mut group).await;
         (group, &self.pool)
@@ -175,13 +177,11 @@ impl Writer {
         let Some(transaction) = group.as_mut() else {
             return;
         };
-        let mut back = sqlx::query("ROLLBACK TO change")
-            .execute(&mut **transaction)
+        let mut back = sql::query("ROLLBACK TO change")
+            .execute(&mut *transaction)
             .await;
         if back.is_ok() {
-            back = sqlx::query("RELEASE change")
-                .execute(&mut **transaction)
-                .await;
+            back = sql::query("RELEASE change").execute(transaction).await;
         }
         if let Err(error) = back {
             self.lost(group, &StoreError::Unavailable(error));
@@ -199,15 +199,50 @@ impl Writer {
             }
             return;
         }
-        match transaction.commit().await {
-            Ok(()) => {
-                if self.identity.swap(false, Ordering::AcqRel) {
-                    self.generation.fetch_add(1, Ordering::AcqRel);
-                }
-                self.tell(|| Ok(()));
-            }
+        let identity = self.identity.swap(false, Ordering::AcqRel);
+        match self.make_durable(transaction, identity).await {
+            Ok(()) => self.tell(|| Ok(())),
             Err(error) => self.lost(group, &StoreError::from(error)),
         }
+    }
+
+    /// SQLite lets one write at a time by itself. On PostgreSQL an advisory lock does, for all replicas: so what a change sees
+    /// holds until its commit there too, without any lock on a record.
+    async fn transaction(&self) -> sqlx::Result<Tx> {
+        match &self.pool {
+            Pool::Sqlite(pool) => Ok(Tx::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?)),
+            Pool::Postgres(pool) => {
+                let mut tx = Tx::Postgres(pool.begin().await?);
+                sql::query("SELECT pg_advisory_xact_lock($1)")
+                    .bind(ONE_WRITER)
+                    .execute(&mut tx)
+                    .await?;
+                Ok(tx)
+            }
+        }
+    }
+
+    /// Commits, and raises the generation: on PostgreSQL the one in the database, by the same commit, so that no replica can see
+    /// the change and not that something changed.
+    async fn make_durable(&self, mut tx: Tx, identity: bool) -> sqlx::Result<()> {
+        let raised = match &mut tx {
+            Tx::Postgres(_) if identity => {
+                let raised: i64 =
+                    sql::query_scalar("UPDATE generation SET value = value + 1 RETURNING value")
+                        .fetch_one(&mut tx)
+                        .await?;
+                Some(raised.cast_unsigned())
+            }
+            _ => None,
+        };
+        let sqlite = matches!(tx, Tx::Sqlite(_));
+        tx.commit().await?;
+        if let Some(raised) = raised {
+            self.generation.fetch_max(raised, Ordering::AcqRel);
+        } else if sqlite && identity {
+            self.generation.fetch_add(1, Ordering::AcqRel);
+        }
+        Ok(())
     }
 
     /// The transaction is gone; all that waits for it failed.

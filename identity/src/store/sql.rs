@@ -1,0 +1,307 @@
+//! One way to write SQL for both databases. A statement is text with `$1` placeholders and its values; which driver runs it is
+//! decided when it runs. What the databases call differently is in `dialect`.
+
+use std::{borrow::Cow, marker::PhantomData};
+
+use sqlx::{
+    Arguments as _, AssertSqlSafe, FromRow, PgPool, Postgres, SqlSafeStr, SqlStr, Sqlite,
+    SqlitePool, Transaction,
+    error::BoxDynError,
+    postgres::{PgArguments, PgRow},
+    sqlite::{SqliteArguments, SqliteRow},
+};
+
+use super::dialect;
+
+/// Connections to one of the databases.
+#[derive(Clone)]
+pub(super) enum Pool {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
+}
+
+/// A transaction in one of the databases.
+pub(super) enum Tx {
+    Sqlite(Transaction<'static, Sqlite>),
+    Postgres(Transaction<'static, Postgres>),
+}
+
+/// Where a statement runs.
+pub(super) enum On<'c> {
+    Pool(&'c Pool),
+    Tx(&'c mut Tx),
+}
+
+impl<'c> From<&'c Pool> for On<'c> {
+    fn from(pool: &'c Pool) -> Self {
+        Self::Pool(pool)
+    }
+}
+
+impl<'c> From<&'c mut Tx> for On<'c> {
+    fn from(tx: &'c mut Tx) -> Self {
+        Self::Tx(tx)
+    }
+}
+
+impl Tx {
+    pub(super) async fn commit(self) -> sqlx::Result<()> {
+        match self {
+            Self::Sqlite(tx) => tx.commit().await,
+            Self::Postgres(tx) => tx.commit().await,
+        }
+    }
+
+    pub(super) async fn rollback(self) -> sqlx::Result<()> {
+        match self {
+            Self::Sqlite(tx) => tx.rollback().await,
+            Self::Postgres(tx) => tx.rollback().await,
+        }
+    }
+}
+
+impl Pool {
+    pub(super) async fn close(&self) {
+        match self {
+            Self::Sqlite(pool) => pool.close().await,
+            Self::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+/// A value of a statement. Each has its type also when it is NULL, because PostgreSQL asks for it.
+pub(super) enum Value<'q> {
+    Text(Option<Cow<'q, str>>),
+    Bytes(Option<Cow<'q, [u8]>>),
+    Number(Option<i64>),
+    Truth(Option<bool>),
+}
+
+macro_rules! values {
+    ($($kind:ident: $($from:ty => |$value:ident| $to:expr),+;)+) => {$($(
+        impl<'q> From<$from> for Value<'q> {
+            fn from($value: $from) -> Self {
+                Self::$kind($to)
+            }
+        }
+    )+)+};
+}
+
+values! {
+    Text:
+        &'q str => |value| Some(value.into()),
+        &'q String => |value| Some(value.as_str().into()),
+        &'q &'q str => |value| Some((*value).into()),
+        String => |value| Some(value.into()),
+        Option<&'q str> => |value| value.map(Into::into),
+        Option<String> => |value| value.map(Into::into),
+        &'q Option<String> => |value| value.as_deref().map(Into::into);
+    Bytes:
+        &'q [u8] => |value| Some(value.into()),
+        &'q Vec<u8> => |value| Some(value.as_slice().into()),
+        Option<&'q [u8]> => |value| value.map(Into::into),
+        &'q Option<Vec<u8>> => |value| value.as_deref().map(Into::into);
+    Number:
+        i64 => |value| Some(value),
+        Option<i64> => |value| value;
+    Truth:
+        bool => |value| Some(value),
+        Option<bool> => |value| value;
+}
+
+/// A record that both databases give.
+pub(super) trait Record:
+    for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin
+{
+}
+
+impl<T> Record for T where
+    T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin
+{
+}
+
+/// How many records a statement changed.
+pub(super) struct Done(u64);
+
+impl Done {
+    pub(super) fn rows_affected(&self) -> u64 {
+        self.0
+    }
+}
+
+/// The statement gives nothing.
+pub(super) struct Nothing;
+/// It gives records.
+pub(super) struct Records<T>(PhantomData<fn() -> T>);
+/// It gives values of one column.
+pub(super) struct Scalars<T>(PhantomData<fn() -> T>);
+
+/// Text with its values. `K` says what it gives.
+pub(super) struct Statement<'q, K> {
+    text: Cow<'static, str>,
+    values: Vec<Value<'q>>,
+    kind: PhantomData<K>,
+}
+
+/// A statement that changes something.
+pub(super) fn query<'q>(text: impl Into<Cow<'static, str>>) -> Statement<'q, Nothing> {
+    Statement::new(text)
+}
+
+/// A question for records.
+pub(super) fn query_as<'q, T>(text: impl Into<Cow<'static, str>>) -> Statement<'q, Records<T>> {
+    Statement::new(text)
+}
+
+/// A question for the values of one column.
+pub(super) fn query_scalar<'q, T>(text: impl Into<Cow<'static, str>>) -> Statement<'q, Scalars<T>> {
+    Statement::new(text)
+}
+
+impl<'q, K> Statement<'q, K> {
+    fn new(text: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            text: text.into(),
+            values: Vec::new(),
+            kind: PhantomData,
+        }
+    }
+
+    /// The value of the next placeholder.
+    pub(super) fn bind(mut self, value: impl Into<Value<'q>>) -> Self {
+        self.values.push(value.into());
+        self
+    }
+
+    /// Adds to the text.
+    pub(super) fn push(&mut self, text: &str) -> &mut Self {
+        self.text.to_mut().push_str(text);
+        self
+    }
+
+    /// Adds a placeholder to the text, and its value.
+    pub(super) fn push_bind(&mut self, value: impl Into<Value<'q>>) -> &mut Self {
+        self.values.push(value.into());
+        let number = self.values.len();
+        self.push(&format!("${number}"))
+    }
+
+    fn sqlite(self) -> sqlx::Result<(SqlStr, SqliteArguments)> {
+        let mut arguments = SqliteArguments::default();
+        for value in self.values {
+            let added: Result<(), BoxDynError> = match value {
+                Value::Text(value) => arguments.add(value.as_deref()),
+                Value::Bytes(value) => arguments.add(value.as_deref()),
+                Value::Number(value) => arguments.add(value),
+                Value::Truth(value) => arguments.add(value),
+            };
+            added.map_err(sqlx::Error::Encode)?;
+        }
+        Ok((as_sql(self.text), arguments))
+    }
+
+    fn postgres(self) -> sqlx::Result<(SqlStr, PgArguments)> {
+        let mut arguments = PgArguments::default();
+        for value in self.values {
+            let added: Result<(), BoxDynError> = match value {
+                Value::Text(value) => arguments.add(value.as_deref()),
+                Value::Bytes(value) => arguments.add(value.as_deref()),
+                Value::Number(value) => arguments.add(value),
+                Value::Truth(value) => arguments.add(value),
+            };
+            added.map_err(sqlx::Error::Encode)?;
+        }
+        Ok((as_sql(dialect::statement(self.text)), arguments))
+    }
+}
+
+/// Texts are literals of this layer and `$n` placeholders; values never become text.
+fn as_sql(text: Cow<'static, str>) -> SqlStr {
+    match text {
+        Cow::Borrowed(text) => text.into_sql_str(),
+        Cow::Owned(text) => AssertSqlSafe(text).into_sql_str(),
+    }
+}
+
+macro_rules! run {
+    ($statement:ident, $on:ident, $build:ident $(, $gives:ty)? => $fetch:ident) => {
+        match $on.into() {
+            On::Pool(Pool::Sqlite(pool)) => {
+                let (text, values) = $statement.sqlite()?;
+                sqlx::$build::<Sqlite, $($gives,)? _>(text, values).$fetch(pool).await
+            }
+            On::Tx(Tx::Sqlite(tx)) => {
+                let (text, values) = $statement.sqlite()?;
+                sqlx::$build::<Sqlite, $($gives,)? _>(text, values).$fetch(&mut **tx).await
+            }
+            On::Pool(Pool::Postgres(pool)) => {
+                let (text, values) = $statement.postgres()?;
+                sqlx::$build::<Postgres, $($gives,)? _>(text, values).$fetch(pool).await
+            }
+            On::Tx(Tx::Postgres(tx)) => {
+                let (text, values) = $statement.postgres()?;
+                sqlx::$build::<Postgres, $($gives,)? _>(text, values).$fetch(&mut **tx).await
+            }
+        }
+    };
+}
+
+impl Statement<'_, Nothing> {
+    pub(super) async fn execute<'c>(self, on: impl Into<On<'c>>) -> sqlx::Result<Done> {
+        let rows = match on.into() {
+            On::Pool(Pool::Sqlite(pool)) => {
+                let (text, values) = self.sqlite()?;
+                let done = sqlx::query_with(text, values).execute(pool).await?;
+                done.rows_affected()
+            }
+            On::Tx(Tx::Sqlite(tx)) => {
+                let (text, values) = self.sqlite()?;
+                let done = sqlx::query_with(text, values).execute(&mut **tx).await?;
+                done.rows_affected()
+            }
+            On::Pool(Pool::Postgres(pool)) => {
+                let (text, values) = self.postgres()?;
+                let done = sqlx::query_with(text, values).execute(pool).await?;
+                done.rows_affected()
+            }
+            On::Tx(Tx::Postgres(tx)) => {
+                let (text, values) = self.postgres()?;
+                let done = sqlx::query_with(text, values).execute(&mut **tx).await?;
+                done.rows_affected()
+            }
+        };
+        Ok(Done(rows))
+    }
+}
+
+impl<T: Record> Statement<'_, Records<T>> {
+    pub(super) async fn fetch_all<'c>(self, on: impl Into<On<'c>>) -> sqlx::Result<Vec<T>> {
+        run!(self, on, query_as_with, T => fetch_all)
+    }
+
+    pub(super) async fn fetch_optional<'c>(self, on: impl Into<On<'c>>) -> sqlx::Result<Option<T>> {
+        run!(self, on, query_as_with, T => fetch_optional)
+    }
+
+    pub(super) async fn fetch_one<'c>(self, on: impl Into<On<'c>>) -> sqlx::Result<T> {
+        run!(self, on, query_as_with, T => fetch_one)
+    }
+}
+
+impl<T> Statement<'_, Scalars<T>>
+where
+    T: Send + Unpin,
+    (T,): Record,
+{
+    pub(super) async fn fetch_all<'c>(self, on: impl Into<On<'c>>) -> sqlx::Result<Vec<T>> {
+        run!(self, on, query_scalar_with, T => fetch_all)
+    }
+
+    pub(super) async fn fetch_optional<'c>(self, on: impl Into<On<'c>>) -> sqlx::Result<Option<T>> {
+        run!(self, on, query_scalar_with, T => fetch_optional)
+    }
+
+    pub(super) async fn fetch_one<'c>(self, on: impl Into<On<'c>>) -> sqlx::Result<T> {
+        run!(self, on, query_scalar_with, T => fetch_one)
+    }
+}
