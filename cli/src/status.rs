@@ -36,6 +36,7 @@ pub fn explain(volume: &EncryptedVolume, handed: &[NodeVolume], now: Timestamp) 
     }
     section(&mut out, "Conditions", &condition_rows(status, now));
     section(&mut out, "Nodes", &node_rows(status, handed, now));
+    section(&mut out, "Paths", &path_rows(status));
     section(&mut out, "Disk", &disk_rows(volume, status));
     section(&mut out, "Key", &key_rows(status));
     section(&mut out, "History", &history(volume, status));
@@ -169,6 +170,27 @@ fn node_rows(
         }
     }
     rows
+}
+
+/// Ways to the disk, where there are several.
+fn path_rows(status: &EncryptedVolumeStatus) -> Vec<Vec<String>> {
+    let attachments = status.attachments.iter();
+    let paths = attachments.flat_map(|a| a.paths.iter().map(move |p| (a, p)));
+    paths
+        .map(|(attachment, path)| {
+            let state = match (&path.why, path.up) {
+                (_, true) => "up".to_owned(),
+                (Some(why), false) => format!("down: {why}"),
+                (None, false) => "down".to_owned(),
+            };
+            vec![
+                attachment.node_name.clone(),
+                path.portal.clone(),
+                path.device.clone().unwrap_or_default(),
+                state,
+            ]
+        })
+        .collect()
 }
 
 fn disk_rows(volume: &EncryptedVolume, status: &EncryptedVolumeStatus) -> Vec<Vec<String>> {

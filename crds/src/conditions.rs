@@ -134,6 +134,8 @@ reasons! {
     UnlockNeedsMemory => "Raise nodeAgent.unlockMemoryMiB in the chart's values (and the agent's memory limit with it), or convert the key slot on a machine that has the passphrase: cryptsetup luksConvertKey --pbkdf pbkdf2 --pbkdf-force-iterations 1000.",
     /// The node's kernel does not know a flag of the activation.
     ActivationUnsupported => "Remove that flag from activation in the EncryptionClass or the EncryptedVolume, or attach on a node with a newer kernel.",
+    /// The node or the array cannot do what several paths need.
+    MultipathUnsupported => "Load the kernel's modules dm_multipath and dm_service_time on the node, let all portals lead to the disk alike on the array, or set source.iscsi.multipath to false.",
     /// The provider is none: what is written is not encrypted.
     NotEncrypted => "For encrypted data create another EncryptedVolume with an EncryptionClass that has provider luks2, and copy.",
     /// Another disk answers at this LUN.

@@ -67,6 +67,16 @@ pub fn mapping_uuid(luks_uuid: &str, volume_uid: &str) -> String {
     format!("{DM_UUID_PREFIX}{luks_uuid}-{volume_uid}")
 }
 
+/// Device-mapper name of the map above the paths to a volume's disk (51 characters of 127).
+pub fn paths_name(volume_uid: &str) -> String {
+    format!("cryptvol-paths-{volume_uid}")
+}
+
+/// Device-mapper UUID of that map. No LUKS UUID is in it: it is made before the header is read.
+pub fn paths_uuid(volume_uid: &str) -> String {
+    format!("{DM_UUID_PREFIX}PATHS-{volume_uid}")
+}
+
 /// Name of a volume's key in the key manager. Found again after a crash between making it and recording it.
 pub fn key_name(namespace: &str, name: &str, volume_uid: &str) -> String {
     format!("cryptvol/{namespace}/{name}/{volume_uid}")

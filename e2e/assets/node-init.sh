@@ -29,7 +29,7 @@ ip link set lo up; ip addr add "$CV_IP/24" dev vec0; ip link set vec0 up; ip rou
 
 # In this order: without cbc encrypted_keys fails, without that dm_crypt; without sd_mod a login gives no disk.
 load="cbc sha256_generic hmac loop sd_mod sg xts algif_skcipher"
-[ "$CV_DM" = 1 ] && load="$load dm_mod encrypted_keys dm_crypt dm_flakey dm_delay"
+[ "$CV_DM" = 1 ] && load="$load dm_mod encrypted_keys dm_crypt dm_flakey dm_delay dm_multipath dm_service_time"
 [ "$CV_ISCSI" = 1 ] && load="$load iscsi_tcp"
 mkdir -p /etc/modprobe.d                       # what a node is to lack must not come by itself either
 [ "$CV_DM" = 1 ] || echo "install dm_mod /bin/false" >>/etc/modprobe.d/cryptvol-e2e.conf

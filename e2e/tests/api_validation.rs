@@ -147,9 +147,29 @@ async fn what_cannot_work_is_refused_at_apply_with_a_sentence() -> Result<()> {
             says: "a portal is address or address:port",
         },
         Case {
-            what: "multipath",
-            patch: iscsi(json!({"multipath": true})),
-            says: "multipath is not implemented",
+            what: "multipath with one portal",
+            patch: iscsi(json!({"multipath": true, "portals": ["192.0.2.1"]})),
+            says: "needs at least two portals",
+        },
+        Case {
+            what: "multipath by name",
+            patch: iscsi(json!({"multipath": true, "portals": ["192.0.2.1", "array.example"]})),
+            says: "each portal is an IP address and stands there once",
+        },
+        Case {
+            what: "multipath twice through one portal",
+            patch: iscsi(
+                json!({"multipath": true, "portals": ["[fd00::1]:3260", "[fd00::1]:3260"]}),
+            ),
+            says: "each portal is an IP address and stands there once",
+        },
+        Case {
+            what: "multipath by an old name of udev's",
+            patch: spec(json!({
+                "source": {"iscsi": {"multipath": true, "portals": ["192.0.2.1", "192.0.2.2"]}},
+                "link": {"shadow": "/dev/disk/by-id/wwn-0x1"},
+            })),
+            says: "link.shadow is not implemented together with source.iscsi.multipath",
         },
         Case {
             what: "discovery CHAP",

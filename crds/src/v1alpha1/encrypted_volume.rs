@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     encryption::{Activation, Encryption},
-    node_volume::{EraseReceipt, HeaderFacts, Stage},
+    node_volume::{EraseReceipt, HeaderFacts, PathStatus, Stage},
     rotation::RotationStatus,
     source::Source,
     status::LastError,
@@ -60,6 +60,7 @@ use super::{
     validation = ("self.attachments.size() <= 1 || self.access == 'Migratable'", "a volume may be attached to one node at a time: name one attachment"),
     validation = ("self.access == 'Exclusive'", "access Migratable is not implemented in this version: remove it and name one attachment"),
     validation = ("!has(self.link) || !has(self.link.path)", "link.path is not implemented in this version: remove it; the device is at /dev/cryptvol/NAMESPACE/NAME"),
+    validation = ("!has(self.link) || !has(self.link.shadow) || !has(self.source.iscsi) || !has(self.source.iscsi.multipath) || !self.source.iscsi.multipath", "link.shadow is not implemented together with source.iscsi.multipath in this version: remove one of them"),
     validation = ("!has(self.link) || !has(self.link.shadow) || has(self.source.iscsi)", "link.shadow is for iSCSI volumes: remove it; the device is at /dev/cryptvol/NAMESPACE/NAME"),
     validation = ("!has(self.link) || !has(self.link.shadow) || !has(self.source.iscsi) || !self.link.shadow.startsWith('/dev/disk/by-path/') || (self.link.shadow.startsWith('/dev/disk/by-path/ip-') && self.link.shadow.contains('-iscsi-' + self.source.iscsi.iqn + '-lun-'))", "link.shadow is not a by-path name of this volume's own disk: write /dev/disk/by-path/ip-ADDRESS:PORT-iscsi-IQN-lun-LUN with source.iscsi's IQN and LUN"),
     validation = ("!has(self.link) || !has(self.link.shadow) || !has(self.source.iscsi) || !self.link.shadow.startsWith('/dev/disk/by-id/') || (has(self.source.iscsi.wwid) && self.source.iscsi.wwid.startsWith('naa.') && self.link.shadow in ['/dev/disk/by-id/wwn-0x' + self.source.iscsi.wwid.substring(4), '/dev/disk/by-id/scsi-3' + self.source.iscsi.wwid.substring(4)])", "a by-id name in link.shadow needs source.iscsi.wwid of the form naa.HEX, and is /dev/disk/by-id/wwn-0xHEX or /dev/disk/by-id/scsi-3HEX of that WWID"),
@@ -291,6 +292,9 @@ pub struct AttachmentStatus {
     /// Kernel name of the raw device, for example `/dev/sda`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// Ways to the disk, where it has several (`source.iscsi.multipath`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<PathStatus>,
     /// Since when the stage holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,

@@ -21,8 +21,8 @@ pub use key_service::{
 };
 pub use node_volume::{
     Desired, DeviceStatus, EraseReceipt, FormatPermit, HeaderFacts, MappingStatus, NodeDevice,
-    NodeFile, NodeIscsi, NodeSource, NodeVolume, NodeVolumeSpec, NodeVolumeStatus, PermitReceipt,
-    ProofStatus, Stage, VolumeRef,
+    NodeFile, NodeIscsi, NodeSource, NodeVolume, NodeVolumeSpec, NodeVolumeStatus, PathStatus,
+    PermitReceipt, ProofStatus, Stage, VolumeRef,
 };
 pub use rotation::{KeySlotRef, NodeRotation, NodeRotationStatus, RotationPhase, RotationStatus};
 pub use source::{DeviceSource, EphemeralSource, FileSource, IscsiSource, SecretName, Source};

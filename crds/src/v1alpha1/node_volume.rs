@@ -156,6 +156,9 @@ pub struct NodeIscsi {
     /// Whether CHAP credentials are to be asked for at key release before login.
     #[serde(default)]
     pub chap: bool,
+    /// Whether the disk is reached through all portals at once. Takes effect when the volume is attached next.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub multipath: bool,
 }
 
 /// State that the agent shall reach.
@@ -265,6 +268,9 @@ pub struct NodeVolumeStatus {
     /// Portal of the iSCSI session in use, as `address:port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub portal: Option<String>,
+    /// Ways to the disk, where several are wanted: one for each portal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<PathStatus>,
     /// Raw device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceStatus>,
@@ -314,6 +320,23 @@ pub struct ProofStatus {
     /// What is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<LastError>,
+}
+
+/// One way to a disk.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PathStatus {
+    /// Portal as `address:port`.
+    pub portal: String,
+    /// Whether I/O goes this way.
+    pub up: bool,
+    /// Kernel name of the disk on this way, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Why it is not up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub why: Option<String>,
 }
 
 /// The raw device as the kernel shows it.

@@ -32,7 +32,8 @@ pub struct Source {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = ("!has(self.discoveryChapSecretRef)", "source.iscsi.discoveryChapSecretRef is not implemented in this version: portals are named, never discovered; remove it"),
-    validation = ("!has(self.multipath) || !self.multipath", "source.iscsi.multipath is not implemented in this version: remove it; of several portals one is used at a time"),
+    validation = ("!has(self.multipath) || !self.multipath || self.portals.size() > 1", "source.iscsi.multipath needs at least two portals of the target: name them all in source.iscsi.portals"),
+    validation = (r"!has(self.multipath) || !self.multipath || self.portals.all(p, p.matches('^(\\[[0-9a-fA-F:.]+\\]|[0-9]{1,3}([.][0-9]{1,3}){3})(:[0-9]{1,5})?$') && self.portals.exists_one(q, q == p))", "with source.iscsi.multipath each portal is an IP address and stands there once: names could lead to the same place, and one path would look like two"),
 )]
 pub struct IscsiSource {
     /// Portals as `address:port`; IPv6 addresses in brackets; the port defaults to 3260. Of several the first that answers
@@ -60,7 +61,8 @@ pub struct IscsiSource {
     /// CHAP credentials for discovery. Not implemented in this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discovery_chap_secret_ref: Option<SecretName>,
-    /// Several paths through dm-multipath. Not implemented in this version.
+    /// Whether the disk is used through all portals at once, by dm-multipath: I/O goes on while one of them works. Takes effect
+    /// when the volume is attached next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multipath: Option<bool>,
 }

@@ -72,8 +72,10 @@ impl Array {
         let (address, _) = portal.rsplit_once(':').context("portal")?;
         let how = if cut { "add" } else { "del" };
         // Answers go nowhere: packets vanish in silence, as with a pulled cable.
+        let family = if address.starts_with('[') { "-6" } else { "-4" };
+        let address = address.trim_matches(['[', ']']);
         let from = ["rule", how, "from", address, "blackhole"];
-        run("ip", &[&["-n", &ns][..], &from].concat()).map(|_| ())
+        run("ip", &[&[family, "-n", &ns][..], &from].concat()).map(|_| ())
     }
 
     /// The interface, outside the array, that all its traffic passes.

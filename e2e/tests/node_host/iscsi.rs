@@ -37,7 +37,7 @@ const KILL_ISCSID: &str =
 async fn a_target_proves_itself_or_is_left_alone() -> Result<()> {
     let mut ground = Ground::new("host-mutual").await?;
     let target = ground.target()?;
-    let login = |chap: Value| json!({"Login": [target, chap]});
+    let login = |chap: Value| json!({"Login": [target, false, chap]});
     let (secret, proof) = ("correct horse 12", "proof of array 1");
     ground.array.set_chap(IQN, "node", secret)?;
 
@@ -133,7 +133,7 @@ async fn the_first_portal_that_answers_is_used() -> Result<()> {
             .map(|p| Ok(ground.target_at(p, IQN)?["portals"][0].clone()))
             .collect::<Result<Vec<_>>>()?;
         let target = json!({"portals": all, "iqn": IQN});
-        ground.done(json!({"Login": [target, null]})).await?;
+        ground.done(json!({"Login": [target, false, null]})).await?;
         ground.done(ground.scan(1).await?).await?;
         let observed = ground.observe().await?;
         let expected = ground.target_at(used, IQN)?["portals"][0].clone();
@@ -143,7 +143,7 @@ async fn the_first_portal_that_answers_is_used() -> Result<()> {
         );
         // There is one already, whatever portal is named first.
         let turned = json!({"portals": all.iter().rev().collect::<Vec<_>>(), "iqn": IQN});
-        ground.done(json!({"Login": [turned, null]})).await?;
+        ground.done(json!({"Login": [turned, false, null]})).await?;
         ensure!(sessions(&ground).await?.len() == 1, "a second session");
         let device = observed["device"]["id"].clone();
         ground.done(json!({"DeleteDevice": device})).await?;
@@ -162,7 +162,7 @@ async fn the_first_portal_that_answers_is_used() -> Result<()> {
     let message = ground
         .refused(
             Reason::PortalUnreachable,
-            json!({"Login": [{"portals": all, "iqn": IQN}, null]}),
+            json!({"Login": [{"portals": all, "iqn": IQN}, false, null]}),
         )
         .await?;
     ensure!(
@@ -206,7 +206,7 @@ async fn a_session_goes_with_its_last_disk_and_outlives_iscsid() -> Result<()> {
     ground
         .refused(
             Reason::StepFailed,
-            json!({"Login": [ground.target_at(&ground.array.portal(), "iqn.2026-11.dev.cryptvol:absent")?, null]}),
+            json!({"Login": [ground.target_at(&ground.array.portal(), "iqn.2026-11.dev.cryptvol:absent")?, false, null]}),
         )
         .await?;
     ground.sh("iscsid </dev/null >/dev/null 2>&1").await?;
@@ -222,7 +222,10 @@ async fn a_session_goes_with_its_last_disk_and_outlives_iscsid() -> Result<()> {
     ground.sh("kill -STOP $(pidof iscsid)").await?;
     let absent = ground.target_at(&ground.array.portal(), "iqn.2026-11.dev.cryptvol:absent")?;
     let message = ground
-        .refused(Reason::DeadlineExceeded, json!({"Login": [absent, null]}))
+        .refused(
+            Reason::DeadlineExceeded,
+            json!({"Login": [absent, false, null]}),
+        )
         .await?;
     ensure!(message.contains("iscsid"), "{message}");
     let again = ground.device().await?;

@@ -147,7 +147,8 @@ impl Ground {
 
     /// Logs in and scans; the device.
     async fn device(&self) -> Result<Value> {
-        self.done(json!({"Login": [self.target()?, null]})).await?;
+        self.done(json!({"Login": [self.target()?, false, null]}))
+            .await?;
         self.done(self.scan(1).await?).await?;
         let device = self.observe().await?["device"]["id"].clone();
         ensure!(device.is_object(), "no device: {device}");
@@ -320,7 +321,7 @@ async fn udev_does_not_look_into_the_guests_data() -> Result<()> {
 #[tokio::test]
 async fn every_failed_login_and_scan_has_its_reason() -> Result<()> {
     let mut ground = Ground::new("host-login").await?;
-    let login = |target: Value, chap: Value| json!({"Login": [target, chap]});
+    let login = |target: Value, chap: Value| json!({"Login": [target, false, chap]});
     let portal = ground.array.portal();
     let address = portal.rsplit_once(':').context("portal")?.0.to_owned();
 
@@ -499,13 +500,16 @@ async fn an_iscsid_of_unknown_version_is_driven_by_its_own_iscsiadm() -> Result<
     let message = ground
         .refused(
             Reason::StepFailed,
-            json!({"Login": [ground.target()?, chap]}),
+            json!({"Login": [ground.target()?, false, chap]}),
         )
         .await?;
     ensure!(message.contains("is not known"), "{message}");
     let other = ground.target_at(&ground.array.portal(), "iqn.2026-11.dev.cryptvol:absent")?;
     ground
-        .refused(Reason::TargetNotFound, json!({"Login": [other, null]}))
+        .refused(
+            Reason::TargetNotFound,
+            json!({"Login": [other, false, null]}),
+        )
         .await?;
 
     let device = ground.device().await?;

@@ -45,7 +45,13 @@ pub fn round(lun: &Lun, query: &Query, chap: Option<&Chap>) -> Result<()> {
     let start = Instant::now();
     let portal = &lun.target.portals[0];
     timed("floor_login", || {
-        ask(&request::login(layout, &lun.target.iqn, portal, chap)?)
+        ask(&request::login(
+            layout,
+            &lun.target.iqn,
+            portal,
+            request::Patience::Only,
+            chap,
+        )?)
     })?;
     let iqn = &lun.target.iqn;
     let sessions = sysfs.sessions(iqn)?;

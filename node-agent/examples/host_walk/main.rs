@@ -63,6 +63,7 @@ fn main() -> Result<()> {
         query: Query {
             source: Source::Iscsi(lun),
             mapping_name: names::mapping_name(VOLUME_UID),
+            map: None,
             link: LINK.into(),
             shadow: None,
         },
@@ -135,7 +136,7 @@ impl Walk {
         let seen = timed(&step("observe"), || host.observe(query))?;
         ensure!(seen.mapping.is_none() && seen.link == LinkFound::Absent);
         timed(&step("login"), || {
-            host.login(&lun.target, self.chap.as_ref())
+            host.login(&lun.target, false, self.chap.as_ref())
         })?;
         timed(&step("scan"), || scan(host, query, lun))?;
         let device = disk(host, query)?;
@@ -228,7 +229,7 @@ impl Walk {
     /// Up and down again in a session that another LUN keeps, and suspended and resumed in between.
     fn beside(&mut self, neighbour: u32) -> Result<()> {
         let target = self.lun.target.clone();
-        self.host.login(&target, self.chap.as_ref())?;
+        self.host.login(&target, false, self.chap.as_ref())?;
         let other = Query {
             source: Source::Iscsi(Lun {
                 target: target.clone(),
@@ -268,7 +269,7 @@ impl Walk {
 
     fn erase(&mut self) -> Result<()> {
         let (host, query, lun) = (&mut self.host, &self.query, &self.lun);
-        host.login(&lun.target, self.chap.as_ref())?;
+        host.login(&lun.target, false, self.chap.as_ref())?;
         scan(host, query, lun)?;
         scan(host, query, lun)?;
         let device = disk(host, query)?;

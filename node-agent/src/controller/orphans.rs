@@ -26,7 +26,8 @@ pub async fn watch(cx: Rc<Context>) {
                 .volumes
                 .borrow()
                 .values()
-                .map(|v| names::mapping_name(&v.spec.volume_ref.uid))
+                .map(|v| &v.spec.volume_ref.uid)
+                .flat_map(|uid| [names::mapping_name(uid), names::paths_name(uid)])
                 .collect();
             let orphans: BTreeSet<String> = mappings
                 .into_iter()

@@ -32,6 +32,13 @@ use crate::{
     worker::node::Workers,
 };
 
+/// How long I/O waits while no path of several works, before it fails: as long as that of a volume with one path waits for its
+/// session (`replacement_timeout`).
+const GIVE_UP: Duration = Duration::from_secs(120);
+/// Longest pause of a volume with several paths: nobody else brings one back that failed, and I/O without a path waits for it.
+/// As often as multipathd looks by default.
+const PATHS: Duration = Duration::from_secs(5);
+
 /// Follows one NodeVolume until its sender is gone or the agent is to end. `before` is the task of an earlier object of
 /// the same name.
 pub async fn follow(
@@ -92,6 +99,9 @@ impl Volume {
             if end.is_ok() && self.state.borrow().status.link.is_some() {
                 let proof = self.proof_due.get();
                 pause = pause.min(proof.saturating_duration_since(Instant::now()));
+            }
+            if !self.state.borrow().status.paths.is_empty() {
+                pause = pause.min(PATHS);
             }
             let waited = self.wait(objects, &mut fitness, pause).await;
             match waited {
@@ -174,6 +184,7 @@ impl Volume {
         };
         wanted.unlock_memory_kib = self.cx.pool.unlock_memory_mib() << 10;
         wanted.prove = self.proof_due.get() <= Instant::now();
+        wanted.give_up = hand.cut_off.is_some_and(|since| since.elapsed() >= GIVE_UP);
         wanted.lun_wanted_by_another = self.cx.lun_wanted_by_another(&spec);
         if let Some(stop) = self.unfit(&wanted) {
             let Some(stop) = stop else { return Ok(()) };

@@ -34,11 +34,20 @@ pub trait Host {
     fn mappings(&mut self) -> Result<Vec<Mapping>, StepError>;
 
     /// Makes an iSCSI session to the target, through the first of its portals that answers, without scanning for LUNs.
-    /// Success when there is one already, through whatever portal.
+    /// Success when there is one already, through whatever portal. With `each` a session through each portal, where there is
+    /// none; one that does not answer holds up the others for a moment only, and is an error after they are there.
     ///
     /// # Errors
     /// `PortalUnreachable`, `TargetNotFound`, `ChapRejected`, `TargetNotAuthentic`, `DeadlineExceeded`, `StepFailed`.
-    fn login(&mut self, target: &Target, chap: Option<&Chap>) -> Result<(), StepError>;
+    fn login(&mut self, target: &Target, each: bool, chap: Option<&Chap>) -> Result<(), StepError>;
+
+    /// Makes the map above several paths to one disk, or makes it what it shall be: adds paths, takes back those that failed, sets
+    /// what becomes of I/O without a path. Looks at each path's identity and holders once more before and after.
+    ///
+    /// # Errors
+    /// `WwidMismatch`, `SizeMismatch`, `DeviceBusy` (something else holds a path), `NotOurs` (another map of that name),
+    /// `MultipathUnsupported`, `StepFailed`.
+    fn gather(&mut self, order: &MapOrder) -> Result<(), StepError>;
 
     /// Asks the kernel to add exactly one LUN of a session to the target. Where the LUN is there already, makes the kernel read its
     /// WWID and size anew (sysfs `rescan`): they are cached, and the array may show another disk under the same number now.
@@ -113,7 +122,8 @@ pub trait Host {
     /// `FileNotUsable`, `StepFailed`.
     fn remove_file(&mut self, file: &BackingFile) -> Result<(), StepError>;
 
-    /// Flushes the raw device and removes it from the kernel; takes the file away from a loop device. Refuses while anything is stacked on it or
+    /// Flushes the raw device and removes it from the kernel; takes the file away from a loop device, and the map above several
+    /// paths, whose I/O without a path fails then. Refuses while anything is stacked on it or
     /// has it open exclusively (a mount is no holder). Absent is success.
     ///
     /// # Errors

@@ -16,12 +16,26 @@ pub struct Query {
     pub source: Source,
     /// Device-mapper name of the volume's mapping (`names::mapping_name`).
     pub mapping_name: String,
+    /// The map above the paths to the disk; absent where the source has no paths.
+    #[serde(default)]
+    pub map: Option<MapName>,
     /// Link of the volume.
     pub link: String,
     /// Name of udev's that shall lead to the mapping and never to the raw device, for example
     /// `/dev/disk/by-path/ip-192.0.2.1:3260-iscsi-IQN-lun-1`.
     #[serde(default)]
     pub shadow: Option<String>,
+}
+
+/// Which map of dm-multipath is the volume's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapName {
+    /// Device-mapper name (`names::paths_name`).
+    pub name: String,
+    /// Device-mapper UUID (`names::paths_uuid`).
+    pub uuid: String,
+    /// Whether there shall be one. One that is there although it is not wanted (any more) counts as long as it is in use.
+    pub wanted: bool,
 }
 
 /// Where a raw device comes from, and so how it is reached and let go.
@@ -90,6 +104,11 @@ impl Target {
     pub fn names(&self, portal: Option<&Portal>) -> bool {
         portal.is_some_and(|p| self.portals.iter().any(|named| named.is(p)))
     }
+
+    /// Whether one of several is.
+    pub fn names_any<'a>(&self, portals: impl IntoIterator<Item = Option<&'a Portal>>) -> bool {
+        portals.into_iter().any(|p| self.names(p))
+    }
 }
 
 /// A portal of a target.
@@ -132,6 +151,12 @@ pub struct Observed {
     /// Ways to the raw device: each session to the target, in the order in which one would be taken (`Path::rank`); of another source
     /// the device alone, where it is there.
     pub paths: Vec<Path>,
+    /// The map above the paths.
+    #[serde(default)]
+    pub map: Option<PathMap>,
+    /// Whether there shall be such a map.
+    #[serde(default)]
+    pub multipath: bool,
     /// Mapping with the volume's name.
     pub mapping: Option<Mapping>,
     /// What is at the path of the file that stands for the disk.
@@ -161,9 +186,37 @@ impl Observed {
         self.path()?.session.as_ref()
     }
 
-    /// Raw device of that path.
+    /// The raw device: what is below the mapping; without a mapping the map, where one is wanted, or else the disk of the first path.
     pub fn device(&self) -> Option<&Device> {
-        self.path()?.disk.as_ref()
+        let map = self.map.as_ref().map(|m| &m.device);
+        if let (Some(mapping), Some(map)) = (&self.mapping, map)
+            && mapping.deps.contains(&map.id.dev)
+        {
+            return Some(map);
+        }
+        let disk = self.path()?.disk.as_ref();
+        let below = |d: &&Device| {
+            let mapping = self.mapping.as_ref();
+            mapping.is_some_and(|m| m.deps.contains(&d.id.dev))
+        };
+        match self.multipath {
+            true => disk.filter(below).or(map),
+            false => disk,
+        }
+    }
+
+    /// The map, where it is the raw device.
+    pub fn map_in_use(&self) -> Option<&PathMap> {
+        let map = self.map.as_ref()?;
+        (self.device()?.id.dev == map.device.id.dev).then_some(map)
+    }
+
+    /// Whether commands get to the raw device, as far as the kernel knows: through its session, or through a path of the map.
+    pub fn is_reachable(&self) -> bool {
+        match self.map_in_use() {
+            Some(map) => self.paths.iter().any(|p| p.is_used_by(map)),
+            None => self.session().is_some_and(Session::is_up),
+        }
     }
 }
 
@@ -188,6 +241,18 @@ impl Path {
         }
     }
 
+    /// Whether commands get to the disk this way, as far as the kernel knows.
+    pub fn works(&self) -> bool {
+        let disk = self.disk.as_ref();
+        self.session.as_ref().is_some_and(Session::is_up)
+            && disk.is_some_and(|d| d.state == "running" && d.id.size_bytes > 0)
+    }
+
+    /// Whether it works and the map sends I/O this way.
+    pub fn is_used_by(&self, map: &PathMap) -> bool {
+        self.works() && self.disk.as_ref().is_some_and(|d| map.uses(&d.id.dev))
+    }
+
     /// Place in the order in which one is taken: through a named portal, then logged in, then the oldest.
     pub fn rank(&self) -> (bool, bool, u32) {
         let session = self.session.as_ref();
@@ -197,6 +262,55 @@ impl Path {
             session.map_or(0, |s| s.sid),
         )
     }
+}
+
+/// A map of dm-multipath above the paths to one disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathMap {
+    /// The map as a raw device. Its WWID is the one that its paths show.
+    pub device: Device,
+    /// Its paths; none where it has no table yet.
+    pub members: Vec<Member>,
+    /// Whether I/O waits while there is no path, and does not fail.
+    pub queues: bool,
+    /// Whether it is suspended.
+    pub suspended: bool,
+}
+
+/// A path of a map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The disk as major:minor.
+    pub dev: String,
+    /// Whether the kernel sends I/O there; it takes a path out that fails, and never puts one in again.
+    pub active: bool,
+}
+
+impl PathMap {
+    /// Whether I/O is sent to a disk.
+    pub fn uses(&self, dev: &str) -> bool {
+        self.members.iter().any(|m| m.dev == dev && m.active)
+    }
+
+    /// Whether it has a disk among its paths, used or not.
+    pub fn has(&self, dev: &str) -> bool {
+        self.members.iter().any(|m| m.dev == dev)
+    }
+}
+
+/// What map to make, or to make of one that is there. Without paths only what becomes of I/O that has none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapOrder {
+    /// Device-mapper name.
+    pub name: String,
+    /// Device-mapper UUID.
+    pub uuid: String,
+    /// The paths, each of which was identified: all show the same WWID.
+    pub paths: Vec<DeviceId>,
+    /// Paths that are to go: they do not lead to this disk any more.
+    pub strangers: Vec<String>,
+    /// Whether I/O waits while there is no path.
+    pub queues: bool,
 }
 
 /// What is known of the names that a volume shadows. Each survives as long as the node runs.
@@ -277,6 +391,11 @@ pub enum RawKind {
     Lun {
         /// SCSI address `host:channel:target:lun`.
         hctl: String,
+    },
+    /// A map of dm-multipath above the paths to one disk.
+    Paths {
+        /// Its device-mapper UUID.
+        uuid: String,
     },
     /// A disk, partition or logical volume that is on the node.
     Local,

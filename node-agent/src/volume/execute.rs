@@ -26,14 +26,17 @@ use super::{
 };
 use crate::host::{
     AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header,
-    HeaderFound, Mapping, NameOrder, Observed, OpenOrder, Passphrase, Query, StepError, Target,
+    HeaderFound, MapOrder, Mapping, NameOrder, Observed, OpenOrder, Passphrase, Query, StepError,
+    Target,
 };
 
 /// `host::Host` as the agent calls it: in a worker process, with a deadline.
 #[allow(async_fn_in_trait, missing_docs)] // one thread runs all volumes; the calls are those of `Host`
 pub trait Node {
     async fn observe(&self, query: &Query) -> Result<Observed, StepError>;
-    async fn login(&self, target: &Target, chap: Option<Chap>) -> Result<(), StepError>;
+    async fn login(&self, target: &Target, each: bool, chap: Option<Chap>)
+    -> Result<(), StepError>;
+    async fn gather(&self, order: &MapOrder) -> Result<(), StepError>;
     async fn scan(&self, iqn: &str, sid: u32, lun: u32) -> Result<(), StepError>;
     async fn read_header(&self, device: &DeviceId) -> Result<HeaderFound, StepError>;
     async fn format(&self, device: &DeviceId, order: FormatOrder) -> Result<Header, StepError>;
@@ -168,6 +171,8 @@ pub struct Outcome {
     pub scanned: bool,
     /// Whether mapping and disk were compared in this run and differ.
     pub proven: bool,
+    /// What did not succeed on one of several paths.
+    pub lost: Vec<StepError>,
 }
 
 /// Called after each step with its name, the time it took and its error, for metrics.
@@ -209,6 +214,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             rotation: at.run.rotation,
             scanned: at.run.scanned,
             proven: at.run.sample == Some(Ok(())),
+            lost: at.run.lost,
         }
     }
 
@@ -230,7 +236,12 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             }
             if stale {
                 let observed = self.node.observe(&wanted.query).await;
-                at.observed = Some(observed.map_err(|e| failed(Stage::Pending, &e))?);
+                let observed = observed.map_err(|e| failed(Stage::Pending, &e))?;
+                hand.cut_off = match observed.map_in_use().is_some() && !observed.is_reachable() {
+                    true => hand.cut_off.or_else(|| Some(Instant::now())),
+                    false => None,
+                };
+                at.observed = Some(observed);
             }
             let observed = at.observed.clone().unwrap_or_default();
             let step = match plan(wanted, memory, hand, &at.run, &observed) {
@@ -269,6 +280,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             debug!(step = step.name(), ?took, ok = result.is_ok(), "step");
             match result {
                 Err(e) if step.is_rotation() => at.run.rotation = Some(Err(e)),
+                Err(e) if step.concerns_one_path(&observed) => at.run.lost.push(e),
                 Err(e) if only_tidies(&step, wanted, memory) => {
                     warn!(step = step.name(), error = %e, "the erased volume's header stays, without key slots");
                     at.run.header_settled = true;
@@ -294,17 +306,26 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
     ) -> Result<(), StepError> {
         let (query, node) = (&wanted.query, self.node);
         match step {
-            Step::Login(lun) => {
+            Step::Login { lun, each } => {
+                at.run.logged_in = true;
                 // Asked for before each login: they may have been changed on the array.
                 let chap = match wanted.chap {
                     true => Some(self.office.chap().await?),
                     false => None,
                 };
-                node.login(&lun.target, chap).await
+                node.login(&lun.target, *each, chap).await
             }
             Step::Scan { lun, sid } => {
                 at.run.scanned = true;
-                node.scan(&lun.target.iqn, *sid, lun.lun).await
+                at.run.tried.push(*sid);
+                node.scan(&lun.target.iqn, *sid, lun.lun).await?;
+                at.run.seen.push(*sid);
+                Ok(())
+            }
+            Step::Gather(order) => {
+                at.run.gathered = true;
+                at.run.reading = None;
+                node.gather(order).await
             }
             Step::ReadHeader(device) => {
                 let found = node.read_header(device).await?;
@@ -412,7 +433,9 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 node.remove_file(file).await
             }
             Step::DeleteDevice(device) => {
-                (at.run.purged, at.run.scanned, at.run.reading) = (true, false, None);
+                at.run.purged.push(device.dev.clone());
+                (at.run.scanned, at.run.reading) = (false, None);
+                (at.run.tried, at.run.seen) = (vec![], vec![]);
                 node.delete_device(device).await
             }
             Step::Logout { iqn, sid } => {

@@ -7,6 +7,8 @@ use cryptvol_crds::v1alpha1::{
 
 use cryptvol_crds::conditions::Reason;
 
+use std::time::Instant;
+
 use crate::host::{DeviceId, Erased, HeaderFound, StepError};
 
 /// What the NodeVolume's status says, as last acknowledged by the API server.
@@ -70,6 +72,8 @@ fn plaintext(status: &NodeVolumeStatus) -> Option<(i64, String)> {
 /// What this process knows of one volume from one run to the next. Lost when it ends, on purpose.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hand {
+    /// Since when no path of a volume that has several works.
+    pub cut_off: Option<Instant>,
     /// Permit that this process recorded (or tried to record) as spent and has not used: no byte was written with it. It
     /// counts only together with the receipt in [`Memory`], and is given up before the first write.
     pub permit: Option<String>,
@@ -89,12 +93,22 @@ pub struct Run {
     pub written: Option<HeaderFacts>,
     /// The kernel read the LUN's identity anew in this run, or a loop device was given its file.
     pub scanned: bool,
-    /// A device without use was removed to be found anew; once is enough.
-    pub purged: bool,
+    /// Devices without use that were removed to be found anew, as major:minor; once is enough.
+    pub purged: Vec<String>,
     /// A broken mapping was closed to be made anew; once is enough.
     pub closed: bool,
     /// Sessions that were left as far as they are ours to leave.
     pub logged_out: Vec<u32>,
+    /// Of several paths: sessions were asked for.
+    pub logged_in: bool,
+    /// Of several paths: sessions in which the disk was looked for, found or not.
+    pub tried: Vec<u32>,
+    /// Of several paths: sessions in which the kernel read the disk's identity anew.
+    pub seen: Vec<u32>,
+    /// Of several paths: the map was made what it shall be.
+    pub gathered: bool,
+    /// Of several paths: what did not succeed on one of them, and ended nothing.
+    pub lost: Vec<StepError>,
     /// The file of an erased volume was removed, as far as it is this volume's.
     pub file_removed: bool,
     /// Key slots of a header were wiped.

@@ -5,7 +5,7 @@ use cryptvol_crds::{
     conditions::{self, Reason},
     v1alpha1::{
         DeviceStatus, EraseReceipt, HeaderFacts, LastError, MappingStatus, NodeRotation,
-        NodeRotationStatus, NodeVolumeStatus, PermitReceipt, ProofStatus, Stage,
+        NodeRotationStatus, NodeVolumeStatus, PathStatus, PermitReceipt, ProofStatus, Stage,
     },
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
@@ -16,7 +16,9 @@ use super::{
     plan::{Done, Stop, is_break},
     wanted::Wanted,
 };
-use crate::host::{DeviceId, Erased, LinkFound, Mapping, Observed, shown::shown};
+use crate::host::{
+    DeviceId, Erased, LinkFound, Mapping, Observed, Path, Portal, Source, StepError, shown::shown,
+};
 
 /// Longest message of an error without its next step, in characters: tools and arrays have their words in it.
 const MAX_MESSAGE: usize = 1500;
@@ -72,7 +74,7 @@ pub fn after(
     let mut new = old.clone();
     new.observed_generation = Some(wanted.generation);
     if let Some(observed) = &outcome.observed {
-        show(&mut new, wanted, observed);
+        show(&mut new, wanted, observed, &outcome.lost);
     }
     if let Some(erased) = &outcome.erased
         && new.erased.is_none()
@@ -245,9 +247,10 @@ fn set_header(status: &mut NodeVolumeStatus, facts: &HeaderFacts) {
 }
 
 /// Portal, device, mapping and link as observed. The link is shown only while it leads to a mapping of this volume.
-fn show(status: &mut NodeVolumeStatus, wanted: &Wanted, observed: &Observed) {
+fn show(status: &mut NodeVolumeStatus, wanted: &Wanted, observed: &Observed, lost: &[StepError]) {
     let portal = observed.session().and_then(|s| s.portal.as_ref());
     status.portal = portal.map(ToString::to_string);
+    status.paths = paths(wanted, observed, lost);
     status.device = observed.device().map(|d| device_status(&d.id));
     let ours = observed
         .mapping
@@ -260,6 +263,50 @@ fn show(status: &mut NodeVolumeStatus, wanted: &Wanted, observed: &Observed) {
     status.shadow = ours
         .filter(|m| observed.names.leads.as_ref() == Some(&m.path))
         .and(wanted.query.shadow.clone());
+}
+
+/// One for each portal, where several paths are wanted and the volume is on this node.
+fn paths(wanted: &Wanted, observed: &Observed, lost: &[StepError]) -> Vec<PathStatus> {
+    let Source::Iscsi(lun) = &wanted.query.source else {
+        return vec![];
+    };
+    let Some(map) = observed.map.as_ref().filter(|_| observed.multipath) else {
+        return vec![];
+    };
+    let status = |portal: &Portal| {
+        let through = |p: &&Path| {
+            let session = p.session.as_ref();
+            session.is_some_and(|s| s.portal.as_ref().is_some_and(|p| p.is(portal)))
+        };
+        let path = observed.paths.iter().find(through);
+        let disk = path.and_then(|p| p.disk.as_ref());
+        let session = path.and_then(|p| p.session.as_ref());
+        let up = path.is_some_and(|p| p.is_used_by(map));
+        let why = match (session, disk) {
+            _ if up => None,
+            (None, _) => Some("no session".to_owned()),
+            (Some(s), _) if !s.is_up() => Some(format!("its session is {}", s.state)),
+            (_, None) => Some("its session shows no disk".to_owned()),
+            (_, Some(d)) if d.id.wwid != map.device.id.wwid => Some(format!(
+                "its disk has WWID {}",
+                d.id.wwid.as_deref().unwrap_or("none")
+            )),
+            (_, Some(d)) if d.state != "running" => Some(format!("its disk is {}", d.state)),
+            _ => Some("the kernel does not use it".to_owned()),
+        };
+        let mut said = lost.iter().map(|e| e.message.as_str());
+        let said = said.find(|m| m.contains(&portal.to_string()));
+        PathStatus {
+            portal: portal.to_string(),
+            up,
+            device: disk.map(|d| d.id.path.clone()),
+            why: why.map(|why| match said {
+                Some(said) => shown(&format!("{why}: {said}"), 256),
+                None => why,
+            }),
+        }
+    };
+    lun.target.portals.iter().map(status).collect()
 }
 
 fn device_status(device: &DeviceId) -> DeviceStatus {

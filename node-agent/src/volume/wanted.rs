@@ -1,5 +1,7 @@
 //! What is wanted for one volume, read out of a NodeVolume's spec and checked before any of it reaches a path or a tool.
 
+use std::net::IpAddr;
+
 use cryptvol_crds::{
     NodeVolume, names,
     v1alpha1::{
@@ -9,7 +11,7 @@ use cryptvol_crds::{
 };
 
 use super::shadow;
-use crate::host::{BackingFile, Lun, Portal, Query, Source, Target};
+use crate::host::{BackingFile, Lun, MapName, Portal, Query, Source, Target};
 
 /// All are asked at once, each by a thread.
 const MAX_PORTALS: usize = 16;
@@ -58,6 +60,8 @@ pub struct Wanted {
     pub prove: bool,
     /// Name of a look at the disk's size that somebody asked for.
     pub rescan: Option<String>,
+    /// I/O that waits for a path has waited long enough.
+    pub give_up: bool,
     /// Generation of the spec.
     pub generation: i64,
     /// Memory that the agent takes for key derivation at most, in KiB.
@@ -96,6 +100,13 @@ impl Wanted {
         if let Some(name) = &spec.shadow {
             shadow::check(name, &source, spec.wwid.as_deref()).map_err(|why| bad("shadow", why))?;
         }
+        let map = match &spec.source.iscsi {
+            Some(iscsi) => Some(map_name(iscsi, &spec.volume_ref.uid)?),
+            None => None,
+        };
+        if spec.shadow.is_some() && map.as_ref().is_some_and(|m| m.wanted) {
+            return Err(bad("shadow", "not implemented together with several paths"));
+        }
         let desired = match (spec.desired, &volume.metadata.deletion_timestamp) {
             (Desired::Attached, Some(_)) => Desired::Detached,
             (desired, _) => desired,
@@ -107,6 +118,7 @@ impl Wanted {
                 mapping_name: names::mapping_name(&spec.volume_ref.uid),
                 link: spec.link.clone(),
                 shadow: spec.shadow.clone(),
+                map,
             },
             chap: spec.source.iscsi.as_ref().is_some_and(|i| i.chap),
             encryption: spec.encryption.clone(),
@@ -122,6 +134,7 @@ impl Wanted {
             suspended: spec.suspended,
             fail_closed: spec.fail_closed,
             prove: false,
+            give_up: false,
             rescan: spec.rescan.clone(),
             generation: volume.metadata.generation.unwrap_or_default(),
             unlock_memory_kib: UNLOCK_MEMORY_MIB << 10,
@@ -227,6 +240,35 @@ fn lun(spec: &NodeIscsi) -> Result<Lun, InvalidSpec> {
             iqn: spec.iqn.clone(),
         },
         lun,
+    })
+}
+
+/// The volume's map, and whether there shall be one. Names of portals could lead to the same place.
+fn map_name(spec: &NodeIscsi, volume_uid: &str) -> Result<MapName, InvalidSpec> {
+    if spec.multipath {
+        let mut seen: Vec<Portal> = Vec::new();
+        for portal in spec.portals.iter().filter_map(|p| portal_parts(p)) {
+            let (address, port) = portal;
+            let portal = Portal { address, port };
+            if portal.address.parse::<IpAddr>().is_err() {
+                return Err(bad(
+                    "source.iscsi.portals",
+                    "with several paths a portal is an IP address",
+                ));
+            }
+            if seen.iter().any(|p| p.is(&portal)) {
+                return Err(bad(
+                    "source.iscsi.portals",
+                    "with several paths each portal stands there once",
+                ));
+            }
+            seen.push(portal);
+        }
+    }
+    Ok(MapName {
+        name: names::paths_name(volume_uid),
+        uuid: names::paths_uuid(volume_uid),
+        wanted: spec.multipath,
     })
 }
 

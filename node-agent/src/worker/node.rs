@@ -11,7 +11,7 @@ use super::{
 use crate::{
     host::{
         AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header,
-        HeaderFound, Mapping, NameOrder, Observed, OpenOrder, Query, StepError, Target,
+        HeaderFound, MapOrder, Mapping, NameOrder, Observed, OpenOrder, Query, StepError, Target,
     },
     volume::execute::Node,
 };
@@ -71,8 +71,17 @@ impl Node for Workers {
             .map(|observed| *observed)
     }
 
-    async fn login(&self, target: &Target, chap: Option<Chap>) -> Result<(), StepError> {
-        self.act(Call::Login(target.clone(), chap)).await
+    async fn login(
+        &self,
+        target: &Target,
+        each: bool,
+        chap: Option<Chap>,
+    ) -> Result<(), StepError> {
+        self.act(Call::Login(target.clone(), each, chap)).await
+    }
+
+    async fn gather(&self, order: &MapOrder) -> Result<(), StepError> {
+        self.act(Call::Gather(order.clone())).await
     }
 
     async fn scan(&self, iqn: &str, sid: u32, lun: u32) -> Result<(), StepError> {

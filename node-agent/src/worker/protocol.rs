@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::host::{
     AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header,
-    HeaderFound, Host, Mapping, NameOrder, Observed, OpenOrder, Query, StepError, Target,
+    HeaderFound, Host, MapOrder, Mapping, NameOrder, Observed, OpenOrder, Query, StepError, Target,
     probe::{self, NodeCheck},
 };
 
@@ -29,7 +29,9 @@ pub enum Call {
     /// `Host::mappings`.
     Mappings,
     /// `Host::login`.
-    Login(Target, Option<Chap>),
+    Login(Target, bool, Option<Chap>),
+    /// `Host::gather`.
+    Gather(MapOrder),
     /// `Host::scan`.
     Scan(String, u32, u32),
     /// `Host::read_header`.
@@ -122,6 +124,7 @@ impl Call {
             Self::Observe(_) => "observe",
             Self::Mappings => "list mappings",
             Self::Login(..) => "log in",
+            Self::Gather(_) => "gather the paths",
             Self::Scan(..) => "scan",
             Self::ReadHeader(_) => "read the header",
             Self::Format(..) => "format",
@@ -162,6 +165,7 @@ impl Call {
             // Several portals, each with its own time.
             Self::Login(..) => 75,
             Self::DeleteDevice(_)
+            | Self::Gather(_)
             | Self::MakeFile(_)
             | Self::AttachFile(_)
             | Self::RemoveFile(_)
@@ -213,7 +217,8 @@ impl Call {
         match self {
             Self::Observe(query) => host.observe(query).map(|o| Answer::Observed(Box::new(o))),
             Self::Mappings => host.mappings().map(Answer::Mappings),
-            Self::Login(target, chap) => unit(host.login(target, chap.as_ref())),
+            Self::Login(target, each, chap) => unit(host.login(target, *each, chap.as_ref())),
+            Self::Gather(order) => unit(host.gather(order)),
             Self::Scan(iqn, sid, lun) => unit(host.scan(iqn, *sid, *lun)),
             Self::ReadHeader(device) => host.read_header(device).map(Answer::Found),
             Self::Format(device, order) => host.format(device, order).map(Answer::Formatted),

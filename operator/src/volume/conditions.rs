@@ -358,6 +358,7 @@ fn attachments(world: &World, status: &mut EncryptedVolumeStatus, current: Optio
                 stage: seen.stage,
                 link: seen.link,
                 device: seen.device.map(|d| d.path),
+                paths: seen.paths,
                 since: seen.since,
             }
         })

@@ -107,6 +107,7 @@ fn iscsi(source: IscsiSource) -> NodeIscsi {
         iqn: source.iqn,
         lun: source.lun,
         chap: source.chap_secret_ref.is_some(),
+        multipath: source.multipath.unwrap_or_default(),
     }
 }
 

@@ -315,7 +315,7 @@ pub fn close(name: &str, uuid: &str) -> Result<(), StepError> {
     }
 }
 
-fn remove(dm: &DM, uuid: &str) -> Result<(), StepError> {
+pub(super) fn remove(dm: &DM, uuid: &str) -> Result<(), StepError> {
     let mut waited = Duration::ZERO;
     loop {
         let busy = match sys::dm_command(dm.file(), DmCommand::Remove, uuid, 0) {
@@ -498,7 +498,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Whether an error says that there is no such mapping.
-fn gone(error: &DmError) -> bool {
+pub(super) fn gone(error: &DmError) -> bool {
     match error {
         DmError::Core(devicemapper::errors::Error::Ioctl(_, _, _, errno)) => {
             io::Error::from(**errno).raw_os_error() == Some(libc::ENXIO)

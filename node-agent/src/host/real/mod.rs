@@ -14,6 +14,7 @@ mod live;
 pub mod local;
 mod loop_sys;
 pub mod luks;
+mod multipath;
 pub mod names;
 pub mod plain;
 mod rotate;
@@ -30,8 +31,8 @@ use cryptvol_crds::{
 
 use super::{
     AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FileState, FormatOrder,
-    Header, HeaderFound, Host, Mapping, NameOrder, NameTo, Observed, OpenOrder, Passphrase, Path,
-    Query, RawKind, Source, StepError, Target,
+    Header, HeaderFound, Host, MapOrder, Mapping, NameOrder, NameTo, Observed, OpenOrder,
+    Passphrase, Path, Query, RawKind, Source, StepError, Target,
 };
 use disk::{Access, Disk};
 use error::{because, failed};
@@ -88,6 +89,11 @@ impl Host for RealHost {
         Ok(Observed {
             file,
             paths,
+            map: match &query.map {
+                Some(name) => multipath::observe(&self.sysfs, name)?,
+                None => None,
+            },
+            multipath: query.map.as_ref().is_some_and(|m| m.wanted),
             mapping,
             link: self.links.observe(&query.link)?,
             names: self
@@ -100,8 +106,12 @@ impl Host for RealHost {
         dm::ours()
     }
 
-    fn login(&mut self, target: &Target, chap: Option<&Chap>) -> Result<(), StepError> {
-        self.initiator.login(&self.sysfs, target, chap)
+    fn login(&mut self, target: &Target, each: bool, chap: Option<&Chap>) -> Result<(), StepError> {
+        self.initiator.login(&self.sysfs, target, each, chap)
+    }
+
+    fn gather(&mut self, order: &MapOrder) -> Result<(), StepError> {
+        multipath::gather(&self.sysfs, order)
     }
 
     fn scan(&mut self, iqn: &str, sid: u32, lun: u32) -> Result<(), StepError> {
@@ -168,8 +178,9 @@ impl Host for RealHost {
     }
 
     fn delete_device(&mut self, device: &DeviceId) -> Result<(), StepError> {
-        match device.kind {
+        match &device.kind {
             RawKind::Loop { .. } => files::detach(&self.sysfs, device),
+            RawKind::Paths { uuid } => multipath::remove(device, uuid),
             _ => iscsi::delete_device(&self.sysfs, device),
         }
     }

@@ -77,14 +77,18 @@ struct DmIoctl {
     data: [u8; 7],
 }
 
+const DM_SKIP_LOCKFS_FLAG: u32 = 1 << 10;
+const DM_NOFLUSH_FLAG: u32 = 1 << 11;
 const DM_IOCTL_SIZE: usize = size_of::<DmIoctl>();
 const _: () = assert!(DM_IOCTL_SIZE == 312);
 
 /// Device-mapper commands that libraries couple with waiting for udev.
 #[derive(Clone, Copy, Debug)]
 pub enum DmCommand {
-    /// Puts the loaded table in force.
+    /// Puts the loaded table in force, once what is on its way has ended.
     Resume,
+    /// The same while I/O waits for a path: it goes on waiting, below the new table.
+    Exchange,
     /// Removes the device, at once or not at all.
     Remove,
 }
@@ -113,7 +117,10 @@ pub fn dm_command(
         data_start: DM_IOCTL_SIZE as u32,
         target_count: 0,
         open_count: 0,
-        flags: 0,
+        flags: match command {
+            DmCommand::Exchange => DM_SKIP_LOCKFS_FLAG | DM_NOFLUSH_FLAG,
+            DmCommand::Resume | DmCommand::Remove => 0,
+        },
         event_nr: u32::from(udev_flags) << 16,
         padding: 0,
         dev: 0,
@@ -130,7 +137,7 @@ pub fn dm_command(
     // names exactly its size, and it outlives the call.
     let result = unsafe {
         match command {
-            DmCommand::Resume => ioctls::dm_suspend(fd, &raw mut arg),
+            DmCommand::Resume | DmCommand::Exchange => ioctls::dm_suspend(fd, &raw mut arg),
             DmCommand::Remove => ioctls::dm_remove(fd, &raw mut arg),
         }
     };

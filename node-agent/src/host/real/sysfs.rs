@@ -1,6 +1,7 @@
 //! iSCSI sessions and SCSI disks as sysfs shows them. Reading sysfs never waits for a target.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     path::{Path as FsPath, PathBuf},
@@ -217,9 +218,11 @@ impl Sysfs {
     /// When sysfs cannot be read.
     pub fn holders(&self, id: &DeviceId) -> io::Result<Vec<String>> {
         match self.block_dir(id)? {
-            Some(block) if !matches!(id.kind, RawKind::Lun { .. }) => users(&block, &id.dev),
-            Some(block) => holders(&block),
             None => Ok(Vec::new()),
+            Some(block) => match id.kind {
+                RawKind::Lun { .. } | RawKind::Paths { .. } => holders(&block),
+                RawKind::Local | RawKind::Loop { .. } => users(&block, &id.dev),
+            },
         }
     }
 
@@ -249,7 +252,7 @@ impl Sysfs {
         let name = id.path.strip_prefix("/dev/").unwrap_or(&id.path);
         let same = match &id.kind {
             RawKind::Lun { hctl } => path.ends_with(FsPath::new(hctl).join("block").join(name)),
-            RawKind::Local | RawKind::Loop { .. } => path.ends_with(name),
+            RawKind::Local | RawKind::Loop { .. } | RawKind::Paths { .. } => path.ends_with(name),
         };
         Ok(same.then_some(path))
     }
@@ -269,6 +272,16 @@ impl Sysfs {
         let wwid = match &id.kind {
             RawKind::Local => local_wwid(&block),
             RawKind::Lun { .. } | RawKind::Loop { .. } => wwid(&block.join("device")),
+            RawKind::Paths { uuid } => {
+                let found = attribute(&block.join("dm/uuid")).map_err(read)?;
+                if found.as_ref() != Some(uuid) {
+                    return Err(because(
+                        Reason::WwidMismatch,
+                        format!("{} is another map now", id.path),
+                    ));
+                }
+                paths_wwid(&block)
+            }
         };
         let wwid = wwid.map_err(read)?;
         if wwid != id.wwid {
@@ -399,6 +412,23 @@ pub(super) fn holders(block: &FsPath) -> io::Result<Vec<String>> {
 
 pub(super) fn wwid(scsi: &FsPath) -> io::Result<Option<String>> {
     Ok(attribute(&scsi.join("wwid"))?.filter(|w| !w.is_empty()))
+}
+
+/// What the paths of a map show, those that are down left out unless all are: one WWID, or else all of them.
+pub(super) fn paths_wwid(block: &FsPath) -> io::Result<Option<String>> {
+    let slaves = block.join("slaves");
+    let (mut up, mut all) = (BTreeSet::new(), BTreeSet::new());
+    for disk in names(&slaves)? {
+        let scsi = slaves.join(disk).join("device");
+        let shown = wwid(&scsi)?.unwrap_or_else(|| "no WWID".to_owned());
+        if attribute(&scsi.join("state"))?.as_deref() == Some("running") {
+            up.insert(shown.clone());
+        }
+        all.insert(shown);
+    }
+    let shown = if up.is_empty() { all } else { up };
+    let shown: Vec<_> = shown.into_iter().collect();
+    Ok((!shown.is_empty()).then(|| shown.join(" and ")))
 }
 
 /// sysfs counts in units of 512 bytes whatever the device's blocks are.

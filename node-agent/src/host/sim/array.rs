@@ -17,6 +17,8 @@ pub struct SimTarget {
     pub own_chap: Option<(String, String)>,
     /// Portals that do not answer, as `address:port`, while the target is up.
     pub portals_away: Vec<String>,
+    /// Portals at which all LUNs are another disk, as indexes into `World::disks`.
+    pub other_luns: BTreeMap<String, usize>,
     /// Disks by LUN, as indexes into `World::disks`.
     pub luns: BTreeMap<u32, usize>,
 }

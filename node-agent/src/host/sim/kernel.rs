@@ -6,11 +6,12 @@ use cryptvol_crds::{
     v1alpha1::{HeaderFacts, KeySlotRef},
 };
 
-use super::{Content, Disk, SimHeader, SimLink, WIPED, World, fingerprint};
+use super::{Content, Disk, SimHeader, SimLink, SimMap, WIPED, World, fingerprint};
 use crate::host::{
     AddSlotOrder, BackingFile, Chap, CryptTable, Device, DeviceId, DropSlotsOrder, Erased,
-    FileState, FormatOrder, Header, HeaderFound, Host, LinkFound, Lun, Mapping, NameOrder,
-    Observed, OpenOrder, Path, Portal, Query, RawKind, Session, Source, StepError, Target,
+    FileState, FormatOrder, Header, HeaderFound, Host, LinkFound, Lun, MapOrder, Mapping,
+    NameOrder, Observed, OpenOrder, Path, Portal, Query, RawKind, Session, Source, StepError,
+    Target,
 };
 
 /// What the kernel holds.
@@ -22,6 +23,8 @@ pub struct Kernel {
     pub devices: Vec<SimDevice>,
     /// Device-mapper mappings.
     pub mappings: Vec<SimMapping>,
+    /// Maps of dm-multipath.
+    pub maps: Vec<SimMap>,
     /// Last session id given.
     pub next_sid: u32,
 }
@@ -94,23 +97,28 @@ fn error<T>(reason: Reason, message: &str) -> Result<T, StepError> {
 }
 
 impl World {
-    fn session(&self, iqn: &str) -> Option<&SimSession> {
-        self.kernel.sessions.iter().find(|s| s.iqn == iqn)
-    }
-
     /// Index of the disk that the array shows at a device now, which need not be the one that was scanned.
-    fn disk_behind(&self, device: &SimDevice) -> Option<usize> {
+    pub(super) fn disk_behind(&self, device: &SimDevice) -> Option<usize> {
         if device.sid == 0 {
             return Some(device.disk);
         }
         let session = self.kernel.sessions.iter().find(|s| s.sid == device.sid)?;
         let target = self.targets.get(&session.iqn).filter(|t| t.up)?;
-        target.luns.get(&device.lun).copied()
+        let portal = session.portal.as_ref().map(ToString::to_string);
+        if portal.is_some_and(|p| target.portals_away.contains(&p)) {
+            return None;
+        }
+        let portal = session.portal.as_ref().map(ToString::to_string);
+        let other = portal.and_then(|p| target.other_luns.get(&p));
+        other.or(target.luns.get(&device.lun)).copied()
     }
 
     /// The device of this identity, with the disk that answers; as a real step re-checks before it acts (the WWID by
     /// INQUIRY, not from sysfs).
-    fn check(&self, id: &DeviceId) -> Result<usize, StepError> {
+    pub(super) fn check(&self, id: &DeviceId) -> Result<usize, StepError> {
+        if let RawKind::Paths { .. } = id.kind {
+            return self.check_map(id);
+        }
         let Some(device) = self.kernel.devices.iter().find(|d| d.path == id.path) else {
             return error(Reason::WwidMismatch, "the device is gone");
         };
@@ -195,12 +203,18 @@ impl World {
         }
     }
 
-    fn holders(&self, dev: &str) -> Vec<String> {
+    pub(super) fn holders(&self, dev: &str) -> Vec<String> {
+        let maps = self.kernel.maps.iter();
+        let maps = maps
+            .filter(|m| m.members.iter().any(|member| member.dev == dev))
+            .map(|m| &m.path);
         self.kernel
             .mappings
             .iter()
             .filter(|m| m.mapping.deps.iter().any(|d| d == dev))
-            .map(|m| m.mapping.path.trim_start_matches("/dev/").to_owned())
+            .map(|m| &m.mapping.path)
+            .chain(maps)
+            .map(|path| path.trim_start_matches("/dev/").to_owned())
             .collect()
     }
 
@@ -261,6 +275,13 @@ impl World {
                     mapping.table = None;
                     mapping.deps.clear();
                     self.kernel.mappings.push(SimMapping { mapping, disk });
+                }
+            }
+            TornStep::Gather(order) => {
+                match self.kernel.maps.iter_mut().find(|m| m.uuid == order.uuid) {
+                    None if order.paths.is_empty() => {}
+                    None => self.new_map(order),
+                    Some(map) => map.suspended = torn != Torn::Early,
                 }
             }
             TornStep::Suspend(name, uuid) => {
@@ -386,13 +407,7 @@ impl World {
     }
 
     fn new_mapping(&self, id: &DeviceId, order: &OpenOrder) -> Mapping {
-        // The least free number, as the kernel gives them: a number is used again soon.
-        let minor = (0..)
-            .find(|n| {
-                let path = format!("/dev/dm-{n}");
-                self.kernel.mappings.iter().all(|m| m.mapping.path != path)
-            })
-            .unwrap_or_default();
+        let minor = self.free_minor();
         let facts = &order.expected;
         let offset = u64::try_from(facts.data_offset).unwrap();
         Mapping {
@@ -433,6 +448,8 @@ pub enum TornStep {
     Erase(DeviceId, String),
     /// See `Host::clear_header`.
     ClearHeader(DeviceId, String),
+    /// See `Host::gather`.
+    Gather(MapOrder),
     /// See `Host::suspend`.
     Suspend(String, String),
     /// See `Host::drop_key_slots`.
@@ -477,6 +494,8 @@ impl Host for World {
             mapping,
             link,
             names: self.names_found(query),
+            map: query.map.as_ref().and_then(|name| self.map_found(name)),
+            multipath: query.map.as_ref().is_some_and(|m| m.wanted),
         })
     }
 
@@ -490,8 +509,17 @@ impl Host for World {
             .collect())
     }
 
-    fn login(&mut self, target: &Target, chap: Option<&Chap>) -> Result<(), StepError> {
-        if self.session(&target.iqn).is_some() {
+    fn gather(&mut self, order: &MapOrder) -> Result<(), StepError> {
+        self.gather_paths(order)
+    }
+
+    fn login(&mut self, target: &Target, each: bool, chap: Option<&Chap>) -> Result<(), StepError> {
+        let portals = match each {
+            true => self.portals_without(target),
+            false if self.kernel.sessions.iter().any(|s| s.iqn == target.iqn) => vec![],
+            false => target.portals.clone(),
+        };
+        if portals.is_empty() {
             return Ok(());
         }
         if self.targets.values().all(|t| !t.up) {
@@ -501,10 +529,14 @@ impl Host for World {
             return error(Reason::TargetNotFound, "target not found");
         };
         let answers = |p: &&Portal| !t.portals_away.contains(&p.to_string());
-        let Some(portal) = target.portals.iter().find(answers).filter(|_| t.up) else {
+        let mut answering: Vec<_> = portals.iter().filter(answers).filter(|_| t.up).collect();
+        if answering.is_empty() {
             return error(Reason::PortalUnreachable, "connection timed out");
-        };
-        let portal = portal.clone();
+        }
+        let away = portals.len() - answering.len();
+        if !each {
+            answering.truncate(1);
+        }
         if let Some((user, password)) = &t.chap
             && chap.is_none_or(|c| c.username != *user || c.password != *password)
         {
@@ -515,16 +547,20 @@ impl Host for World {
         {
             return error(Reason::TargetNotAuthentic, "the target proves nothing");
         }
-        self.kernel.next_sid += 1;
-        let sid = self.kernel.next_sid;
-        self.kernel.sessions.push(SimSession {
-            sid,
-            iqn: target.iqn.clone(),
-            portal: Some(portal),
-            state: "LOGGED_IN".to_owned(),
-            foreign: false,
-        });
-        Ok(())
+        for portal in answering {
+            self.kernel.next_sid += 1;
+            self.kernel.sessions.push(SimSession {
+                sid: self.kernel.next_sid,
+                iqn: target.iqn.clone(),
+                portal: Some(portal.clone()),
+                state: "LOGGED_IN".to_owned(),
+                foreign: false,
+            });
+        }
+        match each && away > 0 {
+            true => error(Reason::PortalUnreachable, "connection timed out"),
+            false => Ok(()),
+        }
     }
 
     fn scan(&mut self, iqn: &str, sid: u32, lun: u32) -> Result<(), StepError> {
@@ -532,11 +568,14 @@ impl Host for World {
         if !sessions.any(|s| s.sid == sid && s.iqn == iqn) {
             return error(Reason::StepFailed, "no session");
         }
-        let shown = self
-            .targets
-            .get(iqn)
-            .filter(|t| t.up)
-            .and_then(|t| t.luns.get(&lun).copied());
+        let portal = self.kernel.sessions.iter().find(|s| s.sid == sid);
+        let portal = portal.and_then(|s| s.portal.as_ref());
+        let portal = portal.map_or_else(String::new, ToString::to_string);
+        let target = self.targets.get(iqn);
+        let target = target.filter(|t| t.up && !t.portals_away.contains(&portal));
+        let shown = target
+            .and_then(|t| t.other_luns.get(&portal).or(t.luns.get(&lun)))
+            .copied();
         let known = self
             .kernel
             .devices
@@ -685,6 +724,9 @@ impl Host for World {
     }
 
     fn delete_device(&mut self, device: &DeviceId) -> Result<(), StepError> {
+        if let RawKind::Paths { .. } = device.kind {
+            return self.remove_map(device);
+        }
         let Some(i) = self
             .kernel
             .devices

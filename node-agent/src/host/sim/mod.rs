@@ -8,11 +8,13 @@ mod array;
 mod files;
 mod kernel;
 mod names;
+mod paths;
 
 pub use array::*;
 pub use files::*;
 pub use kernel::*;
 pub use names::*;
+pub use paths::*;
 
 use std::collections::BTreeMap;
 
@@ -87,11 +89,16 @@ impl World {
         let (disk, uuid) = (mapping.disk, mapping.mapping.uuid.clone());
         // Only where the mapping still lies over a living device do the bytes get anywhere.
         let dev = mapping.mapping.deps.first().cloned();
-        let alive = self
-            .kernel
-            .devices
-            .iter()
-            .any(|d| Some(&d.dev) == dev.as_ref() && d.disk == disk && d.state == "running");
+        let maps = self.kernel.maps.iter();
+        let map = maps.clone().find(|m| Some(&m.dev) == dev.as_ref());
+        let below: Vec<_> = match map {
+            Some(map) => self.used_by(map),
+            None => {
+                let devices = self.kernel.devices.iter();
+                devices.filter(|d| Some(&d.dev) == dev.as_ref()).collect()
+            }
+        };
+        let alive = below.iter().any(|d| d.disk == disk && d.state == "running");
         if !alive {
             return None;
         }

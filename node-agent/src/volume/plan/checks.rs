@@ -6,9 +6,7 @@ use cryptvol_crds::{
 };
 
 use super::{At, Next, Step, stop};
-use crate::host::{
-    CryptTable, Device, DeviceId, Header, HeaderFound, LinkFound, Mapping, Session, Source,
-};
+use crate::host::{CryptTable, Device, DeviceId, Header, HeaderFound, LinkFound, Mapping, Source};
 
 /// State of a mapping that carries this volume's name and UUID.
 pub(super) enum Health {
@@ -166,6 +164,9 @@ impl<'a> At<'a> {
                 id.dev
             ));
         }
+        if self.is_dead() {
+            return Health::Broken("all its disks were taken off line by the kernel".to_owned());
+        }
         if state == "offline" {
             // The kernel gave it up after errors; unlike a disk whose transport is down it never comes back by itself.
             return Health::Broken(format!(
@@ -174,14 +175,14 @@ impl<'a> At<'a> {
             ));
         }
         let logged_in = match &self.wanted.query.source {
-            Source::Iscsi(_) => {
-                let session = self.observed.session();
-                session.is_some_and(Session::is_up)
-            }
+            Source::Iscsi(_) => self.observed.is_reachable(),
             Source::Device { .. } | Source::File(_) => true,
         };
         if state != "running" || !logged_in {
-            return Health::Waits(format!("the disk {} is {state}", id.path));
+            return Health::Waits(match self.observed.map_in_use() {
+                Some(_) => self.paths_down(),
+                None => format!("the disk {} is {state}", id.path),
+            });
         }
         match mapping.suspended {
             true => Health::Suspended,

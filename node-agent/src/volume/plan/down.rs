@@ -23,6 +23,10 @@ impl At<'_> {
             return Ok(());
         };
         if self.wanted.made_for_this_volume(&mapping.uuid) {
+            // Nobody who waits for a path could let go of the mapping.
+            if self.observed.map_in_use().is_some() && !self.observed.is_reachable() {
+                self.let_io_fail()?;
+            }
             return Err(Next::Do(Step::Close {
                 uuid: mapping.uuid.clone(),
             }));
@@ -49,6 +53,18 @@ impl At<'_> {
         // Reported as gone for this very spec: what shows up later at this LUN is not this volume's doing.
         if self.memory.detached_at == Some(self.wanted.generation) {
             return Ok(());
+        }
+        // It is this volume's alone, whoever else has the disk.
+        if let Some(map) = &self.observed.map {
+            let Device { id, holders, .. } = &map.device;
+            return Err(match holders.is_empty() {
+                true => Next::Do(Step::DeleteDevice(id.clone())),
+                false => stop(
+                    Stage::Detaching,
+                    Reason::DeviceBusy,
+                    format!("{} is in use by {}", id.path, holders.join(", ")),
+                ),
+            });
         }
         if self.wanted.lun_wanted_by_another {
             return Ok(());
@@ -100,9 +116,10 @@ impl At<'_> {
     fn left(&self) -> Option<&Device> {
         let observed = self.observed;
         let named = observed.paths.iter().filter(|p| p.named);
-        let mut idle = named.filter_map(|p| p.disk.as_ref());
+        let mut disks = named.filter_map(|p| p.disk.as_ref());
         observed
             .device()
-            .or_else(|| idle.find(|d| d.holders.is_empty()))
+            .or_else(|| disks.clone().find(|d| d.holders.is_empty()))
+            .or_else(|| disks.next().filter(|_| observed.multipath))
     }
 }

@@ -69,7 +69,9 @@ impl At<'_> {
 
     /// The header of which the key slots are gone, where the disk can be had: it could be used again at once without it.
     fn clear_header(&self) -> Result<(), Next> {
-        let settled = self.run.header_settled || self.run.purged || !self.run.logged_out.is_empty();
+        let settled = self.run.header_settled
+            || !self.run.purged.is_empty()
+            || !self.run.logged_out.is_empty();
         let has_header = self.wanted.encryption.provider.has_header() && !self.never_written();
         // Reported as erased: the disk may be another volume's by now.
         let reported = self.memory.detached_at.is_some();

@@ -12,6 +12,7 @@ impl At<'_> {
     /// Has the kernel read the disk's identity and size anew, where that was not done in this run.
     pub(super) fn scan_once(&self) -> Option<Next> {
         match &self.wanted.query.source {
+            Source::Iscsi(lun) if self.observed.map_in_use().is_some() => self.scan_paths_once(lun),
             Source::Iscsi(lun) if !self.run.scanned => {
                 let session = self.observed.session()?;
                 Some(Next::Do(Step::scan(lun, session)))

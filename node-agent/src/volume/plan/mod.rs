@@ -12,6 +12,7 @@ mod erase;
 mod headerless;
 mod live;
 mod names;
+mod paths;
 mod prove;
 mod reach;
 mod rotate;
@@ -28,7 +29,9 @@ use super::{
     memory::{Hand, Memory, Run},
     wanted::Wanted,
 };
-use crate::host::{BackingFile, DeviceId, Erased, Lun, Mapping, NameTo, Observed, Session};
+use crate::host::{
+    BackingFile, DeviceId, Erased, Lun, MapOrder, Mapping, NameTo, Observed, Session,
+};
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,7 +48,14 @@ pub enum Next {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// Log in to the target.
-    Login(Lun),
+    Login {
+        /// The volume's.
+        lun: Lun,
+        /// Through each portal, not through one of them.
+        each: bool,
+    },
+    /// Make the map above several paths, or make it what it shall be.
+    Gather(MapOrder),
     /// Add the LUN, or read its identity anew.
     Scan {
         /// What to look for.
@@ -206,7 +216,8 @@ impl Step {
     /// Name in logs, metrics and fail points.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Login(_) => "login",
+            Self::Login { .. } => "login",
+            Self::Gather(_) => "gather-paths",
             Self::Scan { .. } => "scan",
             Self::MakeFile(_) => "make-file",
             Self::AttachFile(_) => "attach-file",
@@ -243,6 +254,7 @@ impl Step {
     /// Names of all steps.
     pub const NAMES: &'static [&'static str] = &[
         "login",
+        "gather-paths",
         "scan",
         "make-file",
         "attach-file",
@@ -276,8 +288,10 @@ impl Step {
     /// Stage that this step belongs to, for the report when it fails.
     pub fn stage(&self) -> Stage {
         match self {
-            Self::Login(_) => Stage::Session,
-            Self::Scan { .. } | Self::MakeFile(_) | Self::AttachFile(_) => Stage::Device,
+            Self::Login { .. } => Stage::Session,
+            Self::Gather(_) | Self::Scan { .. } | Self::MakeFile(_) | Self::AttachFile(_) => {
+                Stage::Device
+            }
             Self::ReadHeader(_) | Self::SpendPermit { .. } | Self::Format { .. } => Stage::Header,
             Self::ReleaseKey => Stage::KeyRelease,
             Self::Open { .. } | Self::RecordFirstOpened { .. } | Self::Sample { .. } => {
@@ -311,6 +325,18 @@ impl Step {
         matches!(self, Self::AddKeySlot { .. } | Self::DropKeySlots { .. })
     }
 
+    /// Whether the step is about one of several paths, or about those of a volume in use: its failure is told of and ends nothing else.
+    pub fn concerns_one_path(&self, observed: &Observed) -> bool {
+        match self {
+            Self::Login { each, .. } => *each,
+            Self::Scan { .. } => observed.multipath || observed.map_in_use().is_some(),
+            Self::Gather(_) | Self::DeleteDevice(_) => {
+                observed.mapping.is_some() && observed.map_in_use().is_some()
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the step, of those that concern a target, is about one disk of it.
     pub fn concerns_one_disk(&self) -> bool {
         matches!(self, Self::Scan { .. } | Self::DeleteDevice(_))
@@ -320,7 +346,7 @@ impl Step {
     pub fn concerns_target(&self) -> bool {
         matches!(
             self,
-            Self::Login(_) | Self::Scan { .. } | Self::DeleteDevice(_) | Self::Logout { .. }
+            Self::Login { .. } | Self::Scan { .. } | Self::DeleteDevice(_) | Self::Logout { .. }
         )
     }
 }
@@ -380,8 +406,9 @@ pub fn only_tidies(step: &Step, wanted: &Wanted, memory: &Memory) -> bool {
         && memory.erased.is_some()
         && matches!(
             step,
-            Step::Login(_)
+            Step::Login { .. }
                 | Step::Scan { .. }
+                | Step::Gather(_)
                 | Step::AttachFile(_)
                 | Step::ReadHeader(_)
                 | Step::ClearHeader { .. }

@@ -9,7 +9,10 @@ impl At<'_> {
     /// Session, device and identity; the device is free, answers, and its identity was read in this run.
     pub(super) fn reach_device(&self) -> Result<&DeviceId, Next> {
         match &self.wanted.query.source {
-            Source::Iscsi(lun) => self.reach_lun(lun),
+            Source::Iscsi(lun) => match &self.wanted.query.map {
+                Some(map) if map.wanted => self.reach_paths(lun, map),
+                _ => self.reach_lun(lun),
+            },
             Source::Device { path } => self.reach_local(path),
             Source::File(file) => self.reach_file(file),
         }
@@ -119,7 +122,7 @@ impl At<'_> {
 
     /// iscsid logs in again by itself, with what it was told at the first login: a secret that the array does not take any
     /// more keeps the session down, and only a new session gets the new one.
-    fn session_is_down(&self, session: &Session, iqn: &str) -> String {
+    pub(super) fn session_is_down(&self, session: &Session, iqn: &str) -> String {
         let through = match &session.portal {
             Some(portal) => format!(" through {portal}"),
             None => String::new(),
@@ -139,8 +142,17 @@ impl At<'_> {
 
     fn reach_lun(&self, lun: &Lun) -> Result<&DeviceId, Next> {
         let target = &lun.target;
+        // Several paths were wanted before.
+        if let Some(map) = &self.observed.map
+            && map.device.holders.is_empty()
+        {
+            return Err(Next::Do(Step::DeleteDevice(map.device.id.clone())));
+        }
         let Some(session) = self.observed.session() else {
-            return Err(Next::Do(Step::Login(lun.clone())));
+            return Err(Next::Do(Step::Login {
+                lun: lun.clone(),
+                each: false,
+            }));
         };
         if !session.is_up() {
             // Nobody has a disk there, so nobody loses one: a new login takes any of the portals, and the secret of today.
@@ -173,7 +185,9 @@ impl At<'_> {
         }
         // Taken off line by the kernel, or left without a size after the array withdrew it: such a device never comes
         // back by itself. Nothing is stacked on it, so it is removed and found anew, once.
-        if (state == "offline" || (id.size_bytes == 0 && self.run.scanned)) && !self.run.purged {
+        if (state == "offline" || (id.size_bytes == 0 && self.run.scanned))
+            && self.run.purged.is_empty()
+        {
             return Err(Next::Do(Step::DeleteDevice(id.clone())));
         }
         match state.as_str() {

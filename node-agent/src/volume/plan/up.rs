@@ -266,6 +266,9 @@ impl At<'_> {
                 ),
             ));
         }
+        if !self.wanted.suspended {
+            self.heal(mapping)?;
+        }
         match self.health(mapping) {
             // Before any other question: whatever is wrong, the key is to go.
             Health::Good if self.wanted.suspended => Err(Next::Do(Step::Suspend {

@@ -523,7 +523,7 @@ fn a_zombie_mapping_is_made_anew_once_nobody_has_it_open() {
                 let Source::Iscsi(Lun { target, lun }) = query.source else {
                     panic!("another source");
                 };
-                world.login(&target, None).unwrap();
+                world.login(&target, false, None).unwrap();
                 world.scan(&target.iqn, 2, lun).unwrap();
                 assert_eq!(world.kernel.devices[0].path, "/dev/sdb");
             }

@@ -63,6 +63,27 @@ fn file_with_data() -> Lab {
     written(Lab::file(Provider::Luks2, 1))
 }
 
+fn paths_with_data() -> Lab {
+    written(Lab::paths(Provider::Luks2, 1))
+}
+
+/// Its session is there again, and the kernel uses the other path alone until we act.
+fn path_is_back() -> Lab {
+    let lab = paths_with_data();
+    lab.world.borrow_mut().cut(IQN, PORTALS[1]);
+    lab.settle(1);
+    lab.world.borrow_mut().mend(IQN, PORTALS[1]);
+    lab
+}
+
+fn no_path_left() -> Lab {
+    let lab = paths_with_data();
+    for portal in PORTALS {
+        lab.world.borrow_mut().cut(IQN, portal);
+    }
+    lab
+}
+
 fn written(lab: Lab) -> Lab {
     lab.settle(1);
     assert!(lab.world.borrow_mut().guest_writes(&Lab::link(1)).is_some());
@@ -135,6 +156,48 @@ fn deleted_by_name() -> Lab {
 }
 
 const WAYS: &[Way] = &[
+    Way {
+        name: "first attach, two paths",
+        prepare: || Lab::paths(Provider::Luks2, 1),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: true,
+    },
+    Way {
+        name: "attach, two paths",
+        prepare: || detached(paths_with_data()),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "a path comes back",
+        prepare: path_is_back,
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "detach, two paths",
+        prepare: paths_with_data,
+        desired: Desired::Detached,
+        last: Stage::Detached,
+        formats: false,
+    },
+    Way {
+        name: "detach, no path left",
+        prepare: no_path_left,
+        desired: Desired::Detached,
+        last: Stage::Detached,
+        formats: false,
+    },
+    Way {
+        name: "erase attached, two paths",
+        prepare: paths_with_data,
+        desired: Desired::Erased,
+        last: Stage::Erased,
+        formats: false,
+    },
     Way {
         name: "first attach, file",
         prepare: || Lab::file(Provider::Luks2, 1),
@@ -460,6 +523,7 @@ fn nothing_left_if_down(way: &Way, lab: &Lab) {
             "{}: a device is left",
             way.name
         );
+        assert!(world.kernel.maps.is_empty(), "{}: a map is left", way.name);
         assert!(
             world.kernel.mappings.is_empty(),
             "{}: a mapping is left",
@@ -649,6 +713,15 @@ fn errors_of(call: &str) -> &'static [Reason] {
             R::StepFailed,
         ],
         "scan" => &[R::LunNotFound, R::DeadlineExceeded, R::StepFailed],
+        "gather" => &[
+            R::WwidMismatch,
+            R::SizeMismatch,
+            R::DeviceBusy,
+            R::NotOurs,
+            R::MultipathUnsupported,
+            R::DeadlineExceeded,
+            R::StepFailed,
+        ],
         "read-header" => &[
             R::DeviceUnreadable,
             R::WwidMismatch,

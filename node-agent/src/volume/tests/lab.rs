@@ -29,6 +29,8 @@ use crate::{
 };
 
 pub const IQN: &str = "iqn.2026-11.com.example:array";
+/// Portals of the target.
+pub const PORTALS: [&str; 2] = ["192.0.2.1:3260", "[2001:db8::2]:3260"];
 pub const KEY: &str = "5ec4e7c0ffee5ec4e7c0ffee5ec4e7c0ffee5ec4e7c0ffee5ec4e7c0ffee5ec4";
 pub const CHAP: (&str, &str) = ("node-1", "chap-5ec4e7-5ec4e7");
 
@@ -78,6 +80,8 @@ pub struct Lab {
     pub unlock_memory_kib: Cell<u32>,
     /// Each run proves.
     pub prove: Cell<bool>,
+    /// I/O has waited long enough for a path.
+    pub give_up: Cell<bool>,
     /// Somebody removed mappings by hand: a link may lead nowhere until the agent looks again.
     pub vandalised: Cell<bool>,
     /// A raw disk may have a name that no volume has kept yet.
@@ -111,6 +115,7 @@ impl Default for Lab {
             next: RefCell::default(),
             unlock_memory_kib: Cell::new(64 << 10),
             prove: Cell::new(false),
+            give_up: Cell::new(false),
             vandalised: Cell::new(false),
             names_free_until_kept: Cell::new(false),
         }
@@ -166,10 +171,11 @@ impl Lab {
                     desired: Desired::Attached,
                     source: NodeSource {
                         iscsi: Some(NodeIscsi {
-                            portals: vec!["192.0.2.1:3260".to_owned()],
+                            portals: vec![PORTALS[0].to_owned()],
                             iqn: IQN.to_owned(),
                             lun: i32::try_from(i).unwrap(),
                             chap: false,
+                            multipath: false,
                         }),
                         ..NodeSource::default()
                     },
@@ -224,6 +230,19 @@ impl Lab {
                 state: "running".to_owned(),
                 in_use: false,
                 file: None,
+            });
+        }
+        lab
+    }
+
+    /// The same through both portals at once.
+    pub fn paths(provider: Provider, n: usize) -> Self {
+        let lab = Self::of(provider, n);
+        for i in 1..=n {
+            lab.change(i, |s| {
+                let iscsi = s.source.iscsi.as_mut().unwrap();
+                iscsi.portals = PORTALS.map(str::to_owned).to_vec();
+                iscsi.multipath = true;
             });
         }
         lab
@@ -375,6 +394,7 @@ impl Lab {
         let mut wanted = Wanted::read(&volume).unwrap();
         wanted.unlock_memory_kib = self.unlock_memory_kib.get();
         wanted.prove = self.prove.get();
+        wanted.give_up = self.give_up.get();
         wanted.lun_wanted_by_another = self.volumes.borrow().iter().any(|(other, v)| {
             *other != name(n)
                 && v.spec.desired == Desired::Attached
@@ -721,9 +741,34 @@ impl Node for Side<'_> {
         self.call("observe", |w| w.observe(query)).await
     }
 
-    async fn login(&self, target: &Target, chap: Option<Chap>) -> Result<(), StepError> {
-        self.alone("login", &target.iqn, |w| w.login(target, chap.as_ref()))
-            .await
+    async fn login(
+        &self,
+        target: &Target,
+        each: bool,
+        chap: Option<Chap>,
+    ) -> Result<(), StepError> {
+        self.alone("login", &target.iqn, |w| {
+            w.login(target, each, chap.as_ref())
+        })
+        .await
+    }
+
+    async fn gather(&self, order: &MapOrder) -> Result<(), StepError> {
+        let torn = TornStep::Gather(order.clone());
+        self.lab.tearing("gather", torn).await?;
+        self.call("gather", |w| {
+            let result = w.gather(order);
+            let truth = self.lab.truth.borrow()[&self.volume];
+            for map in w.kernel.maps.iter().filter(|m| m.uuid == order.uuid) {
+                let used = w.used_by(map);
+                assert!(
+                    result.is_err() || used.iter().all(|d| d.disk == truth),
+                    "1: a path to another disk"
+                );
+            }
+            result
+        })
+        .await
     }
 
     async fn scan(&self, iqn: &str, sid: u32, lun: u32) -> Result<(), StepError> {

@@ -1,13 +1,17 @@
 //! Several sessions to one target.
 
-use cryptvol_crds::{names, v1alpha1::Desired};
+use cryptvol_crds::{
+    conditions::Reason,
+    names,
+    v1alpha1::{Desired, Provider},
+};
 
 use super::lab::*;
 use crate::host::{Portal, sim::*};
 
 /// Portals of the target, as a spec has them.
 fn portals() -> Vec<String> {
-    vec!["192.0.2.1:3260".to_owned(), "192.0.2.2:3260".to_owned()]
+    PORTALS.map(str::to_owned).to_vec()
 }
 
 /// A session to the target that somebody made through its second portal.
@@ -19,7 +23,7 @@ fn second_session(lab: &Lab) -> u32 {
         sid,
         iqn: IQN.to_owned(),
         portal: Some(Portal {
-            address: "192.0.2.2".to_owned(),
+            address: "2001:db8::2".to_owned(),
             port: 3260,
         }),
         state: "LOGGED_IN".to_owned(),
@@ -46,7 +50,7 @@ fn a_mapping_waits_for_the_session_below_it_whatever_other_session_is_there() {
         let before = lab.world.borrow().kernel.mappings[0].mapping.clone();
         state("FAILED");
         assert_eq!(lab.reason(1).as_deref(), Some("PortalUnreachable"));
-        assert_eq!(lab.status(1).portal.as_deref(), Some("192.0.2.1:3260"));
+        assert_eq!(lab.status(1).portal.as_deref(), Some(PORTALS[0]));
         let world = lab.world.borrow().clone();
         assert_eq!(world.kernel.mappings[0].mapping, before);
         assert_eq!(world.kernel.devices.len(), 1, "no second disk");
@@ -67,7 +71,7 @@ fn a_disk_in_a_session_that_failed_is_removed_and_the_neighbours_session_stays()
     let second = second_session(&lab);
     "FAILED".clone_into(&mut lab.world.borrow_mut().kernel.sessions[0].state);
     lab.settle(2);
-    assert_eq!(lab.status(2).portal.as_deref(), Some("192.0.2.2:3260"));
+    assert_eq!(lab.status(2).portal.as_deref(), Some(PORTALS[1]));
     lab.want(1, Desired::Detached);
     lab.settle(1);
     {
@@ -79,6 +83,247 @@ fn a_disk_in_a_session_that_failed_is_removed_and_the_neighbours_session_stays()
         let name = names::mapping_name(&uid(1));
         assert!(kernel.mappings.iter().all(|m| m.mapping.name != name));
     }
+    lab.want(2, Desired::Detached);
+    lab.settle(2);
+    assert!(lab.world.borrow().kernel.sessions.is_empty());
+}
+
+/// What the status says of the paths: which are up.
+fn up(lab: &Lab) -> Vec<bool> {
+    lab.status(1).paths.iter().map(|p| p.up).collect()
+}
+
+fn attached() -> Lab {
+    let lab = Lab::paths(Provider::Luks2, 1);
+    lab.settle(1);
+    assert_eq!(lab.reason(1), None, "{:?}", lab.status(1));
+    assert!(lab.world.borrow_mut().guest_writes(&Lab::link(1)).is_some());
+    lab
+}
+
+fn cut(lab: &Lab, portal: usize) {
+    lab.world.borrow_mut().cut(IQN, PORTALS[portal]);
+}
+
+fn mend(lab: &Lab, portal: usize) {
+    lab.world.borrow_mut().mend(IQN, PORTALS[portal]);
+}
+
+#[test]
+fn the_mapping_is_above_a_map_of_both_paths() {
+    let lab = attached();
+    assert_eq!(up(&lab), [true, true]);
+    let status = lab.status(1);
+    let kernel = &lab.world.borrow().kernel;
+    let (map, mapping) = (&kernel.maps[0], &kernel.mappings[0].mapping);
+    assert_eq!(mapping.deps, std::slice::from_ref(&map.dev));
+    assert_eq!((map.members.len(), map.queues), (2, true));
+    let device = status.device.unwrap();
+    assert_eq!(
+        (device.path, device.wwid),
+        (map.path.clone(), Some(wwid(1)))
+    );
+    assert_eq!(kernel.sessions.len(), 2);
+}
+
+/// One that is away holds up nothing, and is added once it is there.
+#[test]
+fn one_path_is_enough_and_healing_adds_the_other() {
+    for portal in [0, 1] {
+        let lab = Lab::paths(Provider::Luks2, 1);
+        cut(&lab, portal);
+        lab.settle(1);
+        assert_eq!(lab.reason(1), None);
+        assert_eq!(up(&lab), [portal == 1, portal == 0]);
+        let why = lab.status(1).paths[portal].why.clone().unwrap();
+        assert!(why.starts_with("no session"), "{why}");
+        mend(&lab, portal);
+        lab.settle(1);
+        assert_eq!(up(&lab), [true, true], "{:?}", lab.status(1));
+    }
+}
+
+#[test]
+fn a_path_that_failed_is_taken_back_when_it_works_and_io_goes_on_meanwhile() {
+    let lab = attached();
+    let before = lab.world.borrow().kernel.mappings[0].mapping.clone();
+    for portal in [0, 1] {
+        cut(&lab, portal);
+        assert!(lab.world.borrow_mut().guest_writes(&Lab::link(1)).is_some());
+        lab.settle(1);
+        assert_eq!(
+            (lab.reason(1), up(&lab)),
+            (None, vec![portal == 1, portal == 0])
+        );
+        assert!(lab.status(1).paths[portal].why.is_some());
+        mend(&lab, portal);
+        // The kernel does not use it by itself.
+        let map = lab.world.borrow().kernel.maps[0].clone();
+        assert!(map.members.iter().any(|m| !m.active));
+        lab.settle(1);
+        assert_eq!(up(&lab), [true, true]);
+    }
+    let after = lab.world.borrow().kernel.mappings[0].mapping.clone();
+    assert_eq!((after.uuid, after.path), (before.uuid, before.path));
+}
+
+#[test]
+fn without_a_path_io_waits_and_fails_after_its_time() {
+    let lab = attached();
+    for portal in [0, 1] {
+        cut(&lab, portal);
+    }
+    lab.settle(1);
+    assert_eq!(lab.reason(1).as_deref(), Some("PortalUnreachable"));
+    assert!(lab.world.borrow().kernel.maps[0].queues);
+    lab.give_up.set(true);
+    lab.settle(1);
+    assert!(!lab.world.borrow().kernel.maps[0].queues);
+    mend(&lab, 1);
+    lab.give_up.set(false);
+    lab.settle(1);
+    assert_eq!((lab.reason(1), up(&lab)), (None, vec![false, true]));
+    assert!(lab.world.borrow().kernel.maps[0].queues, "waits again");
+}
+
+/// Invariant 1: the number of a LUN is not an identity, on no path.
+#[test]
+fn a_path_to_another_disk_is_refused_and_named() {
+    let lab = attached();
+    cut(&lab, 1);
+    lab.settle(1);
+    let stranger = lab.world.borrow().disks.len();
+    lab.world.borrow_mut().disks.push(Disk::blank(&wwid(7)));
+    lab.target(|t| t.other_luns.insert(PORTALS[1].to_owned(), stranger));
+    mend(&lab, 1);
+    lab.settle(1);
+    let status = lab.status(1);
+    assert_eq!(up(&lab), [true, false], "{status:?}");
+    let why = status.paths[1].why.clone().unwrap();
+    assert!(why.contains(&wwid(7)), "{why}");
+    assert_eq!(lab.world.borrow().kernel.maps[0].members.len(), 1);
+    assert_eq!(lab.reason(1), None, "the other path is right");
+    // The right one again.
+    lab.target(|t| t.other_luns.clear());
+    lab.settle(1);
+    assert_eq!(up(&lab), [true, true]);
+    // On both paths another one: the first is in use, and only a look shows it.
+    cut(&lab, 1);
+    lab.target(|t| t.luns.insert(1, stranger));
+    mend(&lab, 1);
+    lab.settle(1);
+    assert_eq!(lab.reason(1).as_deref(), Some("WwidMismatch"));
+    assert_eq!(lab.disk(1, |d| d.written), 16 << 20);
+    assert_eq!(lab.world.borrow().disks[stranger].written, 0);
+}
+
+/// Before the first opening nobody knows which of two disks is meant.
+#[test]
+fn two_disks_on_two_paths_end_the_attachment() {
+    let lab = Lab::paths(Provider::Luks2, 1);
+    lab.change(1, |s| s.wwid = None);
+    lab.settle(1);
+    lab.want(1, Desired::Detached);
+    lab.settle(1);
+    let lab = Lab::paths(Provider::Luks2, 1);
+    lab.change(1, |s| s.wwid = None);
+    let stranger = lab.world.borrow().disks.len();
+    lab.world.borrow_mut().disks.push(Disk::blank(&wwid(7)));
+    lab.target(|t| {
+        t.other_luns.insert(PORTALS[1].to_owned(), stranger);
+    });
+    let message = lab.stops(Reason::WwidMismatch);
+    assert!(
+        message.contains("2001:db8::2") && message.contains(&wwid(7)),
+        "{message}"
+    );
+    assert!(lab.world.borrow().kernel.maps.is_empty());
+}
+
+#[test]
+fn a_map_of_others_above_a_path_is_left_alone() {
+    let lab = Lab::paths(Provider::Luks2, 1);
+    lab.settle(1);
+    let mut world = lab.world.borrow_mut();
+    let mut foreign = world.kernel.maps[0].clone();
+    (foreign.name, foreign.uuid) = ("mpatha".into(), "mpath-3600".into());
+    (foreign.path, foreign.dev) = ("/dev/dm-9".into(), "253:9".into());
+    world.kernel.maps.push(foreign);
+    drop(world);
+    lab.want(1, Desired::Detached);
+    lab.settle(1);
+    assert_eq!(lab.reason(1).as_deref(), Some("DeviceBusy"));
+    lab.want(1, Desired::Attached);
+    lab.settle(1);
+    assert_eq!(lab.reason(1).as_deref(), Some("DeviceBusy"));
+    let message = lab.status(1).error.unwrap().message;
+    assert!(
+        message.contains("dm-9") && message.contains("blacklist"),
+        "{message}"
+    );
+    assert_eq!(lab.world.borrow().kernel.maps.len(), 1);
+}
+
+#[test]
+fn a_disk_that_grew_grows_through_all_paths() {
+    let lab = attached();
+    lab.disk(1, |d| d.size *= 2);
+    lab.change(1, |s| s.rescan = Some("look".into()));
+    lab.settle(1);
+    assert_eq!(lab.reason(1), None, "{:?}", lab.status(1));
+    let kernel = &lab.world.borrow().kernel;
+    assert_eq!(kernel.maps[0].size, 2 << 30);
+    assert_eq!(
+        kernel.mappings[0].mapping.size_bytes,
+        (2 << 30) - (16 << 20)
+    );
+    assert_eq!(up(&lab), [true, true]);
+}
+
+/// The wish counts at the next attach: nobody exchanges what is below a guest.
+#[test]
+fn one_path_or_several_is_decided_when_the_volume_is_attached() {
+    let several = |lab: &Lab, several: bool| {
+        lab.change(1, |s| {
+            let iscsi = s.source.iscsi.as_mut().unwrap();
+            iscsi.portals = portals();
+            iscsi.multipath = several;
+        });
+        lab.settle(1);
+        assert_eq!(lab.reason(1), None, "{:?}", lab.status(1));
+        lab.world.borrow().kernel.maps.len()
+    };
+    let lab = Lab::new(1);
+    assert_eq!(several(&lab, false), 0);
+    assert_eq!(several(&lab, true), 0);
+    for (wish, maps) in [(true, 1), (false, 0)] {
+        lab.want(1, Desired::Detached);
+        several(&lab, wish);
+        lab.want(1, Desired::Attached);
+        assert_eq!(several(&lab, wish), maps);
+        assert_eq!(several(&lab, !wish), maps);
+    }
+    lab.want(1, Desired::Detached);
+    lab.settle(1);
+    assert!(lab.world.borrow().kernel.sessions.is_empty());
+}
+
+/// A session belongs to all who have a disk in it.
+#[test]
+fn sessions_are_shared_with_a_volume_of_one_path() {
+    let lab = Lab::paths(Provider::Luks2, 2);
+    lab.change(2, |s| s.source.iscsi.as_mut().unwrap().multipath = false);
+    lab.settle(1);
+    lab.settle(2);
+    assert_eq!(lab.world.borrow().kernel.sessions.len(), 2);
+    lab.want(1, Desired::Detached);
+    lab.settle(1);
+    {
+        let kernel = &lab.world.borrow().kernel;
+        assert_eq!((kernel.sessions.len(), kernel.devices.len()), (1, 1));
+        assert!(kernel.maps.is_empty());
+    }
+    assert_eq!(lab.reason(2), None);
     lab.want(2, Desired::Detached);
     lab.settle(2);
     assert!(lab.world.borrow().kernel.sessions.is_empty());

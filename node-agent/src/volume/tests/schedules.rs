@@ -12,7 +12,7 @@ use std::{
 use cryptvol_crds::{
     conditions::Reason,
     names,
-    v1alpha1::{Desired, FormatPermit, Stage},
+    v1alpha1::{Desired, FormatPermit, Provider, Stage},
 };
 
 use super::lab::*;
@@ -263,6 +263,16 @@ impl Schedule<'_> {
         false
     }
 
+    /// The way through a portal is cut, or there again.
+    fn portal(&mut self) {
+        let portal = PORTALS[self.dice.below(PORTALS.len())];
+        let mut world = self.lab.world.borrow_mut();
+        match self.dice.below(2) {
+            0 => world.cut(IQN, portal),
+            _ => world.mend(IQN, portal),
+        }
+    }
+
     /// Everything is mended and nobody uses anything.
     fn mend(&self) {
         let lab = self.lab;
@@ -273,6 +283,9 @@ impl Schedule<'_> {
         lab.api_up.set(true);
         *lab.operator.borrow_mut() = Ok(KEY.into());
         lab.target(|t| t.up = true);
+        for portal in PORTALS {
+            lab.world.borrow_mut().mend(IQN, portal);
+        }
         for s in &mut lab.world.borrow_mut().kernel.sessions {
             "LOGGED_IN".clone_into(&mut s.state);
         }
@@ -381,8 +394,11 @@ fn others(lab: &Lab) {
     world.kernel.mappings.push(mapping);
 }
 
-fn schedule(seed: u64, tally: &mut Tally) {
-    let lab = Lab::new(VOLUMES);
+fn schedule(seed: u64, paths: bool, tally: &mut Tally) {
+    let lab = match paths {
+        true => Lab::paths(Provider::Luks2, VOLUMES),
+        false => Lab::new(VOLUMES),
+    };
     lab.interleave.set(true);
     others(&lab);
     let mut strangers = Vec::new();
@@ -417,6 +433,7 @@ fn schedule(seed: u64, tally: &mut Tally) {
             5 => s.services(),
             6..=8 => s.guests(n),
             9 | 10 => lab.operate(n),
+            12 | 13 if paths => s.portal(),
             11 if s.dice.below(3) == 0 => {
                 if s.death() {
                     turns.clear();
@@ -453,8 +470,23 @@ const THREADS: u64 = 4;
 
 fn seeds(which: impl Iterator<Item = u64>) -> Tally {
     let mut tally = Tally::default();
-    which.for_each(|seed| schedule(seed, &mut tally));
+    which.for_each(|seed| schedule(seed, false, &mut tally));
     tally
+}
+
+#[test]
+fn a_thousand_random_schedules_of_several_paths() {
+    let mut tally = Tally::default();
+    (0..1000).for_each(|seed| schedule(seed, true, &mut tally));
+    for (count, least) in [
+        (tally.deaths, 500),
+        (tally.guests, 20),
+        (tally.attached, 500),
+        (tally.detached, 200),
+        (tally.erased, 100),
+    ] {
+        assert!(count > least, "{tally:?}");
+    }
 }
 
 #[test]

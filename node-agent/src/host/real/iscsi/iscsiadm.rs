@@ -5,7 +5,10 @@ use std::process::{Command, Stdio};
 
 use cryptvol_crds::conditions::Reason;
 
-use super::{iscsid::Iscsid, request::Code};
+use super::{
+    iscsid::Iscsid,
+    request::{Code, Patience},
+};
 use crate::host::{
     Chap, Portal, StepError,
     real::{error::because, sysfs::SessionEntry},
@@ -19,6 +22,7 @@ pub fn login(
     iscsid: &Iscsid,
     iqn: &str,
     portal: &Portal,
+    patience: Patience,
     chap: Option<&Chap>,
 ) -> Result<(), StepError> {
     if chap.is_some() {
@@ -31,6 +35,7 @@ pub fn login(
             ),
         ));
     }
+    let seconds = patience.seconds().to_string();
     // A record is needed before a login; making it and setting it are calls of their own.
     for step in [
         &["-o", "new"][..],
@@ -50,6 +55,14 @@ pub fn login(
             "node.conn[0].timeo.login_timeout",
             "-v",
             "10",
+        ],
+        &[
+            "-o",
+            "update",
+            "-n",
+            "node.session.timeo.replacement_timeout",
+            "-v",
+            &seconds,
         ],
         &["--login"],
     ] {

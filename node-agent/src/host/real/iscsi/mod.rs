@@ -26,7 +26,7 @@ use crate::host::{Chap, DeviceId, Portal, StepError, Target};
 use iscsid::Iscsid;
 use layout::Layout;
 use portals::Race;
-use request::{Code, LOGIN_TIMEOUT, LOGIN_TRIES};
+use request::{Code, LOGIN_TIMEOUT, LOGIN_TRIES, Patience};
 
 /// How long iscsid may take for a login, above its own timer.
 const LOGIN: Duration = Duration::from_secs((LOGIN_TIMEOUT * LOGIN_TRIES) as u64 + 5);
@@ -53,8 +53,8 @@ impl Initiator {
         }
     }
 
-    /// Makes a session without scanning for LUNs, through the first portal that answers. One that refuses this target, or
-    /// does not answer the login, leaves it to the next.
+    /// Makes a session without scanning for LUNs, through the first portal that answers; with `each` one through each portal. One that
+    /// refuses this target, or does not answer the login, leaves it to the next.
     ///
     /// # Errors
     /// `PortalUnreachable`, `TargetNotFound`, `ChapRejected`, `TargetNotAuthentic`, `DeadlineExceeded`, `StepFailed`.
@@ -62,20 +62,38 @@ impl Initiator {
         &mut self,
         sysfs: &Sysfs,
         target: &Target,
+        each: bool,
         chap: Option<&Chap>,
     ) -> Result<(), StepError> {
         let sessions = sysfs
             .sessions(&target.iqn)
             .map_err(|e| failed("reading iSCSI sessions", e))?;
-        if !sessions.is_empty() {
+        if !each && !sessions.is_empty() {
             return Ok(());
         }
+        let there = |p: &Portal| {
+            let mut through = sessions.iter().filter_map(|s| s.portal.as_ref());
+            through.any(|t| t.is(p))
+        };
+        let portals = target.portals.iter().filter(|p| !each || !there(p));
+        let portals: Vec<_> = portals.cloned().collect();
+        if portals.is_empty() {
+            return Ok(());
+        }
+        let patience = match each {
+            true => Patience::OneOfSeveral,
+            false => Patience::Only,
+        };
         let begun = Instant::now();
         let mut refused: Vec<StepError> = Vec::new();
         // A portal that is not there keeps iscsid busy for its whole timer and is told in general words then.
-        let mut race = Race::begin(&target.portals);
+        let mut race = Race::begin(&portals);
+        if target.names_any(sessions.iter().map(|s| s.portal.as_ref())) {
+            race.hurry();
+        }
         while let Some(portal) = race.next() {
-            match self.login_through(sysfs, target, &portal, chap) {
+            match self.login_through(sysfs, target, &portal, patience, chap) {
+                Ok(()) if each => race.hurry(),
                 Ok(()) => return Ok(()),
                 Err(e) if leaves_it_to_the_next(&e) => refused.push(e),
                 Err(e) => return Err(e),
@@ -83,6 +101,9 @@ impl Initiator {
             if begun.elapsed() > ALL_LOGINS {
                 break;
             }
+        }
+        if each && refused.is_empty() && race.away().next().is_none() {
+            return Ok(());
         }
         // That one portal knows the target's name says more than that another is away.
         let reason = refused
@@ -103,15 +124,16 @@ impl Initiator {
         sysfs: &Sysfs,
         target: &Target,
         portal: &Portal,
+        patience: Patience,
         chap: Option<&Chap>,
     ) -> Result<(), StepError> {
         let iqn = &target.iqn;
         let iscsid = self.iscsid()?.clone();
         let Some(layout) = iscsid.layout else {
-            return iscsiadm::login(&iscsid, iqn, portal, chap);
+            return iscsiadm::login(&iscsid, iqn, portal, patience, chap);
         };
         let mutual = chap.is_some_and(|c| c.target.is_some());
-        let request = request::login(layout, iqn, portal, chap)?;
+        let request = request::login(layout, iqn, portal, patience, chap)?;
         let result = match iscsid.ask(layout, &request, LOGIN) {
             Ok(Code::SUCCESS | Code::SESSION_EXISTS) => Ok(()),
             // iscsid says the same of a target that is not there.
@@ -158,7 +180,7 @@ impl Initiator {
             password: random(),
             target: None,
         };
-        let request = request::login(layout, &target.iqn, portal, Some(&stranger))?;
+        let request = request::login(layout, &target.iqn, portal, Patience::Only, Some(&stranger))?;
         match iscsid.ask(layout, &request, LOGIN)? {
             Code::AUTHENTICATION_FAILED => Ok(true),
             Code::SUCCESS => {

@@ -14,6 +14,8 @@ use crate::host::Portal;
 
 /// How long a portal's name and its TCP connection may take together.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How long the others may take once there is a session: they are tried again later.
+const MORE: Duration = Duration::from_secs(1);
 /// How long a portal may keep those after it waiting.
 const HEAD_START: Duration = Duration::from_millis(250);
 
@@ -60,6 +62,7 @@ pub struct Race<'a> {
     seen: Vec<Seen>,
     answers: Receiver<(usize, io::Result<IpAddr>)>,
     begun: Instant,
+    limit: Duration,
 }
 
 impl<'a> Race<'a> {
@@ -76,7 +79,13 @@ impl<'a> Race<'a> {
             seen: vec![Seen::Asked; portals.len()],
             answers,
             begun: Instant::now(),
+            limit: CONNECT,
         }
+    }
+
+    /// From now on the rest gets a moment only.
+    pub fn hurry(&mut self) {
+        self.limit = self.limit.min(self.begun.elapsed() + MORE);
     }
 
     /// The next portal to log in through, with the address that answered in place of a name: iscsid would look names up
@@ -84,9 +93,9 @@ impl<'a> Race<'a> {
     pub fn next(&mut self) -> Option<Portal> {
         loop {
             let elapsed = self.begun.elapsed();
-            if elapsed >= CONNECT {
+            if elapsed >= self.limit {
                 for portal in self.seen.iter_mut().filter(|s| **s == Seen::Asked) {
-                    *portal = Seen::Away(format!("no answer within {} s", CONNECT.as_secs()));
+                    *portal = Seen::Away("no answer in time".to_owned());
                 }
             }
             let patient = elapsed < HEAD_START;
@@ -101,7 +110,7 @@ impl<'a> Race<'a> {
                 Pick::Over => return None,
                 Pick::Wait => {}
             }
-            let until = if patient { HEAD_START } else { CONNECT };
+            let until = if patient { HEAD_START } else { self.limit };
             match self.answers.recv_timeout(until.saturating_sub(elapsed)) {
                 Ok((at, Ok(address))) => self.seen[at] = Seen::Answers(address),
                 Ok((at, Err(e))) => self.seen[at] = Seen::Away(e.to_string()),

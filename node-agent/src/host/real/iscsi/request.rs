@@ -11,6 +11,25 @@ pub const LOGIN_TIMEOUT: i32 = 10;
 /// How often iscsid tries, each time as long as `LOGIN_TIMEOUT`: whoever asks tries again by itself.
 pub const LOGIN_TRIES: i32 = 1;
 
+/// How long I/O waits for a session that is down before it fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// There is no other way: as long as is usual.
+    Only,
+    /// Another path takes over, or the map above waits.
+    OneOfSeveral,
+}
+
+impl Patience {
+    /// In seconds, of which 120 is open-iscsi's default and 5 what its README advises below multipath.
+    pub fn seconds(self) -> i32 {
+        match self {
+            Self::Only => 120,
+            Self::OneOfSeveral => 5,
+        }
+    }
+}
+
 /// Commands of iscsid (`iscsiadm_cmd_e`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -85,6 +104,7 @@ pub fn login(
     layout: &Layout,
     iqn: &str,
     portal: &Portal,
+    patience: Patience,
     chap: Option<&Chap>,
 ) -> Result<Request, StepError> {
     let l = layout;
@@ -102,7 +122,7 @@ pub fn login(
         (l.initial_login_retry_max, LOGIN_TRIES),
         (l.nr_sessions, 1),
         (l.scan, 0), // by us, one LUN at a time
-        (l.replacement_timeout, 120),
+        (l.replacement_timeout, patience.seconds()),
         (l.abort_timeout, 15),
         (l.host_reset_timeout, 60),
         (l.lu_reset_timeout, 30),
@@ -264,7 +284,7 @@ mod tests {
                 password: "its proof of chap".into(),
             }),
         };
-        let request = login(layout, IQN, &portal(), Some(&chap)).unwrap();
+        let request = login(layout, IQN, &portal(), Patience::OneOfSeveral, Some(&chap)).unwrap();
         let bytes = request.bytes();
         assert_eq!(bytes.len(), 16104);
         assert_eq!(bytes[..8], [1, 0, 0, 0, 0, 0, 0, 0]);
@@ -277,18 +297,21 @@ mod tests {
         assert_eq!(&bytes[1112..1130], b"its proof of chap\0");
         assert_eq!(bytes[1368..1372], 17_i32.to_ne_bytes());
         assert_eq!(bytes[332..336], [0; 4]);
+        assert_eq!(bytes[1392..1396], 5_i32.to_ne_bytes());
     }
 
     #[test]
     fn what_does_not_fit_is_refused() {
         let layout = layout::of_version("2.1.8").unwrap();
-        assert!(login(layout, &"i".repeat(255), &portal(), None).is_err());
+        assert!(login(layout, &"i".repeat(255), &portal(), Patience::Only, None).is_err());
         let chap = Chap {
             username: "n".into(),
             password: "p".repeat(256),
             target: None,
         };
-        let error = login(layout, IQN, &portal(), Some(&chap)).err().unwrap();
+        let error = login(layout, IQN, &portal(), Patience::Only, Some(&chap))
+            .err()
+            .unwrap();
         assert_eq!(error.reason(), Reason::ChapRejected);
         assert!(!error.message.contains("ppp"));
     }

@@ -1,0 +1,210 @@
+//! Several paths to one disk on a real kernel: dm-crypt above dm-multipath above two portals, one of them IPv6. A guest writes all the
+//! time.
+
+use anyhow::{Context, Result, ensure};
+use cryptvol_crds::conditions::Reason;
+use cryptvol_crds::{NodeVolume, names};
+use cryptvol_e2e::process::wait_for;
+use cryptvol_e2e::site::{Site, SiteSpec};
+use cryptvol_e2e::volumes::{PATIENCE, Volume};
+use cryptvol_e2e::workdir::WorkDir;
+use serde_json::json;
+
+/// Writes a number, waits until it is stored, notes it, and so on. Ends at the first error.
+const GUEST: &str = "i=0; while printf '%-4096s' $i | dd of=$0 bs=4096 iflag=fullblock oflag=direct conv=notrunc,fsync status=none; \
+                     do echo $i >/cv/written; i=$((i+1)); done; echo failed >/cv/guest-failed";
+
+struct Ground {
+    site: Site,
+    volume: Volume,
+    portals: [String; 2],
+}
+
+impl Ground {
+    async fn sh(&self, script: &str) -> Result<String> {
+        self.site.node(0).sh(script).await?.ok()
+    }
+
+    async fn handed(&self) -> Result<Option<NodeVolume>> {
+        let name = names::node_volume_name(&self.volume.name, self.site.node(0).name());
+        let api =
+            kube::Api::<NodeVolume>::namespaced(self.site.plane.client()?, &self.volume.namespace);
+        Ok(api.get_opt(&name).await?)
+    }
+
+    /// Waits until the status says of each path whether it is up.
+    async fn wait_paths(&self, wanted: [bool; 2]) -> Result<()> {
+        let what = format!("paths {wanted:?}");
+        wait_for(
+            &what,
+            PATIENCE,
+            || async {
+                let status = self.handed().await?.and_then(|nv| nv.status);
+                let paths = status.map(|s| s.paths).unwrap_or_default();
+                let up: Vec<_> = paths.iter().map(|p| p.up).collect();
+                Ok((up == wanted).then_some(()))
+            },
+            String::new,
+        )
+        .await
+    }
+
+    async fn written(&self) -> Result<u64> {
+        let text = self.sh("cat /cv/written").await?;
+        text.trim().parse().with_context(|| format!("{text:?}"))
+    }
+
+    /// Waits until the guest has written anew, several times.
+    async fn guest_goes_on(&self) -> Result<()> {
+        let before = self.written().await?;
+        wait_for(
+            "the guest to write",
+            PATIENCE,
+            || async { Ok((self.written().await? > before + 3).then_some(())) },
+            String::new,
+        )
+        .await?;
+        ensure!(
+            self.sh("ls /cv")
+                .await?
+                .lines()
+                .all(|f| f != "guest-failed")
+        );
+        Ok(())
+    }
+
+    fn cut(&self, at: usize, cut: bool) -> Result<()> {
+        self.site.array.cut_portal(&self.portals[at], cut)
+    }
+
+    /// Nothing of the volume is left in the kernel.
+    async fn nothing_left(&self) -> Result<()> {
+        let left = self
+            .sh("dmsetup ls | grep -v '^No devices' || true; ls /sys/class/iscsi_session; ls /sys/class/scsi_disk")
+            .await?;
+        ensure!(left.trim().is_empty(), "left: {left}");
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn io_goes_on_while_one_of_two_portals_works_and_waits_while_none_does() -> Result<()> {
+    let work = WorkDir::new("paths")?;
+    let mut site = Site::start(&work, SiteSpec::new(1)).await?;
+    let (_, lun, volume) = site.volume("paths").await?;
+    let first = site.array.portals()[0].clone();
+    let portals = [first, site.array.add_ipv6()?];
+    let volume = volume
+        .with_iscsi("portals", json!(portals))
+        .with_iscsi("multipath", json!(true));
+    let ipv6 = format!(
+        "modprobe ipv6 && ip -6 addr add fd77::{:x}/64 dev vec0 nodad && ip -6 route add default via fd77::1",
+        site.node(0).ip().octets()[3]
+    );
+    site.node(0).sh(&ipv6).await?.ok()?;
+    let mut ground = Ground {
+        site,
+        volume,
+        portals,
+    };
+
+    ground.volume.apply(&ground.site.plane).await?;
+    ground.volume.wait_ready(&ground.site.plane).await?;
+    ground.wait_paths([true, true]).await?;
+    let table = ground.sh("dmsetup table --target multipath").await?;
+    ensure!(table.lines().count() == 1, "{table}");
+    let timeouts = ground
+        .sh("cat /sys/class/iscsi_session/*/recovery_tmo")
+        .await?;
+    ensure!(timeouts == "5\n5\n", "recovery_tmo: {timeouts}");
+    let link = ground.volume.link();
+    let guest = ground
+        .site
+        .node(0)
+        .spawn("guest", &["bash", "-c", GUEST, &link], &[])
+        .await?;
+    wait_for(
+        "the guest's first write",
+        PATIENCE,
+        || async { Ok(ground.written().await.ok()) },
+        String::new,
+    )
+    .await?;
+
+    // Either path alone is enough, and is taken back.
+    for at in [0, 1] {
+        ground.cut(at, true)?;
+        ground.wait_paths([at == 1, at == 0]).await?;
+        ground.guest_goes_on().await?;
+        ground.cut(at, false)?;
+        ground.wait_paths([true, true]).await?;
+        ground.guest_goes_on().await?;
+    }
+
+    // None: the guest waits, and goes on.
+    for at in [0, 1] {
+        ground.cut(at, true)?;
+    }
+    let said = ground
+        .volume
+        .wait_reason(&ground.site.plane, Reason::PortalUnreachable)
+        .await?;
+    ensure!(said.contains("no path to the disk works"), "{said}");
+    for at in [0, 1] {
+        ground.cut(at, false)?;
+    }
+    ground.volume.wait_ready(&ground.site.plane).await?;
+    ground.wait_paths([true, true]).await?;
+    ground.guest_goes_on().await?;
+
+    // Longer, through all of them and under the guest.
+    let size = lun.size()? * 2;
+    ground
+        .site
+        .array
+        .resize_lun(&lun.target, lun.number, size)?;
+    ground.wait_paths([true, true]).await?;
+    ground
+        .volume
+        .annotate(&ground.site.plane, names::RESCAN_ANNOTATION, "grown")
+        .await?;
+    let usable = i64::try_from(size)? - (16 << 20);
+    ground
+        .volume
+        .wait(&ground.site.plane, "the new size", |v| {
+            let status = v.status.as_ref();
+            status.is_some_and(|s| s.usable_bytes == Some(usable))
+        })
+        .await?;
+    ground.guest_goes_on().await?;
+    guest.signal("SIGKILL").await?;
+    guest.wait(PATIENCE).await?;
+    ground
+        .volume
+        .clone()
+        .detached()
+        .apply(&ground.site.plane)
+        .await?;
+    ground.volume.wait_detached(&ground.site.plane).await?;
+    ground.nothing_left().await?;
+
+    // With a portal that is away it is attached through the other one; a disk that is gone for good is let go of.
+    ground.cut(0, true)?;
+    ground.volume.apply(&ground.site.plane).await?;
+    ground.volume.wait_ready(&ground.site.plane).await?;
+    ground.wait_paths([false, true]).await?;
+    ground.cut(1, true)?;
+    ground
+        .volume
+        .wait_reason(&ground.site.plane, Reason::PortalUnreachable)
+        .await?;
+    ground
+        .volume
+        .clone()
+        .detached()
+        .apply(&ground.site.plane)
+        .await?;
+    ground.volume.wait_detached(&ground.site.plane).await?;
+    ground.nothing_left().await?;
+    work.passed()
+}

@@ -1,0 +1,348 @@
+//! The map above several paths to one disk: a table of dm-multipath of our own, without a multipathd (ADR 36).
+//!
+//! Table and status as in the kernel's `drivers/md/dm-mpath.c` and `Documentation/admin-guide/device-mapper`. The kernel takes a path
+//! out that fails; that it is put in again is done here.
+
+use cryptvol_crds::{conditions::Reason, names::DM_UUID_PREFIX};
+use devicemapper::{DM, DevId, DmName, DmOptions, DmUuid};
+
+use super::{
+    dm::{self, context},
+    error::{because, failed},
+    sys::{self, DmCommand},
+    sysfs::{Sysfs, attribute, paths_wwid},
+};
+use crate::host::{
+    Device, DeviceId, MapName, MapOrder, Mapping, Member, PathMap, RawKind, StepError,
+};
+
+/// The kernel's target.
+const TARGET: &str = "multipath";
+/// The one feature that is asked for.
+const QUEUE: &str = "queue_if_no_path";
+
+/// The map of this name and UUID.
+///
+/// # Errors
+/// `StepFailed` when device-mapper or sysfs cannot be read.
+pub fn observe(sysfs: &Sysfs, name: &MapName) -> Result<Option<PathMap>, StepError> {
+    let Some(dm) = context()? else {
+        return Ok(None);
+    };
+    match dm::describe(&dm, &name.name)? {
+        Some(found) if found.uuid == name.uuid => read(&dm, sysfs, &found),
+        _ => Ok(None),
+    }
+}
+
+fn read(dm: &DM, sysfs: &Sysfs, found: &Mapping) -> Result<Option<PathMap>, StepError> {
+    let what = || format!("reading map {}", found.name);
+    let mut map = PathMap {
+        device: Device {
+            id: DeviceId {
+                path: found.path.clone(),
+                dev: found.dev.clone(),
+                kind: RawKind::Paths {
+                    uuid: found.uuid.clone(),
+                },
+                wwid: None,
+                size_bytes: found.size_bytes,
+            },
+            state: "running".to_owned(),
+            holders: Vec::new(),
+        },
+        members: Vec::new(),
+        queues: false,
+        suspended: found.suspended,
+    };
+    if found.table.is_none() {
+        return Ok(Some(map));
+    }
+    if found.table.as_ref().map(|t| t.target_type.as_str()) != Some(TARGET) {
+        return Err(failed(what(), "somebody gave it another table"));
+    }
+    let uuid = DmUuid::new(&found.uuid).map_err(|e| failed(what(), e))?;
+    let id = DevId::Uuid(uuid);
+    let table = DmOptions::default().set_flags(devicemapper::DmFlags::DM_STATUS_TABLE);
+    let line = |options| match dm.table_status(&id, options) {
+        Ok((_, lines)) => Ok(Some(
+            lines.into_iter().map(|l| l.3).collect::<Vec<_>>().join(" "),
+        )),
+        Err(e) if dm::gone(&e) => Ok(None),
+        Err(e) => Err(failed(what(), e)),
+    };
+    let (Some(table), Some(status)) = (line(table)?, line(DmOptions::default())?) else {
+        return Ok(None);
+    };
+    map.queues = table.split(' ').any(|word| word == QUEUE);
+    map.members = members(&status);
+    let block = sysfs
+        .block_dir(&map.device.id)
+        .map_err(|e| failed(what(), e))?;
+    if let Some(block) = block {
+        map.device.id.wwid = paths_wwid(&block).map_err(|e| failed(what(), e))?;
+    }
+    map.device.holders = sysfs
+        .holders(&map.device.id)
+        .map_err(|e| failed(what(), e))?;
+    Ok(Some(map))
+}
+
+/// Reads the paths out of a status: each is `<major>:<minor> A|F <failures>`, with what the selector adds.
+fn members(status: &str) -> Vec<Member> {
+    let words: Vec<_> = status.split_whitespace().collect();
+    let number = |word: &str| {
+        word.split_once(':').is_some_and(|(major, minor)| {
+            let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+            digits(major) && digits(minor)
+        })
+    };
+    words
+        .windows(2)
+        .filter(|pair| number(pair[0]) && matches!(pair[1], "A" | "F"))
+        .map(|pair| Member {
+            dev: pair[0].to_owned(),
+            active: pair[1] == "A",
+        })
+        .collect()
+}
+
+/// Parameters of the table: all paths in one group, the one with the least on its way taken next.
+fn params(devs: &[&str], queues: bool) -> String {
+    let features = if queues {
+        format!("1 {QUEUE}")
+    } else {
+        "0".to_owned()
+    };
+    let mut params = format!("{features} 0 1 1 service-time 0 {} 1", devs.len());
+    for dev in devs {
+        params.push_str(&format!(" {dev} 1"));
+    }
+    params
+}
+
+/// See [`crate::host::Host::gather`].
+///
+/// # Errors
+/// As there.
+pub fn gather(sysfs: &Sysfs, order: &MapOrder) -> Result<(), StepError> {
+    let what = |step: &str| format!("{step} map {}", order.name);
+    let Some(dm) = context()? else {
+        return Err(unsupported("the node has no device-mapper"));
+    };
+    let found = dm::describe(&dm, &order.name)?;
+    if let Some(found) = found.as_ref().filter(|f| f.uuid != order.uuid) {
+        return Err(dm::taken(found));
+    }
+    let own = found.as_ref().map(|f| f.path.clone());
+    look(sysfs, order, own.as_deref())?;
+    let uuid = DmUuid::new(&order.uuid).map_err(|e| failed(what("naming"), e))?;
+    let id = DevId::Uuid(uuid);
+    let made = match (&found, order.paths.is_empty()) {
+        (None, true) => return Ok(()),
+        (None, false) => {
+            let name = DmName::new(&order.name).map_err(|e| failed(what("naming"), e))?;
+            dm.device_create(name, Some(uuid), DmOptions::default())
+                .map_err(|e| failed(what("creating"), e))?;
+            true
+        }
+        (Some(_), _) => false,
+    };
+    let result = fill(&dm, sysfs, &id, order).and_then(|()| {
+        let now = dm::describe(&dm, &order.name)?.map(|f| f.path);
+        look(sysfs, order, now.as_deref())
+    });
+    if let Err(e) = &result
+        && made
+    {
+        tracing::warn!(map = order.name, error = %e, "a map that was not finished is taken away");
+        if let Err(undo) = dm::remove(&dm, &order.uuid) {
+            tracing::warn!(map = order.name, error = %undo, "half-made map stays");
+        }
+    }
+    result
+}
+
+/// Makes the map what it shall be. The table is exchanged only where it must be: what is on its way has to end for that.
+fn fill(dm: &DM, sysfs: &Sysfs, id: &DevId<'_>, order: &MapOrder) -> Result<(), StepError> {
+    let what = |step: &str| format!("{step} map {}", order.name);
+    let now = || -> Result<PathMap, StepError> {
+        let found = dm::describe(dm, &order.name)?;
+        let found = found.ok_or_else(|| failed(what("reading"), "it is gone"))?;
+        read(dm, sysfs, &found)?.ok_or_else(|| failed(what("reading"), "it is gone"))
+    };
+    let message = |text: &str| {
+        dm.target_msg(id, None, text)
+            .map(drop)
+            .map_err(|e| failed(what(&format!("sending {text} to")), e))
+    };
+    let before = now()?;
+    let size = order.paths.iter().map(|p| p.size_bytes).min();
+    let grows = size.is_some_and(|size| size > before.device.id.size_bytes);
+    let lacks = order.paths.iter().any(|p| !before.has(&p.dev));
+    let stranger = order.strangers.iter().any(|dev| before.has(dev));
+    if let Some(size) = size.filter(|_| grows || lacks || stranger) {
+        // A path that is down stays in, unless its disk is another by now or gone.
+        let keeps = |m: &&Member| {
+            !order.strangers.contains(&m.dev) && order.paths.iter().all(|p| p.dev != m.dev)
+        };
+        let mut devs: Vec<_> = order.paths.iter().map(|p| p.dev.as_str()).collect();
+        devs.extend(before.members.iter().filter(keeps).map(|m| m.dev.as_str()));
+        let failed_ones: Vec<_> = before
+            .members
+            .iter()
+            .filter(|m| !m.active && keeps(m))
+            .collect();
+        let table = [(
+            0,
+            size / 512,
+            TARGET.to_owned(),
+            params(&devs, order.queues),
+        )];
+        dm.table_load(id, &table, DmOptions::default())
+            .map_err(|e| match has_target(dm) {
+                true => failed(what("loading the table of"), e),
+                false => unsupported("its kernel has no dm-multipath"),
+            })?;
+        let command = match grows {
+            true => DmCommand::Resume,
+            false => DmCommand::Exchange,
+        };
+        if let Err(e) = sys::dm_command(dm.file(), command, &order.uuid, dm::udev_flags()) {
+            let _ = dm.table_clear(id);
+            return Err(failed(what("resuming"), e));
+        }
+        // In a new table every path counts as good. What is behind these nobody has looked at.
+        for path in failed_ones {
+            message(&format!("fail_path {}", path.dev))?;
+        }
+    } else if before.suspended {
+        sys::dm_command(
+            dm.file(),
+            DmCommand::Exchange,
+            &order.uuid,
+            dm::udev_flags(),
+        )
+        .map_err(|e| failed(what("resuming"), e))?;
+    }
+    let after = now()?;
+    for path in order.paths.iter().filter(|p| !after.uses(&p.dev)) {
+        message(&format!("reinstate_path {}", path.dev))?;
+    }
+    if after.queues != order.queues {
+        message(match order.queues {
+            true => QUEUE,
+            false => "fail_if_no_path",
+        })?;
+    }
+    let end = now()?;
+    let whole = order.paths.iter().all(|p| end.has(&p.dev));
+    match whole && !end.suspended && end.queues == order.queues {
+        true => Ok(()),
+        false => Err(failed(what("checking"), format!("it is {end:?}"))),
+    }
+}
+
+/// Each path is what it was, all are the same disk, and nothing but this map is above them. The kernel does not keep two maps apart.
+fn look(sysfs: &Sysfs, order: &MapOrder, own: Option<&str>) -> Result<(), StepError> {
+    let own = own.and_then(|path| path.strip_prefix("/dev/"));
+    for path in &order.paths {
+        sysfs.same_device(path)?;
+        let first = &order.paths[0];
+        if path.wwid.is_none() || path.wwid != first.wwid {
+            return Err(because(
+                Reason::WwidMismatch,
+                format!("{} and {} are not the same disk", path.path, first.path),
+            ));
+        }
+        let read = |e| failed(format!("reading sysfs of {}", path.path), e);
+        let holders = sysfs.holders(path).map_err(read)?;
+        let others: Vec<_> = holders
+            .into_iter()
+            .filter(|holder| Some(holder.as_str()) != own)
+            .collect();
+        if !others.is_empty() {
+            return Err(because(
+                Reason::DeviceBusy,
+                format!(
+                    "{} is used by {}; where that is multipathd's, exclude the WWID {} in its configuration (blacklist)",
+                    path.path,
+                    others.join(", "),
+                    path.wwid.as_deref().unwrap_or_default()
+                ),
+            ));
+        }
+        let block = sysfs.block_dir(path).map_err(read)?;
+        let access = match block {
+            Some(block) => attribute(&block.join("device/access_state")).map_err(read)?,
+            None => None,
+        };
+        if let Some(access) = access.filter(|a| !a.is_empty() && a != "active/optimized") {
+            return Err(unsupported(&format!(
+                "{} is {access} by the array's word (ALUA), and only paths that are all alike are implemented",
+                path.path
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Takes the map away. I/O that waits for a path fails then, so that a disk that is gone can be let go of.
+///
+/// # Errors
+/// `DeviceBusy`, `StepFailed`.
+pub fn remove(id: &DeviceId, uuid: &str) -> Result<(), StepError> {
+    let Some(dm) = context()? else {
+        return Ok(());
+    };
+    if !uuid.starts_with(DM_UUID_PREFIX) {
+        return Err(because(Reason::NotOurs, format!("{} is not ours", id.path)));
+    }
+    let target = DmUuid::new(uuid).map_err(|e| failed("the map's UUID", e))?;
+    // Without a table, or gone already: either way there is nothing that waits.
+    let _ = dm.target_msg(&DevId::Uuid(target), None, "fail_if_no_path");
+    dm::remove(&dm, uuid)
+}
+
+fn has_target(dm: &DM) -> bool {
+    dm.list_versions()
+        .is_ok_and(|all| all.iter().any(|v| v.0 == TARGET))
+}
+
+fn unsupported(why: &str) -> StepError {
+    because(Reason::MultipathUnsupported, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_names_all_paths_in_one_group() {
+        assert_eq!(
+            params(&["8:0", "8:16"], true),
+            "1 queue_if_no_path 0 1 1 service-time 0 2 1 8:0 1 8:16 1"
+        );
+        assert_eq!(params(&["8:0"], false), "0 0 1 1 service-time 0 1 1 8:0 1");
+    }
+
+    /// As Linux 6.1 prints them, with what service-time and round-robin add.
+    #[test]
+    fn a_status_says_which_paths_are_used() {
+        let of = |status| -> Vec<_> {
+            let members = members(status).into_iter();
+            members.map(|m| (m.dev, m.active)).collect()
+        };
+        assert_eq!(
+            of("2 0 0 0 1 1 A 0 2 2 8:0 A 0 0 1 8:16 F 1 0 1 "),
+            [("8:0".to_owned(), true), ("8:16".to_owned(), false)]
+        );
+        assert_eq!(
+            of("2 0 0 0 1 1 E 0 1 0 65:32 A 0 "),
+            [("65:32".into(), true)]
+        );
+        for nothing in ["", "A", "8:0", "x:1 A", "8: F", ":: A"] {
+            assert!(of(nothing).is_empty(), "{nothing}");
+        }
+    }
+}

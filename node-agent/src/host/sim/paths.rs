@@ -1,0 +1,223 @@
+//! Several paths to one disk, and the map above them.
+
+use cryptvol_crds::conditions::Reason;
+
+use super::{SimDevice, World};
+use crate::host::{
+    Device, DeviceId, MapName, MapOrder, Member, PathMap, RawKind, StepError, Target,
+};
+
+/// A map of dm-multipath.
+#[derive(Clone, Debug)]
+pub struct SimMap {
+    /// Device-mapper name.
+    pub name: String,
+    /// Device-mapper UUID.
+    pub uuid: String,
+    /// Kernel path.
+    pub path: String,
+    /// Major and minor number.
+    pub dev: String,
+    /// Its paths; none where it has no table.
+    pub members: Vec<Member>,
+    /// I/O waits while there is no path.
+    pub queues: bool,
+    /// Whether it is suspended.
+    pub suspended: bool,
+    /// Size of its table in bytes.
+    pub size: u64,
+}
+
+impl World {
+    /// The way through a portal is cut, and everybody has noticed.
+    pub fn cut(&mut self, iqn: &str, portal: &str) {
+        let target = self.targets.get_mut(iqn).unwrap();
+        target.portals_away.retain(|p| p != portal);
+        target.portals_away.push(portal.to_owned());
+        self.set_way(portal, "FAILED", "running", "transport-offline");
+        let kernel = &mut self.kernel;
+        for map in &mut kernel.maps {
+            for member in &mut map.members {
+                let disk = kernel.devices.iter().find(|d| d.dev == member.dev);
+                member.active &= disk.is_some_and(|d| d.state == "running");
+            }
+        }
+    }
+
+    /// The way through a portal is there again. iscsid brings the session back; nobody but us brings the path back.
+    pub fn mend(&mut self, iqn: &str, portal: &str) {
+        let target = self.targets.get_mut(iqn).unwrap();
+        target.portals_away.retain(|p| p != portal);
+        self.set_way(portal, "LOGGED_IN", "transport-offline", "running");
+    }
+
+    fn set_way(&mut self, portal: &str, session: &str, from: &str, to: &str) {
+        let kernel = &mut self.kernel;
+        for s in &mut kernel.sessions {
+            if s.portal.as_ref().is_some_and(|p| p.to_string() == portal) {
+                session.clone_into(&mut s.state);
+                let disks = kernel.devices.iter_mut().filter(|d| d.sid == s.sid);
+                for d in disks.filter(|d| d.state == from) {
+                    to.clone_into(&mut d.state);
+                }
+            }
+        }
+    }
+
+    /// The least free number of device-mapper: numbers are used again soon.
+    pub(super) fn free_minor(&self) -> u32 {
+        let taken = |path: &str| {
+            self.kernel.mappings.iter().any(|m| m.mapping.path == path)
+                || self.kernel.maps.iter().any(|m| m.path == path)
+        };
+        (0..)
+            .find(|n| !taken(&format!("/dev/dm-{n}")))
+            .unwrap_or_default()
+    }
+
+    pub(super) fn map_found(&self, name: &MapName) -> Option<PathMap> {
+        let found = self.kernel.maps.iter();
+        let found = found
+            .clone()
+            .find(|m| m.name == name.name && m.uuid == name.uuid)?;
+        Some(PathMap {
+            device: Device {
+                id: self.map_id(found),
+                state: "running".to_owned(),
+                holders: self.holders(&found.dev),
+            },
+            members: found.members.clone(),
+            queues: found.queues,
+            suspended: found.suspended,
+        })
+    }
+
+    fn map_id(&self, map: &SimMap) -> DeviceId {
+        let devices = self.members(map, |_| true);
+        let up = devices.iter().any(|d| d.state == "running");
+        let mut shown: Vec<_> = devices
+            .iter()
+            .filter(|d| !up || d.state == "running")
+            .map(|d| d.wwid.clone().unwrap_or_else(|| "no WWID".to_owned()))
+            .collect();
+        shown.sort();
+        shown.dedup();
+        DeviceId {
+            path: map.path.clone(),
+            dev: map.dev.clone(),
+            kind: RawKind::Paths {
+                uuid: map.uuid.clone(),
+            },
+            wwid: (!shown.is_empty()).then(|| shown.join(" and ")),
+            size_bytes: map.size,
+        }
+    }
+
+    fn members(&self, map: &SimMap, which: impl Fn(&Member) -> bool) -> Vec<&SimDevice> {
+        let devices = self.kernel.devices.iter();
+        let members = map.members.iter().filter(|m| which(m));
+        members
+            .filter_map(|m| devices.clone().find(|d| d.dev == m.dev))
+            .collect()
+    }
+
+    /// The disks that I/O of a map goes to.
+    pub fn used_by(&self, map: &SimMap) -> Vec<&SimDevice> {
+        self.members(map, |m| m.active)
+    }
+
+    /// As `World::check`, of a map: the disk that answers through a path that is used.
+    pub(super) fn check_map(&self, id: &DeviceId) -> Result<usize, StepError> {
+        let map = self.kernel.maps.iter().find(|m| m.path == id.path);
+        let Some(map) = map.filter(|m| self.map_id(m) == *id) else {
+            return Err(StepError::new(Reason::WwidMismatch, "another map is there"));
+        };
+        let used = self.used_by(map);
+        let disk = used.iter().find_map(|d| self.disk_behind(d));
+        let Some(disk) = disk.filter(|_| !map.suspended) else {
+            return Err(StepError::new(Reason::DeviceUnreadable, "no path"));
+        };
+        match self.disks[disk].wwid == id.wwid {
+            true => Ok(disk),
+            false => Err(StepError::new(Reason::WwidMismatch, "another disk answers")),
+        }
+    }
+
+    pub(super) fn gather_paths(&mut self, order: &MapOrder) -> Result<(), StepError> {
+        let found = self.kernel.maps.iter().position(|m| m.name == order.name);
+        let own = found.map(|i| self.kernel.maps[i].path.clone());
+        for id in &order.paths {
+            let disk = self.check(id)?;
+            let (wwid, first) = (&self.disks[disk].wwid, &order.paths[0].wwid);
+            if wwid.is_none() || wwid != first {
+                return Err(StepError::new(Reason::WwidMismatch, "not the same disk"));
+            }
+            let own = own.as_deref().map(|p| p.trim_start_matches("/dev/"));
+            if self
+                .holders(&id.dev)
+                .iter()
+                .any(|h| Some(h.as_str()) != own)
+            {
+                return Err(StepError::new(Reason::DeviceBusy, "used by another map"));
+            }
+        }
+        let size = order.paths.iter().map(|p| p.size_bytes).min();
+        let at = match (found, size) {
+            (Some(at), _) => at,
+            (None, None) => return Ok(()),
+            (None, Some(_)) => {
+                self.new_map(order);
+                self.kernel.maps.len() - 1
+            }
+        };
+        let map = &mut self.kernel.maps[at];
+        map.members.retain(|m| !order.strangers.contains(&m.dev));
+        for path in &order.paths {
+            match map.members.iter_mut().find(|m| m.dev == path.dev) {
+                Some(member) => member.active = true,
+                None => map.members.push(Member {
+                    dev: path.dev.clone(),
+                    active: true,
+                }),
+            }
+        }
+        (map.queues, map.suspended) = (order.queues, false);
+        map.size = map.size.max(size.unwrap_or_default());
+        Ok(())
+    }
+
+    pub(super) fn new_map(&mut self, order: &MapOrder) {
+        let minor = self.free_minor();
+        self.kernel.maps.push(SimMap {
+            name: order.name.clone(),
+            uuid: order.uuid.clone(),
+            path: format!("/dev/dm-{minor}"),
+            dev: format!("253:{minor}"),
+            members: vec![],
+            queues: false,
+            suspended: false,
+            size: 0,
+        });
+    }
+
+    pub(super) fn remove_map(&mut self, id: &DeviceId) -> Result<(), StepError> {
+        let RawKind::Paths { uuid } = &id.kind else {
+            return Ok(());
+        };
+        if !self.holders(&id.dev).is_empty() {
+            return Err(StepError::new(Reason::DeviceBusy, "the map is in use"));
+        }
+        self.kernel.maps.retain(|m| m.uuid != *uuid);
+        Ok(())
+    }
+
+    /// Portals that a login goes to: any of them, or each that has no session.
+    pub(super) fn portals_without(&self, target: &Target) -> Vec<crate::host::Portal> {
+        let through = |p: &crate::host::Portal| {
+            let mut sessions = self.kernel.sessions.iter().filter(|s| s.iqn == target.iqn);
+            sessions.any(|s| s.portal.as_ref().is_some_and(|t| t.is(p)))
+        };
+        let all = target.portals.iter();
+        all.filter(|p| !through(p)).cloned().collect()
+    }
+}
