@@ -12,7 +12,7 @@ use serde_json::json;
 
 /// Writes a number, waits until it is stored, notes it, and so on. Ends at the first error.
 const GUEST: &str = "i=0; while printf '%-4096s' $i | dd of=$0 bs=4096 iflag=fullblock oflag=direct conv=notrunc,fsync status=none; \
-                     do echo $i >/cv/written; i=$((i+1)); done; echo failed >/cv/guest-failed";
+                     do echo $i >/run/written.new; mv -f /run/written.new /run/written; i=$((i+1)); done; echo failed >/run/guest-failed";
 
 struct Ground {
     site: Site,
@@ -50,7 +50,7 @@ impl Ground {
     }
 
     async fn written(&self) -> Result<u64> {
-        let text = self.sh("cat /cv/written").await?;
+        let text = self.sh("cat /run/written").await?;
         text.trim().parse().with_context(|| format!("{text:?}"))
     }
 
@@ -65,7 +65,7 @@ impl Ground {
         )
         .await?;
         ensure!(
-            self.sh("ls /cv")
+            self.sh("ls /run")
                 .await?
                 .lines()
                 .all(|f| f != "guest-failed")
