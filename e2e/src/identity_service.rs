@@ -34,6 +34,8 @@ pub struct Options {
     pub tls: bool,
     /// Further arguments of `serve`.
     pub serve_args: Vec<String>,
+    /// What is in the file of the key-encryption key; `None`: a new key.
+    pub kek: Option<String>,
 }
 
 impl Default for Options {
@@ -44,6 +46,7 @@ impl Default for Options {
             password_rounds: 4,
             tls: true,
             serve_args: Vec::new(),
+            kek: None,
         }
     }
 }
@@ -98,7 +101,10 @@ impl IdentityService {
         service.renew_certificate()?;
         fs::write(service.secrets_dir().join("password"), &service.password)?;
         let kek = service.secrets_dir().join("kek");
-        service.command(&["kek", "generate", "--out", &kek.to_string_lossy()])?;
+        match &service.options.kek {
+            Some(text) => fs::write(kek, text)?,
+            None => service.command(&["kek", "generate", "--out", &kek.to_string_lossy()])?,
+        }
         service.bootstrap()?;
         service.launch()?;
         Ok(service)

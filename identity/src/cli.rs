@@ -181,7 +181,8 @@ pub struct DataArgs {
     /// Records.
     #[command(flatten)]
     pub records: RecordsArgs,
-    /// File with the key-encryption key: 32 bytes as hex or base64, outside of the data directory.
+    /// File with the key-encryption key: 32 bytes as hex or base64, outside of the data directory; or with the place of that
+    /// key in another key manager (docs/key-encryption-key.md).
     #[arg(long, env = "CRYPTVOL_IDENTITY_KEK_FILE", value_name = "FILE")]
     pub kek_file: PathBuf,
     /// Cost of password hashes (bcrypt rounds, 4 to 31); each step doubles the time.

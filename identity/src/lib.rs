@@ -34,3 +34,4 @@ mod testing;
 pub mod time;
 pub mod token;
 pub mod token_keys;
+pub mod waiting;

@@ -16,7 +16,7 @@ use cryptvol_identity::{
     crypto::Kek,
     log, policy_command, rekey,
     server::{Listeners, serve},
-    token_keys,
+    token_keys, waiting,
 };
 use secrecy::SecretString;
 
@@ -54,7 +54,12 @@ async fn run(command: Command) -> Result<()> {
 }
 
 async fn open(data: &DataArgs, serve: Option<&ServeArgs>) -> Result<Arc<App>> {
-    let kek = Kek::read(&data.kek_file, data.records.data_dir())?;
+    let (file, data_dir) = (data.kek_file.clone(), data.records.data_dir().to_path_buf());
+    let read = move || Kek::read(&file, &data_dir);
+    let kek = match serve {
+        Some(args) => waiting::for_kek(args.admin_listen, read).await??,
+        None => read()?,
+    };
     let config = AppConfig {
         place: data.records.place()?,
         token_lifetime_secs: serve.map_or(3600, |args| args.token_lifetime),

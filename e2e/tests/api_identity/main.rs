@@ -9,6 +9,7 @@ mod at_rest;
 mod backup;
 mod client_rows;
 mod ground;
+mod kek_elsewhere;
 mod libraries;
 mod restart;
 mod roles;

@@ -1,4 +1,4 @@
-//! The key-encryption key: 32 bytes in a file that is not in the data directory. During a rotation there are
+//! The key-encryption key: 32 bytes in a file that is not in the data directory, or where that file says. During a rotation there are
 //! several, one a line, the newest first: all open, and the one that sealed the check record seals (see `rekey`).
 
 use std::{
@@ -14,7 +14,10 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::seal::{KEY_LEN, SealError, SealingKey};
+use super::{
+    kek_reference::{Elsewhere, is_reference},
+    seal::{KEY_LEN, SealError, SealingKey},
+};
 use crate::ids::random_bytes;
 
 /// Why the key-encryption key could not be read or made.
@@ -56,6 +59,44 @@ pub enum KekError {
         /// What the system said.
         source: io::Error,
     },
+    /// The file says where the keys are, but not rightly.
+    #[error(
+        "{path} does not say where the key-encryption key is: {why}; see docs/key-encryption-key.md"
+    )]
+    Reference {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The key manager that has the keys cannot be asked just now. It may pass by itself.
+    #[error("the key manager at {host} that has the key-encryption key cannot be asked: {why}")]
+    Unreachable {
+        /// Scheme, host and port.
+        host: String,
+        /// What happened.
+        why: String,
+    },
+    /// It does not give the keys.
+    #[error(
+        "{host} does not give the key-encryption key: {why}; see to the application credential and the secret there"
+    )]
+    Refused {
+        /// Scheme, host and port.
+        host: String,
+        /// What it said.
+        why: String,
+    },
+    /// The keys are in another key manager, where nothing is changed from here.
+    #[error(
+        "the keys that {path} names are in another key manager, and nothing is changed there from here: to rotate, store 32 \
+         random bytes there, put their reference before the others in that file, and run this again; to forget old keys, \
+         take their references out of it"
+    )]
+    NotHere {
+        /// The file.
+        path: PathBuf,
+    },
     /// The new file could not be written.
     #[error("cannot write {path}: {source}; an existing file is never overwritten")]
     Write {
@@ -67,6 +108,11 @@ pub enum KekError {
 }
 
 impl KekError {
+    /// Whether somebody may mend it where the keys are, so that it is worth asking again.
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Refused { .. })
+    }
+
     /// Machine-readable reason.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -75,6 +121,10 @@ impl KekError {
             Self::InDataDir { .. } => "KekInDataDir",
             Self::Replace { .. } => "KekNotReplaced",
             Self::Write { .. } => "KekNotWritten",
+            Self::Reference { .. } => "KekReferenceInvalid",
+            Self::Unreachable { .. } => "KekUnreachable",
+            Self::Refused { .. } => "KekRefused",
+            Self::NotHere { .. } => "KekNotHere",
         }
     }
 }
@@ -168,7 +218,7 @@ pub struct Kek {
 }
 
 impl Kek {
-    /// Reads the keys from `path`; refuses a file inside of `data_dir`.
+    /// Reads the keys from `path`, or from the key manager that it names; refuses a file inside of `data_dir`.
     ///
     /// # Errors
     /// Any [`KekError`] but `Write` and `Replace`.
@@ -178,7 +228,13 @@ impl Kek {
         {
             return Err(KekError::InDataDir { path: path.into() });
         }
-        let kek = Self::from_source(Box::new(KeyFile(path.into())))?;
+        let text = fs::read_to_string(path).map(Zeroizing::new);
+        let source: Box<dyn KekSource> = match text {
+            Ok(text) if is_reference(&text) => Box::new(Elsewhere::new(path)),
+            // What cannot be read is told by the source.
+            _ => Box::new(KeyFile(path.into())),
+        };
+        let kek = Self::from_source(source)?;
         if let Ok(metadata) = fs::metadata(path)
             && metadata.permissions().mode() & 0o007 != 0
         {

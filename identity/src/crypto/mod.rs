@@ -2,6 +2,7 @@
 //! the token keys; data keys seal the secrets.
 
 pub mod kek;
+mod kek_reference;
 pub mod mac;
 pub mod password;
 pub mod seal;
