@@ -77,6 +77,17 @@ impl Ground {
         self.site.array.cut_portal(&self.portals[at], cut)
     }
 
+    /// Detaches the volume, and nothing is left of it on the node.
+    async fn detach(&self) -> Result<()> {
+        self.volume
+            .clone()
+            .detached()
+            .apply(&self.site.plane)
+            .await?;
+        self.volume.wait_detached(&self.site.plane).await?;
+        self.nothing_left().await
+    }
+
     /// Nothing of the volume is left in the kernel.
     async fn nothing_left(&self) -> Result<()> {
         let left = self
@@ -179,14 +190,7 @@ async fn io_goes_on_while_one_of_two_portals_works_and_waits_while_none_does() -
     ground.guest_goes_on().await?;
     guest.signal("SIGKILL").await?;
     guest.wait(PATIENCE).await?;
-    ground
-        .volume
-        .clone()
-        .detached()
-        .apply(&ground.site.plane)
-        .await?;
-    ground.volume.wait_detached(&ground.site.plane).await?;
-    ground.nothing_left().await?;
+    ground.detach().await?;
 
     // With a portal that is away it is attached through the other one; a disk that is gone for good is let go of.
     ground.cut(0, true)?;
@@ -198,13 +202,6 @@ async fn io_goes_on_while_one_of_two_portals_works_and_waits_while_none_does() -
         .volume
         .wait_reason(&ground.site.plane, Reason::PortalUnreachable)
         .await?;
-    ground
-        .volume
-        .clone()
-        .detached()
-        .apply(&ground.site.plane)
-        .await?;
-    ground.volume.wait_detached(&ground.site.plane).await?;
-    ground.nothing_left().await?;
+    ground.detach().await?;
     work.passed()
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use cryptvol_crds::conditions::{READY, get, is_true};
 use cryptvol_crds::v1alpha1::{
-    DeviceStatus, EncryptedVolumeStatus, HeaderFacts, NodeVolumeStatus, PermitReceipt, Stage,
+    DeviceStatus, EncryptedVolumeStatus, EraseReceipt, HeaderFacts, NodeVolumeStatus,
+    PermitReceipt, Stage,
 };
 use cryptvol_crds::{EncryptedVolume, NodeVolume, names};
 use cryptvol_e2e::control_plane::{ControlPlane, Options};
@@ -372,6 +373,17 @@ pub fn request_id() -> String {
         &hex[17..20],
         &hex[20..]
     )
+}
+
+/// The receipt of node-1 for the erasure of a header.
+pub fn erase_receipt(luks_uuid: String) -> EraseReceipt {
+    EraseReceipt {
+        luks_uuid,
+        key_slots_wiped: 1,
+        verified: true,
+        at: now(),
+        node_name: "node-1".into(),
+    }
 }
 
 /// Now, as the agent writes it.

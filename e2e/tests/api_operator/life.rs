@@ -7,14 +7,13 @@ use anyhow::{Context, Result, ensure};
 use cryptvol_crds::conditions::{READY, get, is_true};
 use cryptvol_crds::names;
 use cryptvol_crds::v1alpha1::{
-    Desired, DeviceStatus, EraseReceipt, HeaderFacts, MappingStatus, PermitReceipt, PermitState,
-    Stage,
+    Desired, DeviceStatus, HeaderFacts, MappingStatus, PermitReceipt, PermitState, Stage,
 };
 use cryptvol_e2e::identity_service::product_binary;
 use kube::api::DeleteParams;
 use serde_json::json;
 
-use crate::ground::{Ground, TEAM, now, request_id};
+use crate::ground::{Ground, TEAM, erase_receipt, now, request_id};
 
 #[tokio::test]
 async fn from_apply_to_delete() -> Result<()> {
@@ -238,13 +237,7 @@ async fn from_apply_to_delete() -> Result<()> {
     ground
         .report(&nv, |s| {
             s.stage = Stage::Erased;
-            s.erased = Some(EraseReceipt {
-                luks_uuid: permit.luks_uuid.clone(),
-                key_slots_wiped: 1,
-                verified: true,
-                at: now(),
-                node_name: "node-1".into(),
-            });
+            s.erased = Some(erase_receipt(permit.luks_uuid.clone()));
         })
         .await?;
     ground.gone("v").await?;

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::conditions::{READY, Reason, is_true};
-use cryptvol_crds::v1alpha1::{Desired, EraseReceipt, KeyService, Stage};
+use cryptvol_crds::v1alpha1::{Desired, KeyService, Stage};
 use cryptvol_crds::{NodeVolume, names};
 use cryptvol_e2e::keystone::Keystone;
 use cryptvol_e2e::openstack::OpenStack;
@@ -18,7 +18,7 @@ use kube::api::DeleteParams;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::ground::{Ground, TEAM, now, request_id};
+use crate::ground::{Ground, TEAM, erase_receipt, request_id};
 
 /// Both services, and TLS before each.
 struct Real {
@@ -81,13 +81,7 @@ impl Ground<Real> {
         self.report(&nv, |s| {
             s.stage = Stage::Erased;
             s.link = None;
-            s.erased = Some(EraseReceipt {
-                luks_uuid,
-                key_slots_wiped: 1,
-                verified: true,
-                at: now(),
-                node_name: "node-1".into(),
-            });
+            s.erased = Some(erase_receipt(luks_uuid));
         })
         .await?;
         self.gone(volume).await

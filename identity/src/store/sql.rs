@@ -136,6 +136,23 @@ pub(super) struct Records<T>(PhantomData<fn() -> T>);
 /// It gives values of one column.
 pub(super) struct Scalars<T>(PhantomData<fn() -> T>);
 
+/// Values as a driver takes them.
+macro_rules! arguments {
+    ($values:expr => $driver:ty) => {{
+        let mut arguments = <$driver>::default();
+        for value in $values {
+            let added: Result<(), BoxDynError> = match value {
+                Value::Text(value) => arguments.add(value.as_deref()),
+                Value::Bytes(value) => arguments.add(value.as_deref()),
+                Value::Number(value) => arguments.add(value),
+                Value::Truth(value) => arguments.add(value),
+            };
+            added.map_err(sqlx::Error::Encode)?;
+        }
+        arguments
+    }};
+}
+
 /// Text with its values. `K` says what it gives.
 pub(super) struct Statement<'q, K> {
     text: Cow<'static, str>,
@@ -187,31 +204,15 @@ impl<'q, K> Statement<'q, K> {
     }
 
     fn sqlite(self) -> sqlx::Result<(SqlStr, SqliteArguments)> {
-        let mut arguments = SqliteArguments::default();
-        for value in self.values {
-            let added: Result<(), BoxDynError> = match value {
-                Value::Text(value) => arguments.add(value.as_deref()),
-                Value::Bytes(value) => arguments.add(value.as_deref()),
-                Value::Number(value) => arguments.add(value),
-                Value::Truth(value) => arguments.add(value),
-            };
-            added.map_err(sqlx::Error::Encode)?;
-        }
-        Ok((as_sql(self.text), arguments))
+        Ok((
+            as_sql(self.text),
+            arguments!(self.values => SqliteArguments),
+        ))
     }
 
     fn postgres(self) -> sqlx::Result<(SqlStr, PgArguments)> {
-        let mut arguments = PgArguments::default();
-        for value in self.values {
-            let added: Result<(), BoxDynError> = match value {
-                Value::Text(value) => arguments.add(value.as_deref()),
-                Value::Bytes(value) => arguments.add(value.as_deref()),
-                Value::Number(value) => arguments.add(value),
-                Value::Truth(value) => arguments.add(value),
-            };
-            added.map_err(sqlx::Error::Encode)?;
-        }
-        Ok((as_sql(dialect::statement(self.text)), arguments))
+        let text = as_sql(dialect::statement(self.text));
+        Ok((text, arguments!(self.values => PgArguments)))
     }
 }
 
@@ -224,23 +225,27 @@ fn as_sql(text: Cow<'static, str>) -> SqlStr {
 }
 
 macro_rules! run {
-    ($statement:ident, $on:ident, $build:ident $(, $gives:ty)? => $fetch:ident) => {
+    ($statement:ident, $on:ident, $build:ident $(, $gives:ty)? => $fetch:ident $(, $part:ident)?) => {
         match $on.into() {
             On::Pool(Pool::Sqlite(pool)) => {
                 let (text, values) = $statement.sqlite()?;
-                sqlx::$build::<Sqlite, $($gives,)? _>(text, values).$fetch(pool).await
+                let given = sqlx::$build::<Sqlite, $($gives,)? _>(text, values).$fetch(pool).await;
+                given$(.map(|given| given.$part()))?
             }
             On::Tx(Tx::Sqlite(tx)) => {
                 let (text, values) = $statement.sqlite()?;
-                sqlx::$build::<Sqlite, $($gives,)? _>(text, values).$fetch(&mut **tx).await
+                let given = sqlx::$build::<Sqlite, $($gives,)? _>(text, values).$fetch(&mut **tx).await;
+                given$(.map(|given| given.$part()))?
             }
             On::Pool(Pool::Postgres(pool)) => {
                 let (text, values) = $statement.postgres()?;
-                sqlx::$build::<Postgres, $($gives,)? _>(text, values).$fetch(pool).await
+                let given = sqlx::$build::<Postgres, $($gives,)? _>(text, values).$fetch(pool).await;
+                given$(.map(|given| given.$part()))?
             }
             On::Tx(Tx::Postgres(tx)) => {
                 let (text, values) = $statement.postgres()?;
-                sqlx::$build::<Postgres, $($gives,)? _>(text, values).$fetch(&mut **tx).await
+                let given = sqlx::$build::<Postgres, $($gives,)? _>(text, values).$fetch(&mut **tx).await;
+                given$(.map(|given| given.$part()))?
             }
         }
     };
@@ -248,29 +253,7 @@ macro_rules! run {
 
 impl Statement<'_, Nothing> {
     pub(super) async fn execute<'c>(self, on: impl Into<On<'c>>) -> sqlx::Result<Done> {
-        let rows = match on.into() {
-            On::Pool(Pool::Sqlite(pool)) => {
-                let (text, values) = self.sqlite()?;
-                let done = sqlx::query_with(text, values).execute(pool).await?;
-                done.rows_affected()
-            }
-            On::Tx(Tx::Sqlite(tx)) => {
-                let (text, values) = self.sqlite()?;
-                let done = sqlx::query_with(text, values).execute(&mut **tx).await?;
-                done.rows_affected()
-            }
-            On::Pool(Pool::Postgres(pool)) => {
-                let (text, values) = self.postgres()?;
-                let done = sqlx::query_with(text, values).execute(pool).await?;
-                done.rows_affected()
-            }
-            On::Tx(Tx::Postgres(tx)) => {
-                let (text, values) = self.postgres()?;
-                let done = sqlx::query_with(text, values).execute(&mut **tx).await?;
-                done.rows_affected()
-            }
-        };
-        Ok(Done(rows))
+        run!(self, on, query_with => execute, rows_affected).map(Done)
     }
 }
 
