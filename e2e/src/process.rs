@@ -6,9 +6,11 @@
 use std::fs::{self, File, OpenOptions};
 use std::future::Future;
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -294,16 +296,40 @@ pub fn group_memory_kib(group: i32) -> Result<u64> {
     Ok(sum)
 }
 
-/// A TCP port that is free now; for servers that cannot choose one by themselves.
+/// Where ports of servers are taken from: below those that the kernel takes for outgoing connections
+/// (`net.ipv4.ip_local_port_range`, from 32768 on). Otherwise a connection could have the port of a server that is just being
+/// started anew; who waits for that server can even connect to himself.
+const SERVER_PORTS: Range<u16> = 20_000..30_000;
+
+/// A TCP port that is free now, and that this process was not given before; for servers that cannot choose one by themselves.
 pub fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?
-        .local_addr()?
-        .port())
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let count = u32::from(SERVER_PORTS.end - SERVER_PORTS.start);
+    // Processes beside each other begin far from each other.
+    let begin = std::process::id().wrapping_mul(97);
+    for _ in 0..count {
+        let next = begin.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % count;
+        let port = SERVER_PORTS.start + u16::try_from(next)?;
+        match std::net::TcpListener::bind(("127.0.0.1", port)) {
+            Ok(_) => return Ok(port),
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {}
+            Err(e) => return Err(e).context("look for a free port"),
+        }
+    }
+    Err(anyhow!("no port of {SERVER_PORTS:?} is free"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_of_servers_are_none_of_outgoing_connections() {
+        let ports: Vec<_> = (0..10).map(|_| free_port().unwrap()).collect();
+        assert!(ports.iter().all(|p| SERVER_PORTS.contains(p)), "{ports:?}");
+        let different: std::collections::BTreeSet<_> = ports.iter().collect();
+        assert_eq!(different.len(), ports.len(), "{ports:?}");
+    }
 
     #[test]
     fn a_daemon_dies_with_its_whole_group() {
