@@ -5,6 +5,7 @@ mod check;
 mod connect;
 mod in_use;
 mod permit;
+mod restore;
 mod rotate;
 mod status;
 mod text;
@@ -67,6 +68,20 @@ enum Command {
         #[command(flatten)]
         target: Target,
     },
+    /// Write a volume's header anew from its backup, where it was overwritten
+    #[command(
+        long_about = "Write a volume's header anew from its backup, where it was overwritten.\n\nEach volume with a LUKS2 header \
+        has a backup of it in its record, sealed under its key. The node that the volume is attached to writes the header where it \
+        is missing or opens no more, and nothing where it opens; the data behind it is not touched. Size and WWID of the disk are \
+        compared first. This asks for the volume's LUKS UUID as a proof that its status was read."
+    )]
+    RestoreHeader {
+        #[command(flatten)]
+        target: Target,
+        /// LUKS UUID of the volume; asked for on the terminal when absent
+        #[arg(long, value_name = "UUID")]
+        luks_uuid: Option<String>,
+    },
     /// Replace a volume's key by a new one; the data is not encrypted anew
     #[command(
         long_about = "Replace a volume's key by a new one; the data is not encrypted anew.\n\nThe key manager makes a new \
@@ -126,6 +141,9 @@ async fn run() -> Result<()> {
         Command::Suspend { target } => in_use::suspend(&cluster.volume(&target)?, true).await,
         Command::Resume { target } => in_use::suspend(&cluster.volume(&target)?, false).await,
         Command::Grow { target } => in_use::grow(&cluster.volume(&target)?).await,
+        Command::RestoreHeader { target, luks_uuid } => {
+            restore::run(&cluster.volume(&target)?, luks_uuid).await
+        }
         Command::RotateKey { target } => rotate::run(&cluster.volume(&target)?).await,
         Command::Attach { target, node, wait } => {
             attach::attach(&cluster.volume(&target)?, &node, &wait).await

@@ -30,6 +30,9 @@ pub const KEY_ROTATED: &str = "KeyRotated";
 /// it is not what a guest reads. Absent until it was looked at for the first time.
 pub const ENCRYPTION_PROVEN: &str = "EncryptionProven";
 
+/// A backup of the header is in the record. Absent for volumes without a LUKS2 header, and before the first opening.
+pub const HEADER_BACKED_UP: &str = "HeaderBackedUp";
+
 macro_rules! reasons {
     ($(#[doc = $doc:literal] $name:ident => $next:literal,)*) => {
         /// Why a condition is as it is: one word a cause, each with its next step.
@@ -149,15 +152,15 @@ reasons! {
     /// The disk is neither blank nor known.
     DeviceNotBlank => "The disk is not blank, so it is not formatted. Wipe it on the array if its data is not wanted; nothing was written.",
     /// A header is missing where one was written before.
-    HeaderMissing => "The disk carried this volume's header and does not any more. Bring back the right disk or restore the header; it is never formatted again.",
+    HeaderMissing => "The disk carried this volume's header and does not any more. Bring back the right disk, or have the header written anew from its backup: kubectl cryptvol restore-header NAME. It is never formatted again.",
     /// Formatting was begun and not finished.
     FormatInterrupted => "If the disk never held data, allow formatting once more: kubectl annotate encryptedvolume NAME cryptvol.dev/new-format-permit=LUKS-UUID (from status.luksUuid).",
     /// The header does not agree with what was pinned.
-    HeaderMismatch => "The header on the disk was changed or is another volume's. Map the right disk or restore the header; nothing was unlocked.",
+    HeaderMismatch => "The header on the disk was changed or is another volume's. Map the right disk or, where its header was damaged, restore it: kubectl cryptvol restore-header NAME. Nothing was unlocked.",
     /// A header is missing and formatting is not allowed.
     FormatNotPermitted => "The disk is blank and formatting is not allowed. Map the right disk, or set spec.format to IfPermitted for a new volume.",
     /// The key does not open the header.
-    KeyDoesNotOpen => "The key in the key manager does not open this disk. Check status.key and that the right disk is mapped.",
+    KeyDoesNotOpen => "The key in the key manager does not open this disk. Check status.key and that the right disk is mapped; where its key slots were overwritten: kubectl cryptvol restore-header NAME.",
     /// The key is out of the node's kernel, and whoever has the device open waits.
     Suspended => "Resume it when its guests shall go on: kubectl cryptvol resume NAME (spec.suspended: false).",
     /// Somebody changed the table of a volume's mapping.
@@ -168,6 +171,10 @@ reasons! {
     RotationUnsupported => "Remove spec.rotation: only volumes with encryption provider luks2 are rotated.",
     /// All key slots of the header are taken.
     NoFreeKeySlot => "Remove a key slot that nobody needs (cryptsetup luksDump, luksKillSlot); cryptvol removes none that it did not make, and goes on by itself.",
+    /// The passphrase was not made at random by a key manager, so nothing may be sealed with it outside of the header.
+    HeaderBackupUnsupported => "Keep a backup of the header yourself (cryptsetup luksHeaderBackup), or rotate to a key of 256 random bits in lower-case hex.",
+    /// The backup of the header does not belong to the volume as it is on record, was changed, or is of a former key.
+    HeaderBackupInvalid => "Nothing was written. Restore the header with cryptsetup luksHeaderRestore from a backup of your own, where there is one.",
     /// The operator refused to release the key.
     KeyReleaseRefused => "See the operator's audit log for this volume (kubectl logs, audit lines).",
     /// The operator cannot be reached for key release.

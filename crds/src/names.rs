@@ -17,6 +17,9 @@ pub const ROTATE_KEY_ANNOTATION: &str = "cryptvol.dev/rotate-key";
 /// Annotation by which a person asks for a look at the size of an attached volume's disk; its value (at most 64 characters) is a
 /// name for it: another one asks for another look.
 pub const RESCAN_ANNOTATION: &str = "cryptvol.dev/rescan";
+/// Annotation by which a person orders that the header is written anew from its backup; its value is the volume's LUKS UUID, as a proof
+/// that the person read the status. Removed once it was acted upon.
+pub const RESTORE_HEADER_ANNOTATION: &str = "cryptvol.dev/restore-header";
 /// Annotation by which a person says that a node (its value) which went from the cluster without letting go of the volume
 /// has no access to the disk any more. Removed once it was acted upon.
 pub const NODE_GONE_ANNOTATION: &str = "cryptvol.dev/node-is-gone";

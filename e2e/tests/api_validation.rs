@@ -194,12 +194,7 @@ async fn what_cannot_work_is_refused_at_apply_with_a_sentence() -> Result<()> {
         Case {
             what: "detached header",
             patch: spec(json!({"encryption": {"detachedHeader": true}})),
-            says: "detachedHeader is not implemented",
-        },
-        Case {
-            what: "detached header of nothing",
-            patch: spec(json!({"encryption": {"provider": "plain", "detachedHeader": true}})),
-            says: "plain and none have no header",
+            says: "detachedHeader is refused",
         },
         Case {
             what: "integrity",

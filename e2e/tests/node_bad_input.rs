@@ -5,7 +5,8 @@
 #![allow(clippy::expect_used)] // A guard over the site that was started when it was made.
 
 use anyhow::{Context, Result, ensure};
-use cryptvol_crds::conditions::Reason;
+use cryptvol_crds::conditions::{self, Reason};
+use cryptvol_crds::names;
 use cryptvol_e2e::array::{Lun, iqn};
 use cryptvol_e2e::keystone::Tenant;
 use cryptvol_e2e::site::{Site, SiteSpec};
@@ -287,6 +288,87 @@ async fn zeros_where_a_header_was() -> Result<()> {
     ensure!(
         volume.read(site.node(0), 4).await? == "kept",
         "the data is gone"
+    );
+    works_and_goes(&site, &volume, &lun).await
+}
+
+/// The volume's header is written anew from the backup in its record, only on order and only over what is not somebody else's header.
+#[tokio::test]
+async fn a_header_that_was_overwritten() -> Result<()> {
+    let mut site = site().await?;
+    let (_, lun, volume) = used(&mut site, "overwritten").await?;
+    let seen = volume.get(&site.plane).await?.and_then(|v| v.status);
+    let status = seen.context("a status")?;
+    let uuid = status.luks_uuid.context("a LUKS UUID")?;
+    ensure!(
+        conditions::is_true(&status.conditions, conditions::HEADER_BACKED_UP),
+        "no backup: {:?}",
+        status.conditions
+    );
+    let backup = serde_json::to_string(&status.header_backup)?;
+    ensure!(backup.len() < 1024, "{backup}");
+
+    lun.write_at(0, &vec![0; 16 * MIB as usize])?;
+    volume.apply(&site.plane).await?;
+    let message = stops(&site, &volume, Reason::HeaderMissing, &lun).await?;
+    ensure!(
+        message.contains("kubectl cryptvol restore-header"),
+        "{message}"
+    );
+
+    // A whole header of another volume is there: the order stands, and not a byte is written.
+    let made = std::process::Command::new("bash")
+        .args(["-c", &format!(
+            "printf passphrase-of-others | cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file=- {}",
+            lun.file.display()
+        )])
+        .output()?;
+    ensure!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    let sum = lun.sha256()?;
+    volume
+        .annotate(&site.plane, names::RESTORE_HEADER_ANNOTATION, &uuid)
+        .await?;
+    volume
+        .wait(&site.plane, "the order on record", |v| {
+            v.status
+                .as_ref()
+                .is_some_and(|s| s.header_restore.is_some())
+        })
+        .await?;
+    stops(&site, &volume, Reason::ForeignSignature, &lun).await?;
+    ensure!(
+        lun.sha256()? == sum,
+        "another volume's header was written to"
+    );
+
+    // It goes, and the node writes the volume's own by itself.
+    lun.write_at(0, &vec![0; 16 * MIB as usize])?;
+    volume.wait_ready(&site.plane).await?;
+    ensure!(
+        volume.read(site.node(0), 4).await? == "kept",
+        "the data is gone"
+    );
+    let after = volume
+        .wait(&site.plane, "the restore is done", |v| {
+            v.status
+                .as_ref()
+                .is_some_and(|s| s.header_restore.is_none())
+        })
+        .await?;
+    let status = after.status.context("a status")?;
+    ensure!(status.luks_uuid.as_ref() == Some(&uuid));
+    let dump = std::process::Command::new("cryptsetup")
+        .args(["luksDump", "--dump-json-metadata"])
+        .arg(&lun.file)
+        .output()?;
+    ensure!(
+        dump.status.success(),
+        "cryptsetup does not know the header: {}",
+        String::from_utf8_lossy(&dump.stderr)
     );
     works_and_goes(&site, &volume, &lun).await
 }

@@ -59,7 +59,9 @@ async fn peer_failure_14_a_key_is_rotated_under_a_guest_and_the_agent_dies_at_ev
     volume.apply(&site.plane).await?;
     let ready = volume.wait_ready(&site.plane).await?;
     volume.write(site.node(0), "written before").await?;
-    let mut key = ready.status.and_then(|s| s.key).context("a key")?;
+    let status = ready.status.context("a status")?;
+    let (mut key, mut backup) = (status.key.context("a key")?, status.header_backup);
+    ensure!(backup.is_some(), "there is no backup of the header");
     let mut guest = format!("exec 9<>{}; sleep 100000", volume.link());
     let mut open = site
         .node(0)
@@ -111,6 +113,12 @@ async fn peer_failure_14_a_key_is_rotated_under_a_guest_and_the_agent_dies_at_ev
             .await
             .with_context(|| fail_point.to_owned())?;
         let status = rotated.status.context("a status")?;
+        let sealed = status.header_backup.context("a backup of the header")?;
+        ensure!(
+            backup.as_ref() != Some(&sealed),
+            "{fail_point}: the backup is of the former key"
+        );
+        backup = Some(sealed);
         let new = status.key.context("a key")?;
         let passphrase = site.keystone.passphrase(&tenant, &new.id).await?;
         ensure!(

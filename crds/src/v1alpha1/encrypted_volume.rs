@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     encryption::{Activation, Encryption},
+    header_backup::{HeaderBackup, HeaderRestoreStatus},
     node_volume::{EraseReceipt, HeaderFacts, PathStatus, Stage},
     rotation::RotationStatus,
     source::Source,
@@ -264,6 +265,12 @@ pub struct EncryptedVolumeStatus {
     /// When the volume was first opened; from then on no format permit exists for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_opened: Option<Time>,
+    /// What the header can be written anew from, under the key in `key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header_backup: Option<HeaderBackup>,
+    /// A restore of the header that a person ordered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header_restore: Option<HeaderRestoreStatus>,
     /// A rotation of the passphrase that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<RotationStatus>,

@@ -80,11 +80,10 @@ pub enum ControlLocation {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("!self.detachedHeader", "detachedHeader is not implemented in this version: remove it"),
+    validation = ("!self.detachedHeader", "detachedHeader is refused: a header apart from its disk would have to lie where each node finds it, and be lost there with all data; for a disk that holds nothing but ciphertext use provider plain"),
     validation = ("!has(self.integrity)", "integrity is not implemented in this version: remove it"),
     validation = ("self.provider != 'luks' || self.sectorSize == 512", "provider luks (LUKS1) knows no sectors but of 512 bytes: use luks2 for sectorSize 4096"),
     validation = ("!has(self.hash) || self.provider == 'plain'", "hash is for provider plain alone: LUKS headers say how their key is made"),
-    validation = ("!self.detachedHeader || self.provider in ['luks', 'luks2']", "detachedHeader is for providers luks and luks2: plain and none have no header"),
     validation = ("!has(self.integrity) || self.provider == 'luks2'", "integrity is for provider luks2 alone: no other header says how the tags are laid out"),
     validation = ("self.controlLocation == 'front-end'", "controlLocation must be front-end: cryptvol encrypts on the node, back-end would leave plaintext on the network"),
 )]
@@ -108,9 +107,12 @@ pub struct Encryption {
     /// Where encryption happens.
     #[serde(default)]
     pub control_location: ControlLocation,
-    /// Keep the LUKS header apart from the data, so that the disk holds nothing but ciphertext.
+    /// Keep the LUKS header apart from the data. Refused: provider `plain` has a disk that holds nothing but ciphertext.
     #[serde(default)]
     pub detached_header: bool,
+    /// Keep a backup of each LUKS2 header in its volume's `status.headerBackup`, sealed under the volume's key.
+    #[serde(default = "Encryption::default_header_backup")]
+    pub header_backup: bool,
     /// Authenticate sectors (dm-integrity below dm-crypt): what the array changes gives a read error instead of noise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub integrity: Option<Integrity>,
@@ -183,6 +185,10 @@ impl Encryption {
     fn default_sector_size() -> i32 {
         512
     }
+
+    fn default_header_backup() -> bool {
+        true
+    }
 }
 
 impl Default for Encryption {
@@ -194,6 +200,7 @@ impl Default for Encryption {
             sector_size: Self::default_sector_size(),
             control_location: ControlLocation::default(),
             detached_header: false,
+            header_backup: true,
             integrity: None,
             hash: None,
         }

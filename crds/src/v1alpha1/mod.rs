@@ -3,6 +3,7 @@
 pub mod encrypted_volume;
 pub mod encryption;
 pub mod encryption_class;
+pub mod header_backup;
 pub mod key_service;
 pub mod node_volume;
 pub mod rotation;
@@ -16,6 +17,7 @@ pub use encrypted_volume::{
 };
 pub use encryption::{Activation, ControlLocation, Encryption, Integrity, PlainHash, Provider};
 pub use encryption_class::{EncryptionClass, EncryptionClassSpec};
+pub use header_backup::{HeaderBackup, HeaderRestore, HeaderRestoreStatus, VolumeKeyDigest};
 pub use key_service::{
     Backend, Interface, KeyService, KeyServiceSpec, KeyServiceStatus, QuotaStatus, Tenancy,
 };

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     encryption::{Activation, Encryption, PlainHash, Provider},
+    header_backup::{HeaderBackup, HeaderRestore},
     rotation::{NodeRotation, NodeRotationStatus},
     status::LastError,
 };
@@ -89,6 +90,12 @@ pub struct NodeVolumeSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub rescan: Option<String>,
+    /// Whether a backup of the header is on record: the node need not make one.
+    #[serde(default)]
+    pub header_backed_up: bool,
+    /// The header is to be written anew from its backup, where it is missing or damaged, before the volume is opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header_restore: Option<HeaderRestore>,
     /// Link that the hypervisor opens, `/dev/cryptvol/NAMESPACE/NAME`.
     #[schemars(length(min = 1, max = 4096))]
     pub link: String,
@@ -292,6 +299,15 @@ pub struct NodeVolumeStatus {
     /// When the mapping of this volume was first made on this node; written before the link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_opened: Option<Time>,
+    /// Backup of the header, made from the header as it opened; with the key that a rotation brings once that has a key slot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header_backup: Option<HeaderBackup>,
+    /// Why there is no backup of the header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header_backup_error: Option<LastError>,
+    /// Id of the restore of the header that is done: the volume was opened after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header_restored: Option<String>,
     /// What was done of the rotation in the spec.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<NodeRotationStatus>,

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::status::LastError;
+use super::{header_backup::HeaderBackup, status::LastError};
 
 /// How far a rotation is. At each of them the key in `status.key` opens the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -75,6 +75,9 @@ pub struct NodeRotationStatus {
     /// Key slots that the present key opens, for `Adding`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub former_slots: Vec<KeySlotRef>,
+    /// Backup of the header under the new key, for `Adding`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header_backup: Option<HeaderBackup>,
     /// Why it is not done. The volume stays attached, and the present key opens it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<LastError>,

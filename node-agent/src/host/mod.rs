@@ -14,7 +14,7 @@ pub mod shown;
 #[cfg(test)]
 pub mod sim;
 
-use cryptvol_crds::v1alpha1::KeySlotRef;
+use cryptvol_crds::v1alpha1::{HeaderBackup, KeySlotRef};
 pub use model::*;
 
 /// What can be observed and done on a node.
@@ -186,6 +186,24 @@ pub trait Host {
     /// # Errors
     /// As of `grow`.
     fn resume(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError>;
+
+    /// Makes a backup of the header, from the header as it opens. Writes nothing.
+    ///
+    /// # Errors
+    /// `HeaderBackupUnsupported` (the passphrase is not of full entropy), `KeyDoesNotOpen`, `HeaderMismatch`, `DeviceUnreadable`,
+    /// `WwidMismatch`, `StepFailed`.
+    fn backup_header(
+        &mut self,
+        device: &DeviceId,
+        order: &BackupOrder,
+    ) -> Result<HeaderBackup, StepError>;
+
+    /// Writes the header anew from its backup, with one key slot, where it is missing or opens no more; writes nothing where it opens.
+    ///
+    /// # Errors
+    /// Without a byte written: `HeaderBackupInvalid`, `ForeignSignature` (a whole header with another UUID), `HeaderMismatch` (one
+    /// with other facts), `DeviceBusy`, `SizeMismatch`, `WwidMismatch`, `DeviceUnreadable`. `StepFailed`.
+    fn restore_header(&mut self, device: &DeviceId, order: &RestoreOrder) -> Result<(), StepError>;
 
     /// Wipes all key slots of the header with this UUID, reads the area back and says what it found. Needs no key, and leaves the header
     /// to say whose they were.

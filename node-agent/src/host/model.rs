@@ -2,7 +2,7 @@
 
 use cryptvol_crds::{
     conditions::Reason,
-    v1alpha1::{Activation, Encryption, HeaderFacts, KeySlotRef, Provider},
+    v1alpha1::{Activation, Encryption, HeaderBackup, HeaderFacts, KeySlotRef, Provider},
 };
 use std::net::IpAddr;
 
@@ -630,6 +630,28 @@ pub struct DropSlotsOrder {
     pub passphrase: Passphrase,
     /// Key slots to drop. One that is not there any more, or is another one by now, is none of them.
     pub former: Vec<KeySlotRef>,
+}
+
+/// What to make a backup of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BackupOrder {
+    /// What the header must be.
+    pub expected: HeaderFacts,
+    /// Memory that key derivation may take, in KiB.
+    pub unlock_memory_kib: u32,
+    /// Opens a key slot, and seals the backup.
+    pub passphrase: Passphrase,
+}
+
+/// What header to write anew.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RestoreOrder {
+    /// What the header must be when it is written.
+    pub expected: HeaderFacts,
+    /// What to make it from.
+    pub backup: HeaderBackup,
+    /// Opens the backup, and will open key slot 0.
+    pub passphrase: Passphrase,
 }
 
 /// Result of an erasure.

@@ -13,7 +13,7 @@ use std::{
 
 use cryptvol_crds::{
     conditions::Reason,
-    v1alpha1::{HeaderFacts, KeySlotRef, Stage},
+    v1alpha1::{HeaderBackup, HeaderFacts, KeySlotRef, Stage},
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tracing::{debug, info, warn};
@@ -21,13 +21,13 @@ use tracing::{debug, info, warn};
 use super::{
     failpoint::{FailPoint, When},
     memory::{Hand, Memory, Reading, Run},
-    plan::{Done, Next, Step, Stop, may_be_torn, only_tidies, plan},
+    plan::{Done, Next, Step, Stop, may_be_torn, needs_backup, only_tidies, plan},
     wanted::Wanted,
 };
 use crate::host::{
-    AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header,
-    HeaderFound, MapOrder, Mapping, NameOrder, Observed, OpenOrder, Passphrase, Query, StepError,
-    Target,
+    AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder,
+    Header, HeaderFound, MapOrder, Mapping, NameOrder, Observed, OpenOrder, Passphrase, Query,
+    RestoreOrder, StepError, Target,
 };
 
 /// `host::Host` as the agent calls it: in a worker process, with a deadline.
@@ -66,6 +66,13 @@ pub trait Node {
         device: &DeviceId,
         order: DropSlotsOrder,
     ) -> Result<(), StepError>;
+    async fn backup_header(
+        &self,
+        device: &DeviceId,
+        order: BackupOrder,
+    ) -> Result<HeaderBackup, StepError>;
+    async fn restore_header(&self, device: &DeviceId, order: RestoreOrder)
+    -> Result<(), StepError>;
 }
 
 /// What a run needs from outside the node.
@@ -105,6 +112,8 @@ pub enum Receipt {
         facts: HeaderFacts,
         /// The mapping.
         mapping: Mapping,
+        /// Backup of the header, or why there is none.
+        backup: Option<Result<HeaderBackup, StepError>>,
     },
 }
 
@@ -167,6 +176,8 @@ pub struct Outcome {
     pub erased: Option<Erased>,
     /// How the step of a rotation ended, where one was tried in this run.
     pub rotation: Option<Result<Vec<KeySlotRef>, StepError>>,
+    /// Backup of the header, or why there is none, where one was tried in this run.
+    pub backup: Option<Result<HeaderBackup, StepError>>,
     /// Whether the kernel read the disk's identity and size anew in this run.
     pub scanned: bool,
     /// Whether mapping and disk were compared in this run and differ.
@@ -212,6 +223,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             observed: at.observed,
             erased: at.run.erased,
             rotation: at.run.rotation,
+            backup: at.run.backup,
             scanned: at.run.scanned,
             proven: at.run.sample == Some(Ok(())),
             lost: at.run.lost,
@@ -280,6 +292,9 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             debug!(step = step.name(), ?took, ok = result.is_ok(), "step");
             match result {
                 Err(e) if step.is_rotation() => at.run.rotation = Some(Err(e)),
+                Err(e) if matches!(step, Step::BackupHeader { .. }) => {
+                    at.run.backup = Some(Err(e));
+                }
                 Err(e) if step.concerns_one_path(&observed) => at.run.lost.push(e),
                 Err(e) if only_tidies(&step, wanted, memory) => {
                     warn!(step = step.name(), error = %e, "the erased volume's header stays, without key slots");
@@ -371,6 +386,10 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 blank,
             } => {
                 let order = at.order(wanted, expected, mapping_uuid, *blank)?;
+                if needs_backup(wanted, memory, expected.provider) {
+                    // Seals the backup of the header, which comes next.
+                    at.key.clone_from(&order.passphrase);
+                }
                 match node.open(device, order).await {
                     // Not the end: the plan knows whether this is a wrong key or what an interrupted format left.
                     Err(e)
@@ -393,6 +412,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                     device: device.id,
                     facts: facts.clone(),
                     mapping,
+                    backup: at.run.backup.clone(),
                 };
                 *memory = self.office.record(receipt).await?;
                 Ok(())
@@ -501,8 +521,18 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                     passphrase: self.office.passphrase().await?,
                     next: self.office.next_passphrase().await?,
                 };
+                let next = order.next.clone();
                 let former = node.add_key_slot(device, order).await?;
                 info!(device = device.path, "the new key opens the header");
+                // A backup under the former key is worth nothing once that has no key slot.
+                if wanted.encryption.header_backup {
+                    let order = BackupOrder {
+                        expected: expected.clone(),
+                        unlock_memory_kib: u32::MAX,
+                        passphrase: next,
+                    };
+                    at.run.backup = Some(Ok(node.backup_header(device, order).await?));
+                }
                 at.run.rotation = Some(Ok(former));
                 Ok(())
             }
@@ -519,6 +549,34 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 node.drop_key_slots(device, order).await?;
                 info!(device = device.path, "key slots of the former key wiped");
                 at.run.rotation = Some(Ok(vec![]));
+                Ok(())
+            }
+            Step::BackupHeader { device, expected } => {
+                let order = BackupOrder {
+                    expected: expected.clone(),
+                    unlock_memory_kib: at.run.unlock_memory_kib(),
+                    passphrase: match at.key.take() {
+                        Some(key) => key,
+                        None => self.office.passphrase().await?,
+                    },
+                };
+                at.run.backup = Some(Ok(node.backup_header(device, order).await?));
+                Ok(())
+            }
+            Step::RestoreHeader {
+                device,
+                expected,
+                backup,
+            } => {
+                at.run.reading = None;
+                let order = RestoreOrder {
+                    expected: expected.clone(),
+                    backup: (**backup).clone(),
+                    passphrase: at.passphrase()?,
+                };
+                node.restore_header(device, order).await?;
+                info!(device = device.path, "the header is there");
+                at.run.restored = true;
                 Ok(())
             }
             Step::NothingToErase { verified } => {
@@ -586,6 +644,8 @@ fn changes_the_node(step: &Step) -> bool {
             | Step::RecordErased(_)
             | Step::AddKeySlot { .. }
             | Step::DropKeySlots { .. }
+            | Step::BackupHeader { .. }
+            | Step::RestoreHeader { .. }
             | Step::NothingToErase { .. }
     )
 }

@@ -2,7 +2,8 @@
 //! None of it replaces what the kernel says; it holds only what the kernel cannot know.
 
 use cryptvol_crds::v1alpha1::{
-    Desired, EraseReceipt, HeaderFacts, KeySlotRef, NodeRotationStatus, NodeVolumeStatus, Stage,
+    Desired, EraseReceipt, HeaderBackup, HeaderFacts, KeySlotRef, NodeRotationStatus,
+    NodeVolumeStatus, Stage,
 };
 
 use cryptvol_crds::conditions::Reason;
@@ -26,6 +27,8 @@ pub struct Memory {
     pub size_bytes: Option<u64>,
     /// Receipt of an erasure.
     pub erased: Option<EraseReceipt>,
+    /// A backup of the header was reported, or can never be made.
+    pub backed_up: bool,
     /// What was done of a rotation.
     pub rotation: Option<NodeRotationStatus>,
     /// Plaintext was found on the disk: with which generation of the spec, and where.
@@ -47,6 +50,11 @@ impl Memory {
             wwid: device.and_then(|d| d.wwid.clone()),
             size_bytes: device.and_then(|d| u64::try_from(d.size_bytes).ok()),
             erased: status.erased.clone(),
+            backed_up: status.header_backup.is_some()
+                || status
+                    .header_backup_error
+                    .as_ref()
+                    .is_some_and(|e| e.reason == Reason::HeaderBackupUnsupported.as_str()),
             rotation: status.rotation.clone(),
             plaintext: plaintext(status),
             rescan: status.rescan.clone(),
@@ -119,6 +127,10 @@ pub struct Run {
     pub erased: Option<Erased>,
     /// What the comparison of mapping and disk showed: that they differ, or where they do not.
     pub sample: Option<Result<(), String>>,
+    /// Backup of the header, or why there is none.
+    pub backup: Option<Result<HeaderBackup, StepError>>,
+    /// The header was written anew from its backup, or was found to open.
+    pub restored: bool,
     /// How the step of a rotation ended; with the key slots that the key that goes opens, where it found them.
     pub rotation: Option<Result<Vec<KeySlotRef>, StepError>>,
 }

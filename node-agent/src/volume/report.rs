@@ -4,8 +4,9 @@
 use cryptvol_crds::{
     conditions::{self, Reason},
     v1alpha1::{
-        DeviceStatus, EraseReceipt, HeaderFacts, LastError, MappingStatus, NodeRotation,
-        NodeRotationStatus, NodeVolumeStatus, PathStatus, PermitReceipt, ProofStatus, Stage,
+        DeviceStatus, EraseReceipt, HeaderBackup, HeaderFacts, LastError, MappingStatus,
+        NodeRotation, NodeRotationStatus, NodeVolumeStatus, PathStatus, PermitReceipt, ProofStatus,
+        RotationPhase, Stage,
     },
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
@@ -44,6 +45,7 @@ pub fn with_receipt(
         Receipt::Erased { erased, luks_uuid } => {
             set_stage(&mut new, Stage::Detaching, now);
             new.error = None;
+            forget_backup(&mut new);
             new.erased
                 .get_or_insert_with(|| erase_receipt(erased, luks_uuid, node_name, now));
         }
@@ -51,6 +53,7 @@ pub fn with_receipt(
             device,
             facts,
             mapping,
+            backup,
         } => {
             set_stage(&mut new, Stage::Mapping, now);
             new.error = None;
@@ -58,6 +61,7 @@ pub fn with_receipt(
             new.header = Some(facts.clone());
             new.mapping = Some(mapping_status(mapping));
             new.first_opened.get_or_insert(Time(now));
+            set_backup(&mut new, backup.as_ref(), now);
         }
     }
     new
@@ -90,6 +94,17 @@ pub fn after(
     if matches!(outcome.end, Ok(Done::Attached { .. })) && looked {
         new.rescan.clone_from(&wanted.rescan);
     }
+    set_backup(&mut new, outcome.backup.as_ref(), now);
+    if new.erased.is_some() {
+        forget_backup(&mut new);
+    }
+    let restored = wanted.header_restore.as_ref().map(|r| r.id.clone());
+    new.header_restored = match &outcome.end {
+        Ok(Done::Attached { .. }) => restored,
+        _ => new
+            .header_restored
+            .filter(|id| Some(id) == restored.as_ref()),
+    };
     new.proof = proof(old.proof.as_ref(), wanted, outcome, now);
     new.rotation = rotation(old.rotation.as_ref(), wanted, outcome, now);
     match &outcome.end {
@@ -220,7 +235,11 @@ fn rotation(
 ) -> Option<NodeRotationStatus> {
     let NodeRotation { phase, key_id, .. } = wanted.rotation.as_ref()?;
     let before = old.filter(|r| (r.phase, &r.key_id) == (*phase, key_id));
+    let backup = outcome.backup.as_ref().and_then(|b| b.as_ref().ok());
     let of = |done, former_slots, error| NodeRotationStatus {
+        header_backup: backup
+            .filter(|_| done && *phase == RotationPhase::Adding)
+            .cloned(),
         phase: *phase,
         key_id: key_id.clone(),
         done,
@@ -240,6 +259,31 @@ fn rotation(
             Some(of(false, vec![], Some(error)))
         }
     }
+}
+
+/// The backup that was made in this run, or why none could be.
+fn set_backup(
+    status: &mut NodeVolumeStatus,
+    made: Option<&Result<HeaderBackup, StepError>>,
+    now: Timestamp,
+) {
+    match made {
+        None => {}
+        Some(Ok(backup)) => {
+            status.header_backup = Some(backup.clone());
+            status.header_backup_error = None;
+        }
+        Some(Err(e)) => {
+            let old = status.header_backup_error.as_ref();
+            status.header_backup_error = Some(error_of(old, e.reason(), &e.message, now));
+        }
+    }
+}
+
+/// Of an erased volume nothing is kept that its key opens.
+fn forget_backup(status: &mut NodeVolumeStatus) {
+    status.header_backup = None;
+    status.header_backup_error = None;
 }
 
 fn set_header(status: &mut NodeVolumeStatus, facts: &HeaderFacts) {

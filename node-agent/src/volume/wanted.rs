@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use cryptvol_crds::{
     NodeVolume, names,
     v1alpha1::{
-        Activation, Desired, Encryption, FormatPermit, HeaderFacts, NodeFile, NodeIscsi,
-        NodeRotation, NodeSource,
+        Activation, Desired, Encryption, FormatPermit, HeaderFacts, HeaderRestore, NodeFile,
+        NodeIscsi, NodeRotation, NodeSource,
     },
 };
 
@@ -50,6 +50,10 @@ pub struct Wanted {
     pub permit: Option<FormatPermit>,
     /// Whether a permit of this volume was spent before, by whatever node.
     pub formatted_before: bool,
+    /// A backup of the header is on record.
+    pub header_backed_up: bool,
+    /// The header is to be written anew where it is missing or damaged.
+    pub header_restore: Option<HeaderRestore>,
     /// A part of a rotation of the passphrase.
     pub rotation: Option<NodeRotation>,
     /// The key is to be out of the kernel.
@@ -130,6 +134,8 @@ impl Wanted {
             pinned: spec.header.clone(),
             permit: spec.format_permit.clone(),
             formatted_before: spec.formatted_before,
+            header_backed_up: spec.header_backed_up,
+            header_restore: spec.header_restore.clone(),
             rotation: spec.rotation.clone(),
             suspended: spec.suspended,
             fail_closed: spec.fail_closed,

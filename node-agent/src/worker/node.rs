@@ -2,7 +2,10 @@
 
 use std::rc::Rc;
 
-use cryptvol_crds::{conditions::Reason, v1alpha1::KeySlotRef};
+use cryptvol_crds::{
+    conditions::Reason,
+    v1alpha1::{HeaderBackup, KeySlotRef},
+};
 
 use super::{
     pool::Pool,
@@ -10,8 +13,9 @@ use super::{
 };
 use crate::{
     host::{
-        AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header,
-        HeaderFound, MapOrder, Mapping, NameOrder, Observed, OpenOrder, Query, StepError, Target,
+        AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, DropSlotsOrder, Erased,
+        FormatOrder, Header, HeaderFound, MapOrder, Mapping, NameOrder, Observed, OpenOrder, Query,
+        RestoreOrder, StepError, Target,
     },
     volume::execute::Node,
 };
@@ -174,6 +178,24 @@ impl Node for Workers {
         order: DropSlotsOrder,
     ) -> Result<(), StepError> {
         self.act(Call::DropKeySlots(device.clone(), order)).await
+    }
+
+    async fn backup_header(
+        &self,
+        device: &DeviceId,
+        order: BackupOrder,
+    ) -> Result<HeaderBackup, StepError> {
+        self.ask(Call::BackupHeader(device.clone(), order), of!(BackedUp))
+            .await
+            .map(|backup| *backup)
+    }
+
+    async fn restore_header(
+        &self,
+        device: &DeviceId,
+        order: RestoreOrder,
+    ) -> Result<(), StepError> {
+        self.act(Call::RestoreHeader(device.clone(), order)).await
     }
 
     async fn erase(&self, device: &DeviceId, luks_uuid: &str) -> Result<Erased, StepError> {

@@ -6,13 +6,14 @@ use std::{
     time::Duration,
 };
 
-use cryptvol_crds::v1alpha1::KeySlotRef;
+use cryptvol_crds::v1alpha1::{HeaderBackup, KeySlotRef};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use crate::host::{
-    AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder, Header,
-    HeaderFound, Host, MapOrder, Mapping, NameOrder, Observed, OpenOrder, Query, StepError, Target,
+    AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder,
+    Header, HeaderFound, Host, MapOrder, Mapping, NameOrder, Observed, OpenOrder, Query,
+    RestoreOrder, StepError, Target,
     probe::{self, NodeCheck},
 };
 
@@ -74,6 +75,10 @@ pub enum Call {
     AddKeySlot(DeviceId, AddSlotOrder),
     /// `Host::drop_key_slots`.
     DropKeySlots(DeviceId, DropSlotsOrder),
+    /// `Host::backup_header`.
+    BackupHeader(DeviceId, BackupOrder),
+    /// `Host::restore_header`.
+    RestoreHeader(DeviceId, RestoreOrder),
     /// `host::probe::node`.
     Probe,
 }
@@ -97,6 +102,8 @@ pub enum Answer {
     Erased(Erased),
     /// Of `add_key_slot`.
     Slots(Vec<KeySlotRef>),
+    /// Of `backup_header`.
+    BackedUp(Box<HeaderBackup>),
     /// Of the node check.
     Probed(Vec<NodeCheck>),
 }
@@ -146,6 +153,8 @@ impl Call {
             Self::Resume(..) => "resume the mapping",
             Self::AddKeySlot(..) => "add a key slot",
             Self::DropKeySlots(..) => "drop key slots",
+            Self::BackupHeader(..) => "back up the header",
+            Self::RestoreHeader(..) => "restore the header",
             Self::Probe => "check the node",
         }
     }
@@ -175,9 +184,12 @@ impl Call {
             | Self::Grow(..)
             | Self::Suspend(..)
             | Self::Resume(..) => 45,
-            Self::Format(..) | Self::Erase(..) | Self::AddKeySlot(..) | Self::DropKeySlots(..) => {
-                90
-            }
+            Self::BackupHeader(..) => 45,
+            Self::Format(..)
+            | Self::Erase(..)
+            | Self::RestoreHeader(..)
+            | Self::AddKeySlot(..)
+            | Self::DropKeySlots(..) => 90,
         })
     }
 
@@ -204,6 +216,7 @@ impl Call {
                 order.unlock_memory_kib.div_ceil(1024)
             }
             // All that there is: they try key slots of whatever kind the header has, which was opened within the limit before.
+            Self::BackupHeader(_, order) => order.unlock_memory_kib.div_ceil(1024),
             Self::AddKeySlot(..) | Self::DropKeySlots(..) => u32::MAX,
             _ => 0,
         }
@@ -240,6 +253,10 @@ impl Call {
             Self::Resume(device, order) => host.resume(device, order).map(Answer::Opened),
             Self::AddKeySlot(device, order) => host.add_key_slot(device, order).map(Answer::Slots),
             Self::DropKeySlots(device, order) => unit(host.drop_key_slots(device, order)),
+            Self::BackupHeader(device, order) => host
+                .backup_header(device, order)
+                .map(|b| Answer::BackedUp(Box::new(b))),
+            Self::RestoreHeader(device, order) => unit(host.restore_header(device, order)),
             Self::Probe => Ok(Answer::Probed(probe::node())),
         }
     }

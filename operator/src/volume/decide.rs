@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     conditions::{self, Picture},
-    delete, facts, node_volumes, quota, rotate,
+    delete, facts, header_backup, node_volumes, quota, rotate,
     world::{Action, Again, Decision, KeyState, NodeState, Problem, World},
 };
 
@@ -58,10 +58,12 @@ pub fn decide(world: &World) -> Decision {
             again: Again::Backoff,
         };
     }
+    first.extend(header_backup::restores(world, &mut status));
     let turn = rotate::advance(world, &mut status);
     first.extend(turn.first);
     attachments(world, &mut status, &mut then, &mut picture);
     then.extend(turn.then);
+    header_backup::condition(world, &mut status);
     let again = conditions::write(world, &mut status, &picture);
     let again = turn.again.unwrap_or(again);
     Decision {

@@ -9,7 +9,7 @@ use cryptvol_crds::{
 use super::{
     conditions,
     decide::{self, Step, node_problem, take_down},
-    facts, node_volumes,
+    facts, header_backup, node_volumes,
     world::{Action, Again, Decision, KeyState, Problem, World},
 };
 
@@ -18,6 +18,10 @@ pub fn decide(world: &World, mut status: EncryptedVolumeStatus) -> Decision {
     let erase = world.volume.spec.deletion_policy == DeletionPolicy::Erase;
     if erase {
         take_receipt(world, &mut status);
+        if status.erased.is_some() {
+            // Before the key goes: what it opens is to be gone then, as far as that is ours.
+            header_backup::forget(&mut status);
+        }
     }
     let must_erase = erase && facts::formatted_before(&status) && status.erased.is_none();
     let mut then = vec![];

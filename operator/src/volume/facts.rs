@@ -9,7 +9,10 @@ use cryptvol_crds::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::world::{Action, World};
+use super::{
+    header_backup,
+    world::{Action, World},
+};
 
 /// The agent's report, empty where there is none yet.
 pub fn report(node_volume: &NodeVolume) -> NodeVolumeStatus {
@@ -94,6 +97,7 @@ pub fn absorb(world: &World, status: &mut EncryptedVolumeStatus) {
             status.first_opened = Some(opened.clone());
         }
         pin(node_volume, &seen, status);
+        header_backup::take(&seen, status);
     }
     if status.first_opened.is_some()
         && let Some(permit) = &mut status.format_permit

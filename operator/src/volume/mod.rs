@@ -8,6 +8,7 @@ pub mod decide;
 pub mod delete;
 pub mod effects;
 pub mod facts;
+mod header_backup;
 pub mod node_volumes;
 pub mod observe;
 pub mod orphans;

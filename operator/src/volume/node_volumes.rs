@@ -9,7 +9,7 @@ use cryptvol_crds::{
 };
 use kube::{Resource, ResourceExt};
 
-use super::{facts, rotate, world::World};
+use super::{facts, header_backup, rotate, world::World};
 
 /// iSCSI's registered port, for portals that name none.
 const ISCSI_PORT: u16 = 3260;
@@ -50,6 +50,8 @@ pub fn build(
             .then(|| facts::permit_to_hand_out(status))
             .flatten(),
         formatted_before: facts::formatted_before(status),
+        header_backed_up: status.header_backup.is_some(),
+        header_restore: header_backup::order(status, desired),
         rotation: rotate::order(status, desired),
         suspended: volume.spec.suspended,
         fail_closed: volume.spec.fail_closed,

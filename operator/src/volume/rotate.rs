@@ -152,6 +152,8 @@ fn under_way(world: &World, status: &mut EncryptedVolumeStatus, rotation: Rotati
                     }
                     next.phase = RotationPhase::Dropping;
                     next.former_slots = done.former_slots;
+                    // Under the key that is on record from now on; one under the former key would open no more.
+                    status.header_backup = done.header_backup;
                 }
                 seen => return waits(world, status, seen, "the new key gets a key slot"),
             }

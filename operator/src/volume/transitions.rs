@@ -57,6 +57,15 @@ pub fn between(old: &EncryptedVolumeStatus, new: &EncryptedVolumeStatus) -> Vec<
         );
         note(false, "KeyRotationBegun", "RotateKey", text);
     }
+    if new.header_backup.is_some() && new.header_backup != old.header_backup {
+        let key = new.key.as_ref().map_or("", |k| &k.id);
+        let text = format!("a backup of the header is on record, sealed under key {key}");
+        note(false, "HeaderBackedUp", "BackUpHeader", text);
+    }
+    if let (None, Some(_)) = (&old.header_restore, &new.header_restore) {
+        let text = "the header is to be written anew from its backup, where it does not open";
+        note(false, "HeaderRestoreOrdered", "RestoreHeader", text.into());
+    }
     let rotated = |s: &EncryptedVolumeStatus| get(&s.conditions, KEY_ROTATED).cloned();
     let change = rotated(new).filter(|n| rotated(old).is_none_or(|o| o.reason != n.reason));
     if let Some(now) = change {

@@ -36,7 +36,7 @@ use crate::host::{FormatOrder, Header, HeaderFound, Passphrase, StepError};
 /// Iterations for a passphrase that is a random secret of 256 bits: the least that LUKS takes.
 const ITERATIONS: u32 = 1000;
 /// Hash of key derivation and anti-forensic splitter, as cryptsetup's default is.
-const HASH: &str = "sha256";
+pub(super) const HASH: &str = "sha256";
 
 /// A volume key, in locked memory that is wiped when dropped.
 pub struct VolumeKey(pub(super) SafeMemHandle);
@@ -145,8 +145,8 @@ pub fn format(disk: &Disk, order: &FormatOrder) -> Result<Header, StepError> {
 }
 
 /// A header that is in memory only.
-struct Made {
-    luks: Luks,
+pub(super) struct Made {
+    pub(super) luks: Luks,
     areas: Vec<(u64, Aligned)>,
 }
 
@@ -156,7 +156,7 @@ fn make(device_size: u64, order: &FormatOrder) -> Result<Made, StepError> {
     let memory = Memory::new(device_size).map_err(|e| failed(what, e))?;
     make_in(&memory, order).map_err(|e| failed(what, e))?;
 
-    let mut head = Aligned::zeroed(device_size.min(header::BLANK_HEAD) as usize);
+    let mut head = Aligned::zeroed(device_size.min(header::USUAL_HEADER) as usize);
     memory
         .file
         .read_exact_at(&mut head, 0)
@@ -185,16 +185,20 @@ fn make(device_size: u64, order: &FormatOrder) -> Result<Made, StepError> {
             format!("it is not what was ordered: {:?}", luks.header),
         ));
     }
-    let mut areas = Vec::new();
-    for slot in &luks.slots {
-        let mut area = Aligned::zeroed((slot.area.end - slot.area.start) as usize);
-        memory
-            .file
-            .read_exact_at(&mut area, slot.area.start)
-            .map_err(|e| failed(what, e))?;
-        areas.push((slot.area.start, area));
+    Made::of(&memory, luks).map_err(|e| failed(what, e))
+}
+
+impl Made {
+    /// A header and its key slots.
+    pub(super) fn of(memory: &Memory, luks: Luks) -> std::io::Result<Self> {
+        let mut areas = Vec::new();
+        for slot in &luks.slots {
+            let mut area = Aligned::zeroed((slot.area.end - slot.area.start) as usize);
+            memory.file.read_exact_at(&mut area, slot.area.start)?;
+            areas.push((slot.area.start, area));
+        }
+        Ok(Self { luks, areas })
     }
-    Ok(Made { luks, areas })
 }
 
 /// How our key slots derive their keys.
@@ -273,7 +277,7 @@ fn write(disk: &Disk, made: &Made, over: bool) -> Result<(), StepError> {
 
 /// Writes the second copy first: from then on the device is known by its UUID. The first copy comes last, when all else
 /// is on stable storage.
-fn write_luks2(disk: &Disk, made: &Made, over: bool) -> Result<(), StepError> {
+pub(super) fn write_luks2(disk: &Disk, made: &Made, over: bool) -> Result<(), StepError> {
     let copy_size = made.luks.copy_size();
     let (primary, secondary) = made.luks.bytes.split_at(copy_size);
     if over {
@@ -340,7 +344,7 @@ pub fn unlock(disk: &Disk, luks: &Luks, passphrase: &Passphrase) -> Result<Volum
     }
 }
 
-fn open_in(
+pub(super) fn open_in(
     memory: &Memory,
     format: EncryptionFormat,
     len: usize,

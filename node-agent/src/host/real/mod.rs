@@ -2,6 +2,7 @@
 //!
 //! It starts no process (but where open-iscsi's version is not known, see `iscsi::iscsiadm`), and never waits for udev.
 
+mod backup;
 pub mod disk;
 pub mod dm;
 pub mod erase;
@@ -26,13 +27,13 @@ pub(crate) mod testing;
 
 use cryptvol_crds::{
     conditions::Reason,
-    v1alpha1::{HeaderFacts, KeySlotRef, Provider},
+    v1alpha1::{HeaderBackup, HeaderFacts, KeySlotRef, Provider},
 };
 
 use super::{
-    AddSlotOrder, BackingFile, Chap, DeviceId, DropSlotsOrder, Erased, FileState, FormatOrder,
-    Header, HeaderFound, Host, MapOrder, Mapping, NameOrder, NameTo, Observed, OpenOrder,
-    Passphrase, Path, Query, RawKind, Source, StepError, Target,
+    AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, DropSlotsOrder, Erased, FileState,
+    FormatOrder, Header, HeaderFound, Host, MapOrder, Mapping, NameOrder, NameTo, Observed,
+    OpenOrder, Passphrase, Path, Query, RawKind, RestoreOrder, Source, StepError, Target,
 };
 use disk::{Access, Disk};
 use error::{because, failed};
@@ -237,6 +238,20 @@ impl Host for RealHost {
         order: &DropSlotsOrder,
     ) -> Result<(), StepError> {
         rotate::drop_slots(&Disk::open(&self.sysfs, device, Access::WriteBelow)?, order)
+    }
+
+    fn backup_header(
+        &mut self,
+        device: &DeviceId,
+        order: &BackupOrder,
+    ) -> Result<HeaderBackup, StepError> {
+        backup::make(&Disk::open(&self.sysfs, device, Access::Read)?, order)
+    }
+
+    fn restore_header(&mut self, device: &DeviceId, order: &RestoreOrder) -> Result<(), StepError> {
+        let disk = Disk::open(&self.sysfs, device, Access::Write)?;
+        self.sysfs.unused(device, "reading sysfs")?;
+        backup::restore(&disk, order)
     }
 
     fn erase(&mut self, device: &DeviceId, luks_uuid: &str) -> Result<Erased, StepError> {

@@ -197,7 +197,8 @@ fn opened_by(
 /// What was made in memory, read as strictly as what lies on an array; nothing but key slots may be other than it was.
 fn judged(disk: &Disk, memory: &Memory, before: &Luks) -> Result<Luks, StepError> {
     let what = || format!("changing the header of {}", disk.name());
-    let head = read(memory, &(0..header::BLANK_HEAD.min(disk.size())), &what())?;
+    let end = header::USUAL_HEADER.max(before.bytes.len() as u64);
+    let head = read(memory, &(0..end.min(disk.size())), &what())?;
     match header::parse(&head, disk.size()) {
         header::Parsed::Luks(made)
             if made.header.facts == before.header.facts

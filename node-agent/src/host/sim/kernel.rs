@@ -3,15 +3,15 @@
 use cryptvol_crds::{
     conditions::Reason,
     names,
-    v1alpha1::{HeaderFacts, KeySlotRef},
+    v1alpha1::{HeaderBackup, HeaderFacts, KeySlotRef},
 };
 
 use super::{Content, Disk, SimHeader, SimLink, SimMap, WIPED, World, fingerprint};
 use crate::host::{
-    AddSlotOrder, BackingFile, Chap, CryptTable, Device, DeviceId, DropSlotsOrder, Erased,
-    FileState, FormatOrder, Header, HeaderFound, Host, LinkFound, Lun, MapOrder, Mapping,
-    NameOrder, Observed, OpenOrder, Path, Portal, Query, RawKind, Session, Source, StepError,
-    Target,
+    AddSlotOrder, BackingFile, BackupOrder, Chap, CryptTable, Device, DeviceId, DropSlotsOrder,
+    Erased, FileState, FormatOrder, Header, HeaderFound, Host, LinkFound, Lun, MapOrder, Mapping,
+    NameOrder, Observed, OpenOrder, Path, Portal, Query, RawKind, RestoreOrder, Session, Source,
+    StepError, Target,
 };
 
 /// What the kernel holds.
@@ -301,6 +301,16 @@ impl World {
                     }
                 }
             }
+            TornStep::Restore(id, order) => {
+                let Ok(Some(disk)) = self.restorable(id, order) else {
+                    return;
+                };
+                let content = match torn {
+                    Torn::Early => Content::Garbage,
+                    Torn::Slot | Torn::Late => Content::Luks(restored(order, UNWRITTEN)),
+                };
+                write(&mut self.disks[disk], content);
+            }
             TornStep::Erase(id, uuid) => {
                 let Ok(disk) = self.check(id) else { return };
                 if let Content::Luks(h) = &self.disks[disk].content
@@ -349,6 +359,29 @@ impl World {
                 error(Reason::ForeignSignature, "the disk carries something")
             }
             HeaderFound::Unknown => error(Reason::DeviceNotBlank, "the disk is not blank"),
+        }
+    }
+
+    /// The disk whose header may be written anew; nothing where its header opens.
+    fn restorable(&self, id: &DeviceId, order: &RestoreOrder) -> Result<Option<usize>, StepError> {
+        let disk = self.check(id)?;
+        if !self.holders(&id.dev).is_empty() {
+            return error(Reason::DeviceBusy, "device is in use");
+        }
+        let right = order.backup.header == order.expected
+            && order.backup.sealed == fingerprint(&order.passphrase.0);
+        match (self.found(disk)?, &self.disks[disk].content) {
+            (HeaderFound::Luks(h), _) if h.facts.luks_uuid != order.expected.luks_uuid => {
+                error(Reason::ForeignSignature, "another header")
+            }
+            (HeaderFound::Luks(h), _) if h.facts != order.expected => {
+                error(Reason::HeaderMismatch, "a header with other facts")
+            }
+            (HeaderFound::Luks(_), Content::Luks(h)) if h.slots.contains(&order.passphrase.0) => {
+                Ok(None)
+            }
+            _ if !right => error(Reason::HeaderBackupInvalid, "another backup"),
+            _ => Ok(Some(disk)),
         }
     }
 
@@ -454,6 +487,14 @@ pub enum TornStep {
     Suspend(String, String),
     /// See `Host::drop_key_slots`.
     DropSlots(DeviceId, DropSlotsOrder),
+    /// See `Host::restore_header`.
+    Restore(DeviceId, RestoreOrder),
+}
+
+fn restored(order: &RestoreOrder, passphrase: &str) -> SimHeader {
+    let mut header = SimHeader::new(&order.expected.luks_uuid, passphrase);
+    header.facts = order.backup.header.clone();
+    header
 }
 
 fn write(disk: &mut Disk, content: Content) {
@@ -844,6 +885,32 @@ impl Host for World {
             return error(Reason::KeyDoesNotOpen, "nothing would open");
         }
         header.slots.retain(|slot| !goes(slot));
+        Ok(())
+    }
+
+    fn backup_header(
+        &mut self,
+        device: &DeviceId,
+        order: &BackupOrder,
+    ) -> Result<HeaderBackup, StepError> {
+        let header = self.pinned(device, &order.expected)?;
+        if header.opened_by(&order.passphrase.0).is_empty() {
+            return error(Reason::KeyDoesNotOpen, "no key slot opens");
+        }
+        Ok(HeaderBackup {
+            header: header.facts.clone(),
+            sealed: fingerprint(&order.passphrase.0),
+            ..HeaderBackup::default()
+        })
+    }
+
+    fn restore_header(&mut self, device: &DeviceId, order: &RestoreOrder) -> Result<(), StepError> {
+        if let Some(disk) = self.restorable(device, order)? {
+            write(
+                &mut self.disks[disk],
+                Content::Luks(restored(order, &order.passphrase.0)),
+            );
+        }
         Ok(())
     }
 

@@ -9,6 +9,7 @@
 mod checks;
 mod down;
 mod erase;
+mod header_backup;
 mod headerless;
 mod live;
 mod names;
@@ -20,9 +21,10 @@ mod up;
 
 use cryptvol_crds::{
     conditions::Reason,
-    v1alpha1::{Desired, HeaderFacts, KeySlotRef, Stage},
+    v1alpha1::{Desired, HeaderBackup, HeaderFacts, KeySlotRef, Stage},
 };
 
+pub use header_backup::needs_backup;
 pub use prove::is_break;
 
 use super::{
@@ -190,6 +192,22 @@ pub enum Step {
         /// Which.
         former: Vec<KeySlotRef>,
     },
+    /// Make a backup of the header.
+    BackupHeader {
+        /// Where.
+        device: DeviceId,
+        /// What the header must be.
+        expected: HeaderFacts,
+    },
+    /// Write the header anew from its backup, where it is missing or damaged.
+    RestoreHeader {
+        /// Where.
+        device: DeviceId,
+        /// What the header must be then.
+        expected: HeaderFacts,
+        /// The backup.
+        backup: Box<HeaderBackup>,
+    },
     /// Note that this volume has no key slot anywhere: none was ever written, or the disk of a volume that was never
     /// opened does not carry its header. No effect on the node.
     NothingToErase {
@@ -247,6 +265,8 @@ impl Step {
             Self::Resume { .. } => "resume",
             Self::AddKeySlot { .. } => "add-key-slot",
             Self::DropKeySlots { .. } => "drop-key-slots",
+            Self::BackupHeader { .. } => "backup-header",
+            Self::RestoreHeader { .. } => "restore-header",
             Self::NothingToErase { .. } => "nothing-to-erase",
         }
     }
@@ -282,6 +302,8 @@ impl Step {
         "resume",
         "add-key-slot",
         "drop-key-slots",
+        "backup-header",
+        "restore-header",
         "nothing-to-erase",
     ];
 
@@ -293,6 +315,8 @@ impl Step {
                 Stage::Device
             }
             Self::ReadHeader(_) | Self::SpendPermit { .. } | Self::Format { .. } => Stage::Header,
+            Self::RestoreHeader { .. } => Stage::Header,
+            Self::BackupHeader { .. } => Stage::Mapping,
             Self::ReleaseKey => Stage::KeyRelease,
             Self::Open { .. } | Self::RecordFirstOpened { .. } | Self::Sample { .. } => {
                 Stage::Mapping

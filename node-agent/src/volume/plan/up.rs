@@ -62,6 +62,7 @@ impl At<'_> {
         let Some(uuid) = &self.wanted.luks_uuid else {
             return self.import(device);
         };
+        self.restore_header(device)?;
         let facts = self.own_header(device, uuid)?;
         self.key_in_hand()?;
         Ok(Next::Do(Step::Open {
@@ -349,6 +350,7 @@ impl At<'_> {
             });
         }
         self.own_path(mapping)?;
+        self.back_up_header(id, facts)?;
         if !self.memory.opened {
             return Err(Next::Do(Step::RecordFirstOpened {
                 facts: facts.clone(),

@@ -121,6 +121,20 @@ fn import() -> Lab {
     lab
 }
 
+/// Detached with data, and somebody overwrote the header; a person ordered its restore.
+fn header_restore_ordered() -> Lab {
+    overwritten(detached_with_data(), Content::Garbage)
+}
+
+fn overwritten(lab: Lab, with: Content) -> Lab {
+    lab.overwrite(1, with);
+    lab.want(1, Desired::Attached);
+    lab.settle(1);
+    assert_eq!(lab.reason(1).as_deref(), Some("HeaderMissing"));
+    lab.order_restore(1);
+    lab
+}
+
 /// Attached, and the disk went from the kernel below the mapping.
 fn zombie() -> Lab {
     let lab = attached_with_data();
@@ -196,6 +210,27 @@ const WAYS: &[Way] = &[
         prepare: paths_with_data,
         desired: Desired::Erased,
         last: Stage::Erased,
+        formats: false,
+    },
+    Way {
+        name: "restore the header",
+        prepare: header_restore_ordered,
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "restore the header, file",
+        prepare: || overwritten(detached(file_with_data()), Content::Blank),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "restore the header, local",
+        prepare: || overwritten(detached(local_with_data()), Content::Blank),
+        desired: Desired::Attached,
+        last: Stage::Attached,
         formats: false,
     },
     Way {
@@ -494,6 +529,7 @@ fn judge(way: &Way, lab: &Lab, faults: &[(usize, Fault)]) -> bool {
         None => {
             assert_eq!(lab.status(1).stage, way.last, "{}", what());
             nothing_left_if_down(way, lab);
+            backed_up(lab, &what);
             true
         }
         Some("FormatInterrupted") if way.formats => {
@@ -503,6 +539,21 @@ fn judge(way: &Way, lab: &Lab, faults: &[(usize, Fault)]) -> bool {
             false
         }
         Some(_) => panic!("{}", what()),
+    }
+}
+
+/// There is a backup of each LUKS2 header that is open, unless it can never be made; and none of an erased one.
+fn backed_up(lab: &Lab, what: &dyn Fn() -> String) {
+    let status = lab.status(1);
+    let luks2 = lab.volume(1).spec.encryption.provider == Provider::Luks2;
+    match status.stage {
+        Stage::Attached if luks2 => {
+            let error = status.header_backup_error.map(|e| e.reason);
+            let never = error.as_deref() == Some(Reason::HeaderBackupUnsupported.as_str());
+            assert!(status.header_backup.is_some() || never, "{}", what());
+        }
+        Stage::Erased => assert!(status.header_backup.is_none(), "{}", what()),
+        _ => {}
     }
 }
 
@@ -746,6 +797,27 @@ fn errors_of(call: &str) -> &'static [Reason] {
             R::WwidMismatch,
             R::DeviceUnreadable,
             R::NotOurs,
+            R::DeadlineExceeded,
+            R::StepFailed,
+        ],
+        "backup-header" => &[
+            R::HeaderBackupUnsupported,
+            R::HeaderMismatch,
+            R::KeyDoesNotOpen,
+            R::DeviceUnreadable,
+            R::WwidMismatch,
+            R::DeadlineExceeded,
+            R::StepFailed,
+        ],
+        "restore-header" => &[
+            R::HeaderBackupInvalid,
+            R::HeaderBackupUnsupported,
+            R::ForeignSignature,
+            R::HeaderMismatch,
+            R::DeviceBusy,
+            R::SizeMismatch,
+            R::WwidMismatch,
+            R::DeviceUnreadable,
             R::DeadlineExceeded,
             R::StepFailed,
         ],

@@ -3,7 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
 };
 
 use cryptvol_crds::{
@@ -11,8 +11,9 @@ use cryptvol_crds::{
     conditions::Reason,
     names,
     v1alpha1::{
-        Desired, FormatPermit, KeySlotRef, NodeDevice, NodeFile, NodeIscsi, NodeRotation,
-        NodeSource, NodeVolumeSpec, NodeVolumeStatus, Provider, RotationPhase, Stage, VolumeRef,
+        Desired, FormatPermit, HeaderBackup, HeaderRestore, KeySlotRef, NodeDevice, NodeFile,
+        NodeIscsi, NodeRotation, NodeSource, NodeVolumeSpec, NodeVolumeStatus, Provider,
+        RotationPhase, Stage, VolumeRef,
     },
 };
 use futures::FutureExt;
@@ -84,6 +85,8 @@ pub struct Lab {
     pub give_up: Cell<bool>,
     /// Somebody removed mappings by hand: a link may lead nowhere until the agent looks again.
     pub vandalised: Cell<bool>,
+    /// Disks whose header somebody overwrote, until it is there again.
+    pub overwritten: RefCell<BTreeSet<usize>>,
     /// A raw disk may have a name that no volume has kept yet.
     pub names_free_until_kept: Cell<bool>,
 }
@@ -117,6 +120,7 @@ impl Default for Lab {
             prove: Cell::new(false),
             give_up: Cell::new(false),
             vandalised: Cell::new(false),
+            overwritten: RefCell::default(),
             names_free_until_kept: Cell::new(false),
         }
     }
@@ -317,6 +321,21 @@ impl Lab {
         read(&mut self.world.borrow_mut().disks[index])
     }
 
+    /// Somebody writes over the header of a volume. Gives what was there.
+    pub fn overwrite(&self, n: usize, with: Content) -> Content {
+        self.overwritten
+            .borrow_mut()
+            .insert(self.truth.borrow()[&name(n)]);
+        self.disk(n, |d| std::mem::replace(&mut d.content, with))
+    }
+
+    /// A person orders that the header is written anew.
+    pub fn order_restore(&self, n: usize) {
+        let backup = self.status(n).header_backup.unwrap();
+        let id = format!("restore-{}", self.volume(n).metadata.generation.unwrap());
+        self.change(n, |s| s.header_restore = Some(HeaderRestore { id, backup }));
+    }
+
     pub fn target<T>(&self, change: impl FnOnce(&mut SimTarget) -> T) -> T {
         change(self.world.borrow_mut().targets.get_mut(IQN).unwrap())
     }
@@ -331,6 +350,11 @@ impl Lab {
         let status = self.status(n);
         self.change(n, |spec| {
             self.operate_rotation(spec, &status);
+            spec.header_backed_up = status.header_backup.is_some();
+            if status.header_restored.is_some() {
+                spec.header_restore
+                    .take_if(|r| Some(&r.id) == status.header_restored.as_ref());
+            }
             if status.permit.is_some() {
                 spec.formatted_before = true;
                 spec.format_permit = None;
@@ -590,6 +614,21 @@ impl Lab {
                 );
             }
             let disk = &world.disks[truth];
+            let own = |h: &SimHeader| {
+                h.slots.contains(&*self.stored.borrow())
+                    && volume.spec.luks_uuid.as_ref() == Some(&h.facts.luks_uuid)
+            };
+            let whole = matches!(&disk.content, Content::Luks(h) if own(h));
+            let mut overwritten = self.overwritten.borrow_mut();
+            if overwritten.contains(&truth) {
+                if !whole {
+                    continue;
+                }
+                let pinned = volume.spec.header.as_ref();
+                let same = matches!(&disk.content, Content::Luks(h) if Some(&h.facts) == pinned);
+                assert!(same, "2: {name} was formatted and not restored");
+                overwritten.remove(&truth);
+            }
             if disk.data.is_some() {
                 let erased = volume.spec.desired == Desired::Erased;
                 let intact = match &disk.content {
@@ -899,6 +938,30 @@ impl Node for Side<'_> {
             )
             .await?;
         self.call("drop-key-slots", |w| w.drop_key_slots(device, &order))
+            .await
+    }
+
+    async fn backup_header(
+        &self,
+        device: &DeviceId,
+        order: BackupOrder,
+    ) -> Result<HeaderBackup, StepError> {
+        self.call("backup-header", |w| w.backup_header(device, &order))
+            .await
+    }
+
+    async fn restore_header(
+        &self,
+        device: &DeviceId,
+        order: RestoreOrder,
+    ) -> Result<(), StepError> {
+        self.lab
+            .tearing(
+                "restore-header",
+                TornStep::Restore(device.clone(), order.clone()),
+            )
+            .await?;
+        self.call("restore-header", |w| w.restore_header(device, &order))
             .await
     }
 

@@ -3,6 +3,7 @@
 mod bad_input;
 mod crashes;
 mod encryptors;
+mod header_backup;
 mod headerless;
 mod in_use;
 mod invariants;

@@ -35,6 +35,8 @@ struct Tally {
     attached: usize,
     detached: usize,
     erased: usize,
+    overwritten: usize,
+    restored: usize,
 }
 
 impl Tally {
@@ -48,6 +50,8 @@ impl Tally {
             attached: self.attached + other.attached,
             detached: self.detached + other.detached,
             erased: self.erased + other.erased,
+            overwritten: self.overwritten + other.overwritten,
+            restored: self.restored + other.restored,
         }
     }
 }
@@ -60,6 +64,8 @@ struct Schedule<'a> {
     seed: u64,
     /// Disks of nobody known here, at a LUN of ours for a while.
     strangers: Vec<usize>,
+    /// Headers that were overwritten.
+    headers: BTreeMap<usize, Content>,
 }
 
 impl Schedule<'_> {
@@ -72,7 +78,7 @@ impl Schedule<'_> {
         match self.dice.below(12) {
             0..=5 => lab.want(n, Desired::Attached),
             6..=8 => lab.want(n, Desired::Detached),
-            9 | 10 if self.elsewhere(n) => {}
+            9 | 10 if self.elsewhere(n) || self.restore(n) => {}
             9 | 10 => self.permit(n),
             _ if self.dice.below(4) == 0 => lab.want(n, Desired::Erased),
             _ => {}
@@ -135,6 +141,66 @@ impl Schedule<'_> {
         });
     }
 
+    /// Another host writes over the header of a volume that has a backup of it.
+    fn overwrite(&mut self, n: usize) {
+        let lab = self.lab;
+        let status = lab.status(n);
+        let backed_up = status.header_backup.is_some() && status.first_opened.is_some();
+        let whole = lab.disk(
+            n,
+            |d| matches!(&d.content, Content::Luks(h) if h.facts.luks_uuid == luks_uuid(n)),
+        );
+        let known = lab
+            .overwritten
+            .borrow()
+            .contains(&lab.truth.borrow()[&name(n)]);
+        if !backed_up || !whole || known || lab.volume(n).spec.desired == Desired::Erased {
+            return;
+        }
+        let with = [Content::Blank, Content::Garbage][self.dice.below(2)].clone();
+        self.headers.insert(n, lab.overwrite(n, with));
+        self.tally.overwritten += 1;
+    }
+
+    /// A person reads that the header is gone, and has it written anew. A backup of the array would do as well.
+    fn restore(&mut self, n: usize) -> bool {
+        let lab = self.lab;
+        let gone = lab
+            .overwritten
+            .borrow()
+            .contains(&lab.truth.borrow()[&name(n)]);
+        let told = ["HeaderMissing", "HeaderMismatch", "KeyDoesNotOpen"];
+        let reason = lab.reason(n);
+        if !gone || !told.iter().any(|r| reason.as_deref() == Some(r)) || self.mapped(n) {
+            return false;
+        }
+        lab.operate(n);
+        if lab.volume(n).spec.header_restore.is_none() {
+            lab.order_restore(n);
+        }
+        true
+    }
+
+    fn mapped(&self, n: usize) -> bool {
+        let ours = names::mapping_name(&uid(n));
+        let world = self.lab.world.borrow();
+        world.kernel.mappings.iter().any(|m| m.mapping.name == ours)
+    }
+
+    /// An erasure finds nothing to wipe where no header is, and says so: the array's own backup brings it back.
+    fn header_for_the_erasure(&self, n: usize) {
+        let lab = self.lab;
+        let truth = lab.truth.borrow()[&name(n)];
+        let erases = lab.volume(n).spec.desired == Desired::Erased;
+        if erases && lab.status(n).erased.is_none() && lab.overwritten.borrow_mut().remove(&truth) {
+            let mut header = self.headers[&n].clone();
+            if let Content::Luks(h) = &mut header {
+                h.objections.clear();
+            }
+            lab.disk(n, |d| d.content = header);
+        }
+    }
+
     /// A moody array and its network.
     fn array(&mut self, n: usize) {
         let lab = self.lab;
@@ -166,6 +232,7 @@ impl Schedule<'_> {
                 }
             }),
             12 => self.mend_header(n),
+            13 => self.overwrite(n),
             _ => self.mend_lun(n),
         }
     }
@@ -292,6 +359,7 @@ impl Schedule<'_> {
         for n in 1..=VOLUMES {
             lab.disk(n, |d| (d.zeros, d.unreadable) = (false, false));
             self.mend_header(n);
+            self.header_for_the_erasure(n);
             self.mend_lun(n);
             lab.world
                 .borrow_mut()
@@ -307,6 +375,17 @@ impl Schedule<'_> {
             self.tally.interrupted += 1;
             self.permit(n);
             lab.settle(n);
+        }
+        // Below a mapping that is there no header is written: off the node first, and on it again.
+        if lab.reason(n).as_deref() == Some("HeaderMissing") && self.mapped(n) {
+            for desired in [Desired::Detached, Desired::Attached] {
+                lab.want(n, desired);
+                lab.settle(n);
+            }
+        }
+        if self.restore(n) {
+            lab.settle(n);
+            self.tally.restored += 1;
         }
         let last = match lab.volume(n).spec.desired {
             Desired::Attached => {
@@ -415,6 +494,7 @@ fn schedule(seed: u64, paths: bool, tally: &mut Tally) {
         tally,
         seed,
         strangers,
+        headers: BTreeMap::new(),
     };
     for n in 1..=VOLUMES {
         if s.dice.below(2) == 0 {
@@ -509,6 +589,8 @@ fn ten_thousand_random_schedules() {
         attached,
         detached,
         erased,
+        overwritten,
+        restored,
     } = &tally;
     for (count, least) in [
         (deaths, 5000),
@@ -519,6 +601,8 @@ fn ten_thousand_random_schedules() {
         (attached, 5000),
         (detached, 2000),
         (erased, 1000),
+        (overwritten, 100),
+        (restored, 50),
     ] {
         assert!(*count > least, "{tally:?}");
     }

@@ -1,5 +1,7 @@
 //! Events on transitions only, and NodeVolumes without a volume.
 
+use cryptvol_crds::v1alpha1::HeaderBackup;
+
 use super::*;
 use crate::volume::{orphans, transitions};
 
@@ -35,6 +37,14 @@ fn an_event_tells_a_change_and_never_a_state() {
     c.spends();
     assert_eq!(told(&mut c, settle), ["Formatting"]);
     assert_eq!(told(&mut c, up), ["Attached"]);
+    let backup = |sealed: &str, c: &Cluster| HeaderBackup {
+        header: c.status().header.unwrap(),
+        sealed: sealed.into(),
+        ..HeaderBackup::default()
+    };
+    let one = backup("one", &c);
+    c.report(|s| s.header_backup = Some(one));
+    assert_eq!(told(&mut c, settle), ["HeaderBackedUp"]);
     assert!(told(&mut c, settle).is_empty());
     c.attach_to(&[]);
     c.settle();

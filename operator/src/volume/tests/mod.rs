@@ -4,6 +4,7 @@
 mod bad_input;
 mod deletion;
 mod events;
+mod header_backup;
 mod in_use;
 mod life;
 mod lost_nodes;

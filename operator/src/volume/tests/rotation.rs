@@ -32,6 +32,7 @@ impl Cluster {
                 } else {
                     vec![]
                 },
+                header_backup: None,
                 error: None,
             });
         });

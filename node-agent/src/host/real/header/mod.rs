@@ -5,6 +5,7 @@
 //! written. LUKS2 is that of the "LUKS2 On-Disk Format Specification" version 1.1.3; LUKS1 is in `luks1`.
 
 mod bounds;
+pub mod digest;
 mod json;
 pub mod luks1;
 pub(crate) mod probe;
@@ -25,6 +26,9 @@ const COPY_SIZES: [usize; 9] = [
 ];
 /// Size of the copies that cryptsetup makes unless told otherwise.
 const USUAL_COPY: usize = COPY_SIZES[0];
+/// Where a header ends that was made with copies of the usual size. It is all of a new header that must be read: a larger buffer
+/// would stay with the process.
+pub const USUAL_HEADER: u64 = 2 * USUAL_COPY as u64;
 /// Size of the binary part of a copy.
 const BINARY: usize = 4096;
 /// Longest text about one thing that is wrong, in characters.
@@ -91,7 +95,7 @@ pub fn read(disk: &Disk) -> Result<HeaderFound, StepError> {
 /// `DeviceUnreadable`.
 pub fn read_luks(disk: &Disk) -> Result<Result<Luks, HeaderFound>, StepError> {
     let head_len = disk.size().min(BLANK_HEAD) as usize;
-    let mut head = vec_from(disk, 0, head_len.min(2 * USUAL_COPY))?;
+    let mut head = vec_from(disk, 0, head_len.min(USUAL_HEADER as usize))?;
     let mut parsed = parse(&head, disk.size());
     if let Parsed::NeedMore(len) = parsed {
         extend(disk, &mut head, len.min(head_len))?;
