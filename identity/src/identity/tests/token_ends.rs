@@ -346,3 +346,98 @@ async fn every_cause_ends_the_tokens_of_every_way() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_ends_a_token_and_what_revives_it() {
+    let bench = Bench::new().await;
+    let project = bench.project("p").await;
+    let user = bench.user("u").await;
+    bench.grant(&project, &user, "member").await;
+    let token = bench.login("u", "u-pw", Some("p")).await.unwrap();
+    assert_eq!(bench.status_of(&token).await, 200);
+
+    // Without a role it is not found, with one again it works again.
+    let member = bench.role("member").await;
+    let grant = format!("{V3}/projects/{project}/users/{user}/roles/{member}");
+    bench.admin("DELETE", &grant, Value::Null, 204).await;
+    assert_eq!(bench.status_of(&token).await, 404);
+    bench.admin("DELETE", &grant, Value::Null, 404).await;
+    bench.admin("PUT", &grant, Value::Null, 204).await;
+    bench.admin("PUT", &grant, Value::Null, 204).await;
+    assert_eq!(bench.status_of(&token).await, 200);
+
+    // The same for a disabled project.
+    let enabled = |flag: bool| json!({"project": {"enabled": flag}});
+    bench
+        .admin(
+            "PATCH",
+            &format!("{V3}/projects/{project}"),
+            enabled(false),
+            200,
+        )
+        .await;
+    assert_eq!(bench.status_of(&token).await, 404);
+    bench
+        .admin(
+            "PATCH",
+            &format!("{V3}/projects/{project}"),
+            enabled(true),
+            200,
+        )
+        .await;
+    assert_eq!(bench.status_of(&token).await, 200);
+
+    // A new password ends it for good; so does disabling the user.
+    let set = json!({"user": {"password": "u-pw2"}});
+    bench
+        .admin("PATCH", &format!("{V3}/users/{user}"), set, 200)
+        .await;
+    assert_eq!(bench.status_of(&token).await, 404);
+    let token = bench.login("u", "u-pw2", Some("p")).await.unwrap();
+    for flag in [false, true] {
+        bench
+            .admin(
+                "PATCH",
+                &format!("{V3}/users/{user}"),
+                json!({"user": {"enabled": flag}}),
+                200,
+            )
+            .await;
+        assert_eq!(bench.status_of(&token).await, 404);
+    }
+
+    // Revoked by itself.
+    let token = bench.login("u", "u-pw2", Some("p")).await.unwrap();
+    let headers = [
+        ("X-Auth-Token", token.as_str()),
+        ("X-Subject-Token", token.as_str()),
+    ];
+    assert_eq!(
+        bench
+            .raw("DELETE", "/identity/v3/auth/tokens", &headers, Vec::new())
+            .await
+            .status,
+        204
+    );
+    assert_eq!(bench.status_of(&token).await, 404);
+    assert_eq!(
+        bench
+            .call("GET", &format!("{V3}/auth/projects"), &token, Value::Null)
+            .await
+            .status,
+        401
+    );
+
+    // Only with the old password can a user set a new one.
+    let body = |old: &str| json!({"user": {"original_password": old, "password": "u-pw3"}});
+    let path = format!("{V3}/users/{user}/password");
+    assert_eq!(
+        bench.call("POST", &path, "", body("wrong")).await.status,
+        401
+    );
+    assert_eq!(
+        bench.call("POST", &path, "", body("u-pw2")).await.status,
+        204
+    );
+    assert!(bench.login("u", "u-pw3", Some("p")).await.is_ok());
+}
