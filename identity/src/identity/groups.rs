@@ -15,14 +15,15 @@ use super::{
     directory,
     error::{ApiResult, IdentityError},
     fields,
-    support::{Caller, collection, linked, member, no_content, target},
+    long_list::{self, Kind, Rows},
+    support::{Caller, collection, linked, member, narrowed_by, no_content, target},
 };
 use crate::{
     app::App,
     http::{Base, Query},
     ids::identity_id,
     policy::Target,
-    store::{groups::Group, users::User},
+    store::{StoreResult, groups::Group, page::Page, users::User},
 };
 
 const NAME_MAX: usize = 64;
@@ -70,21 +71,49 @@ async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Qu
     caller.may(&app, "identity:list_groups", &wanted)?;
     let domain = query.non_empty("domain_id").or(caller.confined_to());
     directory::before_list(&app, domain).await?;
-    let items = app
-        .store
-        .groups(domain, query.non_empty("name"))
-        .await?
-        .into_iter()
-        .filter(|group| caller.confined_to().is_none_or(|id| id == group.domain_id))
-        .map(|group| linked(&base, "groups", group.to_json()))
-        .collect();
-    Ok(collection(
-        &base,
-        &query,
-        "groups",
-        &["name", "domain_id"],
-        items,
-    ))
+    let after = match query.non_empty("marker") {
+        Some(id) => app.store.group(id).await?,
+        None => None,
+    };
+    let kind = Kind {
+        key: "groups",
+        filters: &["name", "domain_id"],
+        narrowed: narrowed_by(&query, &["domain_id", "name"]),
+    };
+    let rows = Groups {
+        domain: domain.map(str::to_owned),
+        name: query.non_empty("name").map(str::to_owned),
+        confined: caller.confined_to().map(str::to_owned),
+        app,
+    };
+    let after = after.map(|group| (group.name, group.id));
+    long_list::list((base, query), kind, rows, after).await
+}
+
+/// Groups of a domain or of all, of one name or of any.
+struct Groups {
+    app: Arc<App>,
+    domain: Option<String>,
+    name: Option<String>,
+    confined: Option<String>,
+}
+
+impl Rows for Groups {
+    type Row = Group;
+
+    async fn page(&self, page: &Page) -> StoreResult<Vec<Group>> {
+        let (domain, name) = (self.domain.as_deref(), self.name.as_deref());
+        self.app.store.groups_page(domain, name, page).await
+    }
+
+    fn place(row: &Group) -> (String, String) {
+        (row.name.clone(), row.id.clone())
+    }
+
+    fn show(&self, row: Group) -> Option<Value> {
+        let seen = self.confined.as_ref().is_none_or(|id| *id == row.domain_id);
+        seen.then(|| row.to_json())
+    }
 }
 
 async fn create(

@@ -1,4 +1,4 @@
-//! Lists of users and projects, read from the store a page at a time.
+//! Lists of users, groups and projects, read from the store a page at a time.
 
 use std::collections::VecDeque;
 
@@ -83,12 +83,17 @@ pub(super) async fn list<R: Rows>(
         Some(limit) if kind.narrowed => i64::try_from(limit).unwrap_or(PAGE).min(PAGE - 1) + 1,
         _ => PAGE,
     };
+    let page = Page {
+        after,
+        limit: page,
+        contains: query.get("name__contains").map(str::to_owned),
+    };
     let list = List {
         base,
         query,
         kind,
         rows,
-        page: Page { after, limit: page },
+        page,
         read: VecDeque::new(),
         more: true,
         written: 0,

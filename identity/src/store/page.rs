@@ -2,6 +2,7 @@
 
 use super::{
     Store, StoreResult,
+    groups::Group,
     projects::Project,
     sql::{self, Statement},
     users::User,
@@ -14,6 +15,28 @@ pub struct Page {
     pub after: Option<(String, String)>,
     /// The most rows.
     pub limit: i64,
+    /// What is in the name, letters of either case: rows that lack it are not read. Whether the case is the right one is for
+    /// the reader to see.
+    pub contains: Option<String>,
+}
+
+/// Names are shorter; no pattern that a database would find too long is made of more.
+const MAX_PART: usize = 1024;
+
+/// A pattern for LIKE with `\` as its escape. None for what is not worth one: then all rows are read.
+fn pattern(part: &str) -> Option<String> {
+    if part.is_empty() || part.len() > MAX_PART || part.chars().any(char::is_control) {
+        return None;
+    }
+    let mut pattern = String::from("%");
+    for letter in part.chars() {
+        if matches!(letter, '%' | '_' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(letter);
+    }
+    pattern.push('%');
+    Some(pattern)
 }
 
 /// Attributes that the rows of a list must have.
@@ -34,6 +57,11 @@ impl Page {
                 query.push(" = ").push_bind(*wanted);
                 word = " AND ";
             }
+        }
+        if let Some(pattern) = self.contains.as_deref().and_then(pattern) {
+            query.push(word).push(table).push(".name LIKE ");
+            query.push_bind(pattern).push(" ESCAPE '\\'");
+            word = " AND ";
         }
         if let Some((name, id)) = &self.after {
             query
@@ -61,6 +89,22 @@ impl Store {
         let query = sql::query_as("SELECT users.* FROM users");
         let filters = [("domain_id", domain_id), ("name", name)];
         let query = page.finish(query, "users", &filters);
+        Ok(query.fetch_all(&self.read).await?)
+    }
+
+    /// A page of the groups, optionally of one domain and name.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn groups_page(
+        &self,
+        domain_id: Option<&str>,
+        name: Option<&str>,
+        page: &Page,
+    ) -> StoreResult<Vec<Group>> {
+        let query = sql::query_as("SELECT user_groups.* FROM user_groups");
+        let filters = [("domain_id", domain_id), ("name", name)];
+        let query = page.finish(query, "user_groups", &filters);
         Ok(query.fetch_all(&self.read).await?)
     }
 

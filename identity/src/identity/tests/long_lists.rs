@@ -6,7 +6,12 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use super::{V3, admin};
-use crate::{identity::parts::MAX_WHOLE, ids::identity_id, store::users::User, testing::Bench};
+use crate::{
+    identity::parts::MAX_WHOLE,
+    ids::identity_id,
+    store::{groups::Group, users::User},
+    testing::Bench,
+};
 
 /// What decides a line, as text.
 fn key(line: &Value) -> String {
@@ -170,4 +175,71 @@ async fn a_long_list_of_users_is_whole_filtered_and_paged() {
     }
     let (names, links, ..) = list("name=nobody").await;
     assert!(names.is_empty() && links["self"].is_string());
+}
+
+/// The store leaves out what lacks the letters asked for, and no more than that.
+#[tokio::test]
+async fn a_long_list_of_groups_is_whole_filtered_and_paged() {
+    const COUNT: usize = 600;
+    let bench = Bench::new().await;
+    let mut change = bench.app.store.change_identity().await.unwrap();
+    let odd = ["50%", "50x", "a_b", "aXb", r"a\b", "Ä"].map(str::to_owned);
+    for name in (0..COUNT).map(|number| format!("g{number:03}")).chain(odd) {
+        let group = Group {
+            id: identity_id(),
+            domain_id: "default".into(),
+            name,
+            description: String::new(),
+            extra: "{}".into(),
+        };
+        change.insert_group(&group).await.unwrap();
+    }
+    bench.app.store.commit(change).await.unwrap();
+    let list = async |query: &str| {
+        let path = format!("{V3}/groups?{query}");
+        let answer = bench.call("GET", &path, &bench.admin, Value::Null).await;
+        assert_eq!(answer.status, 200, "{query}");
+        let list = answer.json();
+        let groups = list["groups"].as_array().unwrap();
+        let name = |group: &Value| group["name"].as_str().unwrap().to_owned();
+        let names: Vec<String> = groups.iter().map(name).collect();
+        let last = groups.last().map(|group| group["id"].clone());
+        (names, list["links"]["next"].clone(), last)
+    };
+    let (all, next, _) = list("").await;
+    assert_eq!((all.len(), next), (COUNT + 6, Value::Null));
+    assert!(all.is_sorted());
+    let long = format!("name__contains={}", "g".repeat(3000));
+    for (query, wanted) in [
+        ("name__contains=g59", 10),
+        ("name__contains=G59", 0),
+        ("name__icontains=G59", 10),
+        ("name__contains=0%25", 1),
+        ("name__contains=50", 18),
+        ("name__contains=a_b", 1),
+        ("name__contains=%5C", 1),
+        ("name__contains=%C3%84", 1),
+        ("name__contains=%00", 0),
+        ("name__contains=", COUNT + 6),
+        ("name__contains=g&domain_id=default&limit=1000", COUNT),
+        ("name=g007", 1),
+        (long.as_str(), 0),
+    ] {
+        assert_eq!(list(query).await.0.len(), wanted, "{query}");
+    }
+    for (filter, count) in [("", COUNT + 6), ("name__contains=g", COUNT)] {
+        let (mut seen, mut marker) = (Vec::new(), String::new());
+        loop {
+            let (names, next, last) = list(&format!("{filter}&limit=90{marker}")).await;
+            seen.extend(names);
+            if next.is_null() {
+                break;
+            }
+            let last = last.unwrap();
+            marker = format!("&marker={}", last.as_str().unwrap());
+            assert!(next.as_str().unwrap().ends_with(&marker), "{next}");
+        }
+        assert_eq!(seen.len(), count, "{filter}");
+        assert!(seen.is_sorted_by(|a, b| a < b), "{filter}: one came twice");
+    }
 }
