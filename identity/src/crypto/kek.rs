@@ -12,6 +12,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use zeroize::Zeroizing;
 
 use super::{
@@ -141,6 +142,11 @@ pub trait KekSource: Send + Sync {
     /// Any [`KekError`].
     fn keys(&self) -> Result<Vec<KeyBytes>, KekError>;
 
+    /// Whether that may wait for the network.
+    fn waits(&self) -> bool {
+        false
+    }
+
     /// Keeps these keys from now on, newest first.
     ///
     /// # Errors
@@ -148,25 +154,35 @@ pub trait KekSource: Send + Sync {
     fn replace(&self, keys: &[KeyBytes]) -> Result<(), KekError>;
 }
 
+/// What is in the file with the keys, or with their place.
+pub(super) fn contents(path: &Path) -> Result<Zeroizing<String>, KekError> {
+    let text = fs::read_to_string(path).map(Zeroizing::new);
+    text.map_err(|source| KekError::Read {
+        path: path.into(),
+        source,
+    })
+}
+
 /// Keys in a file, one a line as hex or base64. Empty lines and lines that begin with # do not count.
 struct KeyFile(PathBuf);
 
-impl KekSource for KeyFile {
-    fn keys(&self) -> Result<Vec<KeyBytes>, KekError> {
-        let path = &self.0;
-        let text = fs::read_to_string(path)
-            .map(Zeroizing::new)
-            .map_err(|source| KekError::Read {
-                path: path.clone(),
-                source,
-            })?;
+impl KeyFile {
+    fn keys_in(&self, text: &str) -> Result<Vec<KeyBytes>, KekError> {
         let lines = text
             .lines()
             .map(str::trim)
             .filter(|line| !line.is_empty() && !line.starts_with('#'));
         let keys: Option<Vec<KeyBytes>> = lines.map(decode).collect();
         keys.filter(|keys| !keys.is_empty())
-            .ok_or_else(|| KekError::Malformed { path: path.clone() })
+            .ok_or_else(|| KekError::Malformed {
+                path: self.0.clone(),
+            })
+    }
+}
+
+impl KekSource for KeyFile {
+    fn keys(&self) -> Result<Vec<KeyBytes>, KekError> {
+        self.keys_in(&contents(&self.0)?)
     }
 
     /// The file is there whole at every moment, with the old keys or with the new.
@@ -228,31 +244,26 @@ impl Kek {
         {
             return Err(KekError::InDataDir { path: path.into() });
         }
-        let text = fs::read_to_string(path).map(Zeroizing::new);
-        let source: Box<dyn KekSource> = match text {
-            Ok(text) if is_reference(&text) => Box::new(Elsewhere::new(path)),
-            // What cannot be read is told by the source.
-            _ => Box::new(KeyFile(path.into())),
+        let text = contents(path)?;
+        let (source, keys): (Box<dyn KekSource>, _) = if is_reference(&text) {
+            let elsewhere = Elsewhere::new(path);
+            let keys = elsewhere.keys_by(&text)?;
+            (Box::new(elsewhere), keys)
+        } else {
+            let file = KeyFile(path.into());
+            let keys = file.keys_in(&text)?;
+            (Box::new(file), keys)
         };
-        let kek = Self::from_source(source)?;
+        let kek = Self {
+            ring: RwLock::new(ring(&keys)),
+            source,
+        };
         if let Ok(metadata) = fs::metadata(path)
             && metadata.permissions().mode() & 0o007 != 0
         {
             tracing::warn!(path = %path.display(), "everybody on this machine can read the key-encryption key; chmod 0400 it");
         }
         Ok(kek)
-    }
-
-    /// Keys from any source.
-    ///
-    /// # Errors
-    /// Those of the source.
-    pub fn from_source(source: Box<dyn KekSource>) -> Result<Self, KekError> {
-        let ring = ring(&source.keys()?);
-        Ok(Self {
-            source,
-            ring: RwLock::new(ring),
-        })
     }
 
     /// A key from bytes, for tests and for callers that hold it in memory already.
@@ -268,12 +279,24 @@ impl Kek {
         Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The keys as they are in the source now. The tasks of this thread are not held up where that waits.
+    fn asked(&self) -> Result<Vec<KeyBytes>, KekError> {
+        // A runtime of one thread, as tests have it, has nowhere to put them.
+        let elsewhere = Handle::try_current()
+            .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+        if self.source.waits() && elsewhere {
+            tokio::task::block_in_place(|| self.source.keys())
+        } else {
+            self.source.keys()
+        }
+    }
+
     /// Reads the keys again. If that fails, those that are there stay.
     ///
     /// # Errors
     /// Those of the source.
     pub fn reload(&self) -> Result<(), KekError> {
-        let new = ring(&self.source.keys()?);
+        let new = ring(&self.asked()?);
         *self.ring.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
     }
@@ -356,7 +379,7 @@ impl Kek {
             hash.update(key.as_slice());
             hex::encode(hash.finalize())
         };
-        Ok(self.source.keys()?.iter().map(digest).collect())
+        Ok(self.asked()?.iter().map(digest).collect())
     }
 
     /// Puts a new random key before the others.
@@ -364,7 +387,7 @@ impl Kek {
     /// # Errors
     /// Those of the source.
     pub fn add_newest(&self) -> Result<(), KekError> {
-        let mut keys = self.source.keys()?;
+        let mut keys = self.asked()?;
         keys.insert(0, Zeroizing::new(random_bytes::<KEY_LEN>()));
         self.source.replace(&keys)?;
         self.reload()
@@ -375,7 +398,7 @@ impl Kek {
     /// # Errors
     /// Those of the source.
     pub fn forget_old(&self) -> Result<(), KekError> {
-        let mut keys = self.source.keys()?;
+        let mut keys = self.asked()?;
         keys.truncate(1);
         self.source.replace(&keys)?;
         self.reload()
@@ -456,6 +479,58 @@ mod tests {
             Kek::read(&path, data.path()),
             Err(KekError::InDataDir { .. })
         ));
+    }
+
+    /// A key manager that is asked for a while.
+    struct Slow {
+        asked: tokio::sync::mpsc::UnboundedSender<()>,
+        answer: Mutex<std::sync::mpsc::Receiver<()>>,
+    }
+
+    impl KekSource for Slow {
+        fn keys(&self) -> Result<Vec<KeyBytes>, KekError> {
+            let _ = self.asked.send(());
+            let answer = self.answer.lock().unwrap();
+            match answer.recv_timeout(std::time::Duration::from_secs(60)) {
+                Ok(()) => Ok(vec![Zeroizing::new([2; KEY_LEN])]),
+                Err(error) => Err(KekError::Unreachable {
+                    host: "https://keys.example.org".into(),
+                    why: error.to_string(),
+                }),
+            }
+        }
+
+        fn waits(&self) -> bool {
+            true
+        }
+
+        fn replace(&self, _: &[KeyBytes]) -> Result<(), KekError> {
+            Ok(())
+        }
+    }
+
+    /// The one who answers needs the same thread.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_look_elsewhere_holds_nobody_up() {
+        let (asked, mut asking) = tokio::sync::mpsc::unbounded_channel();
+        let (answers, answer) = std::sync::mpsc::channel();
+        let kek = Kek {
+            ring: RwLock::new(ring(&[Zeroizing::new([1; KEY_LEN])])),
+            source: Box::new(Slow {
+                asked,
+                answer: Mutex::new(answer),
+            }),
+        };
+        let sealed = Kek::from_bytes(&[2; KEY_LEN])
+            .seal_newest(&["place"], b"text")
+            .unwrap();
+        let opening = tokio::spawn(async move { kek.open(&["place"], &sealed) });
+        asking.recv().await.unwrap();
+        tokio::spawn(async move { answers.send(()) })
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(opening.await.unwrap().unwrap().as_slice(), b"text");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::kek::{KekError, KekSource, KeyBytes};
+use super::kek::{KekError, KekSource, KeyBytes, contents};
 
 /// Connection and TLS handshake.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -94,19 +94,6 @@ pub(super) fn is_reference(text: &str) -> bool {
 }
 
 impl Reference {
-    fn read(path: &Path) -> Result<Self, KekError> {
-        let text = fs::read_to_string(path)
-            .map(Zeroizing::new)
-            .map_err(|source| KekError::Read {
-                path: path.into(),
-                source,
-            })?;
-        Self::parse(&text).map_err(|why| KekError::Reference {
-            path: path.into(),
-            why,
-        })
-    }
-
     fn parse(text: &str) -> Result<Self, String> {
         // What the parser says may quote the text, hence the credential.
         let reference: Self = serde_saphyr::from_str(text).map_err(|_| {
@@ -147,12 +134,13 @@ impl Elsewhere {
             found: Mutex::default(),
         }
     }
-}
 
-impl KekSource for Elsewhere {
-    /// Waits for the network, on a thread of its own: it is asked at the start, and when something does not open.
-    fn keys(&self) -> Result<Vec<KeyBytes>, KekError> {
-        let reference = Reference::read(&self.path)?;
+    /// The keys of which the file says this. Waits for the network, on a thread of its own, for a thread of the runtime may not.
+    pub(super) fn keys_by(&self, text: &str) -> Result<Vec<KeyBytes>, KekError> {
+        let reference = Reference::parse(text).map_err(|why| KekError::Reference {
+            path: self.path.clone(),
+            why,
+        })?;
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = &*found
             && found.at.elapsed() < FRESH
@@ -180,6 +168,16 @@ impl KekSource for Elsewhere {
             keys: keys.clone(),
         });
         keys.map_err(refused)
+    }
+}
+
+impl KekSource for Elsewhere {
+    fn keys(&self) -> Result<Vec<KeyBytes>, KekError> {
+        self.keys_by(&contents(&self.path)?)
+    }
+
+    fn waits(&self) -> bool {
+        true
     }
 
     fn replace(&self, _: &[KeyBytes]) -> Result<(), KekError> {
