@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result};
 use cryptvol_crds::conditions::{self, Reason};
-use cryptvol_crds::v1alpha1::{EncryptedVolumeStatus, PermitState};
+use cryptvol_crds::paths::PathsHealth;
+use cryptvol_crds::v1alpha1::{AttachmentStatus, EncryptedVolumeStatus, PermitState};
 use cryptvol_crds::{EncryptedVolume, NodeVolume, names};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
@@ -68,7 +69,7 @@ fn headline(volume: &EncryptedVolume, status: &EncryptedVolumeStatus) -> String 
         return format!("{name} is new: no operator has looked at it yet.\n");
     };
     if ready.status == "True" {
-        return status
+        let mut out = status
             .attachments
             .iter()
             .find_map(|a| {
@@ -79,6 +80,12 @@ fn headline(volume: &EncryptedVolume, status: &EncryptedVolumeStatus) -> String 
                 ))
             })
             .unwrap_or_else(|| format!("{name} is ready.\n"));
+        let degraded =
+            |a: &AttachmentStatus| PathsHealth::of(&a.paths) == Some(PathsHealth::Degraded);
+        if status.attachments.iter().any(degraded) {
+            out += "  Not all paths to the disk work (see Paths below); I/O goes on through the others.\n";
+        }
+        return out;
     }
     let mut out = format!("{name} is not ready: {}\n", ready.reason);
     if !ready.message.is_empty() {
@@ -389,6 +396,31 @@ mod tests {
         let places: Vec<_> = order.iter().map(|w| text.rfind(w).unwrap()).collect();
         assert!(places.is_sorted(), "history is in order of time: {text}");
         assert!(!text.contains("has not looked"), "{text}");
+    }
+
+    #[test]
+    fn a_volume_that_lost_a_path_is_ready_and_says_which() {
+        let of = |second: Value| {
+            let paths =
+                json!([{"portal": "192.0.2.1:3260", "up": true, "device": "/dev/sda"}, second]);
+            let status = json!({
+                "observedGeneration": 1,
+                "conditions": [condition("Ready", "True", "AsDesired", "")],
+                "attachments": [{"nodeName": "node-1", "stage": "Attached", "link": "/dev/cryptvol/demo/db-0", "paths": paths}],
+            });
+            explain(&volume(status), &[], now())
+        };
+        let down = json!({"portal": "192.0.2.2:3260", "up": false, "why": "no session"});
+        let text = of(down);
+        for part in [
+            "is ready on node-1",
+            "Not all paths to the disk work",
+            "down: no session",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        let text = of(json!({"portal": "192.0.2.2:3260", "up": true}));
+        assert!(!text.contains("Not all paths"), "{text}");
     }
 
     #[test]

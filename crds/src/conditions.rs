@@ -33,6 +33,9 @@ pub const ENCRYPTION_PROVEN: &str = "EncryptionProven";
 /// A backup of the header is in the record. Absent for volumes without a LUKS2 header, and before the first opening.
 pub const HEADER_BACKED_UP: &str = "HeaderBackedUp";
 
+/// I/O goes through every portal of a volume that is reached through several at once. Absent where one path was always all that was wanted.
+pub const PATHS_HEALTHY: &str = "PathsHealthy";
+
 macro_rules! reasons {
     ($(#[doc = $doc:literal] $name:ident => $next:literal,)*) => {
         /// Why a condition is as it is: one word a cause, each with its next step.
@@ -139,6 +142,10 @@ reasons! {
     ActivationUnsupported => "Remove that flag from activation in the EncryptionClass or the EncryptedVolume, or attach on a node with a newer kernel.",
     /// The node or the array cannot do what several paths need.
     MultipathUnsupported => "Load the kernel's modules dm_multipath and dm_service_time on the node, let all portals lead to the disk alike on the array, or set source.iscsi.multipath to false.",
+    /// Of several paths to the disk some do not work; I/O goes on through the others.
+    PathsDegraded => "Check the portals that the message names, and the network between them and the node; cryptvol brings their paths back by itself.",
+    /// Of several paths to the disk none works.
+    PathsLost => "Bring one of the portals back that the message names. Until then I/O waits, and after 120 seconds without any path it fails; cryptvol goes on by itself.",
     /// The provider is none: what is written is not encrypted.
     NotEncrypted => "For encrypted data create another EncryptedVolume with an EncryptionClass that has provider luks2, and copy.",
     /// Another disk answers at this LUN.
@@ -204,6 +211,8 @@ impl Reason {
                 | Self::Waiting
                 | Self::KeyServiceUnavailable
                 | Self::PortalUnreachable
+                | Self::PathsDegraded
+                | Self::PathsLost
                 | Self::KeyReleaseUnavailable
                 | Self::DeviceBusy
                 | Self::DeadlineExceeded

@@ -2,10 +2,10 @@
 //! time.
 
 use anyhow::{Context, Result, ensure};
-use cryptvol_crds::conditions::Reason;
+use cryptvol_crds::conditions::{self, PATHS_HEALTHY, Reason};
 use cryptvol_crds::{NodeVolume, names};
 use cryptvol_e2e::process::wait_for;
-use cryptvol_e2e::site::{Site, SiteSpec};
+use cryptvol_e2e::site::{AGENT_ADMIN_PORT, Site, SiteSpec};
 use cryptvol_e2e::volumes::{PATIENCE, Volume};
 use cryptvol_e2e::workdir::WorkDir;
 use serde_json::json;
@@ -44,6 +44,68 @@ impl Ground {
                 let up: Vec<_> = paths.iter().map(|p| p.up).collect();
                 Ok((up == wanted).then_some(()))
             },
+            String::new,
+        )
+        .await
+    }
+
+    /// Waits for what the condition says of the paths, and gives back its message.
+    async fn wait_health(&self, reason: Reason) -> Result<String> {
+        let of = |v: &cryptvol_crds::EncryptedVolume| {
+            let conditions = v.status.as_ref().map(|s| &s.conditions[..]);
+            conditions::get(conditions.unwrap_or_default(), PATHS_HEALTHY)
+                .filter(|c| c.reason == reason.as_str())
+                .map(|c| c.message.clone())
+        };
+        let what = format!("{PATHS_HEALTHY} {reason}");
+        let found = |v: &cryptvol_crds::EncryptedVolume| of(v).is_some();
+        let volume = self.volume.wait(&self.site.plane, &what, found).await?;
+        of(&volume).context("the condition")
+    }
+
+    /// Waits until the agent's metrics have these lines.
+    async fn wait_metrics(&self, lines: &[&str]) -> Result<()> {
+        let ask = format!("curl -sf http://127.0.0.1:{AGENT_ADMIN_PORT}/metrics");
+        let all = |text: &str| {
+            let has = |wanted: &&str| {
+                let wanted = format!("cryptvol_node_{wanted}");
+                text.lines().any(|l| l == wanted)
+            };
+            lines.iter().all(has)
+        };
+        wait_for(
+            &format!("metrics {lines:?}"),
+            PATIENCE,
+            || async { Ok(all(&self.sh(&ask).await?).then_some(())) },
+            String::new,
+        )
+        .await
+    }
+
+    /// How often an Event of this reason was told of the volume.
+    async fn told(&self, reason: &str) -> Result<u64> {
+        let argv = [
+            "get",
+            "events.events.k8s.io",
+            "-n",
+            &self.volume.namespace,
+            "-o",
+            "json",
+        ];
+        let list: serde_json::Value = serde_json::from_str(&self.site.plane.kubectl(&argv).await?)?;
+        let events = list["items"].as_array().context("a list")?.iter();
+        let events =
+            events.filter(|e| e["reason"] == reason && e["regarding"]["kind"] == "EncryptedVolume");
+        Ok(events
+            .map(|e| e["series"]["count"].as_u64().unwrap_or(1))
+            .sum())
+    }
+
+    async fn wait_told(&self, reason: &str, times: u64) -> Result<()> {
+        wait_for(
+            &format!("Event {reason} {times} times"),
+            PATIENCE,
+            || async { Ok((self.told(reason).await? >= times).then_some(())) },
             String::new,
         )
         .await
@@ -142,14 +204,32 @@ async fn io_goes_on_while_one_of_two_portals_works_and_waits_while_none_does() -
     )
     .await?;
 
-    // Either path alone is enough, and is taken back.
+    // Either path alone is enough, and is taken back. Each change is told once, however often the agent looks.
+    ground.wait_health(Reason::AsDesired).await?;
     for at in [0, 1] {
         ground.cut(at, true)?;
         ground.wait_paths([at == 1, at == 0]).await?;
         ground.guest_goes_on().await?;
+        let said = ground.wait_health(Reason::PathsDegraded).await?;
+        let whose = format!("1 of 2 paths is down: {}", ground.portals[at]);
+        ensure!(said.contains(&whose), "{said}");
+        ground
+            .wait_metrics(&[
+                "paths{state=\"down\"} 1",
+                "paths{state=\"up\"} 1",
+                "multipath_volumes{state=\"degraded\"} 1",
+            ])
+            .await?;
         ground.cut(at, false)?;
         ground.wait_paths([true, true]).await?;
         ground.guest_goes_on().await?;
+        ground.wait_health(Reason::AsDesired).await?;
+        for reason in ["PathsDegraded", "PathsHealthy"] {
+            let times = u64::try_from(at)? + 1;
+            ground.wait_told(reason, times).await?;
+            let told = ground.told(reason).await?;
+            ensure!(told == times, "{reason} was told {told} times");
+        }
     }
 
     // None: the guest waits, and goes on.
@@ -161,6 +241,14 @@ async fn io_goes_on_while_one_of_two_portals_works_and_waits_while_none_does() -
         .wait_reason(&ground.site.plane, Reason::PortalUnreachable)
         .await?;
     ensure!(said.contains("no path to the disk works"), "{said}");
+    ground.wait_health(Reason::PathsLost).await?;
+    ground.wait_told("PathsLost", 1).await?;
+    ground
+        .wait_metrics(&[
+            "paths{state=\"down\"} 2",
+            "multipath_volumes{state=\"lost\"} 1",
+        ])
+        .await?;
     for at in [0, 1] {
         ground.cut(at, false)?;
     }

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use cryptvol_crds::{conditions::Reason, v1alpha1::Stage};
+use cryptvol_crds::{
+    conditions::Reason,
+    paths::PathsHealth,
+    v1alpha1::{PathStatus, Stage},
+};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -38,6 +42,12 @@ struct StageLabel {
     stage: String,
 }
 
+/// Label `state`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
 /// All metrics of the agent. Clones are one.
 #[derive(Clone)]
 pub struct Metrics {
@@ -50,6 +60,8 @@ pub struct Metrics {
     status_writes: Counter,
     proofs: Family<ResultLabel, Counter>,
     proofs_broken: Gauge,
+    paths: Family<StateLabel, Gauge>,
+    multipath_volumes: Family<StateLabel, Gauge>,
 }
 
 impl Metrics {
@@ -67,6 +79,8 @@ impl Metrics {
             status_writes: Counter::default(),
             proofs: Family::default(),
             proofs_broken: Gauge::default(),
+            paths: Family::default(),
+            multipath_volumes: Family::default(),
         };
         let registry = registry.sub_registry_with_prefix("cryptvol_node");
         registry.register_with_unit(
@@ -115,6 +129,17 @@ impl Metrics {
             "Volumes of which the last proof does not hold",
             metrics.proofs_broken.clone(),
         );
+        registry.register(
+            "paths",
+            "Paths of the volumes with several, by whether I/O goes that way",
+            metrics.paths.clone(),
+        );
+        registry.register(
+            "multipath_volumes",
+            "Volumes with several paths: all work, some, or none",
+            metrics.multipath_volumes.clone(),
+        );
+        metrics.paths([].into_iter());
         metrics
     }
 
@@ -130,6 +155,28 @@ impl Metrics {
     pub fn proofs_broken(&self, count: usize) {
         self.proofs_broken
             .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// The paths of each volume. Every state is there, with 0 too: what recovered shows.
+    pub fn paths<'a>(&self, volumes: impl Iterator<Item = &'a [PathStatus]>) {
+        let (mut up, mut down) = (0, 0);
+        let mut health = Vec::new();
+        for paths in volumes {
+            let works = paths.iter().filter(|p| p.up).count();
+            up += works;
+            down += paths.len() - works;
+            health.extend(PathsHealth::of(paths));
+        }
+        let set = |family: &Family<_, Gauge>, state, count: usize| {
+            let gauge = family.get_or_create(&StateLabel { state });
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        };
+        set(&self.paths, "up", up);
+        set(&self.paths, "down", down);
+        for state in PathsHealth::ALL {
+            let count = health.iter().filter(|h| **h == state).count();
+            set(&self.multipath_volumes, state.as_str(), count);
+        }
     }
 
     /// A step ended.
@@ -178,5 +225,59 @@ impl Metrics {
     /// The API server acknowledged a write.
     pub fn status_write(&self) {
         self.status_writes.inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_of_paths_is_shown_and_what_recovered_goes_back_to_nothing() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        let text = || {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            text
+        };
+        let shows = |lines: [&str; 5]| {
+            let text = text();
+            for line in lines {
+                let line = format!("cryptvol_node_{line}");
+                assert!(text.lines().any(|l| l == line), "{line} in {text}");
+            }
+        };
+        let volume = |up: &[bool]| -> Vec<_> {
+            let path = |up: &bool| PathStatus {
+                up: *up,
+                ..PathStatus::default()
+            };
+            up.iter().map(path).collect()
+        };
+        let none = [
+            "paths{state=\"up\"} 0",
+            "paths{state=\"down\"} 0",
+            "multipath_volumes{state=\"healthy\"} 0",
+            "multipath_volumes{state=\"degraded\"} 0",
+            "multipath_volumes{state=\"lost\"} 0",
+        ];
+        shows(none);
+        let volumes = [
+            volume(&[true, true]),
+            volume(&[false, true, true]),
+            volume(&[false, false]),
+            volume(&[]),
+        ];
+        metrics.paths(volumes.iter().map(|v| &v[..]));
+        shows([
+            "paths{state=\"up\"} 4",
+            "paths{state=\"down\"} 3",
+            "multipath_volumes{state=\"healthy\"} 1",
+            "multipath_volumes{state=\"degraded\"} 1",
+            "multipath_volumes{state=\"lost\"} 1",
+        ]);
+        metrics.paths([].into_iter());
+        shows(none);
     }
 }

@@ -241,6 +241,10 @@ impl Context {
         };
         self.metrics
             .proofs_broken(volumes.values().filter(broken).count());
+        let paths = volumes
+            .values()
+            .filter_map(|v| Some(&v.status.as_ref()?.paths[..]));
+        self.metrics.paths(paths);
         self.metrics.workers(self.pool.workers());
     }
 }

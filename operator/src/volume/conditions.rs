@@ -4,8 +4,10 @@ use cryptvol_crds::{
     NodeVolume,
     conditions::{
         ATTACHED, CREDENTIALS_VALID, DEVICE_VERIFIED, ENCRYPTED, ENCRYPTION_PROVEN,
-        HEADER_VERIFIED, Is, KEY_READY, PROGRESSING, READY, Reason, get, message, set,
+        HEADER_VERIFIED, Is, KEY_READY, PATHS_HEALTHY, PROGRESSING, READY, Reason, get, message,
+        set,
     },
+    paths::{self, PathsHealth},
     v1alpha1::{
         AttachmentStatus, EncryptedVolumeStatus, LastError, NodeVolumeStatus, PermitState, Stage,
     },
@@ -81,6 +83,7 @@ pub fn write(world: &World, status: &mut EncryptedVolumeStatus, picture: &Pictur
         None => put(PROGRESSING, Is::False, reason, ""),
     }
     proof(world, status, seen.as_ref());
+    several_paths(world, status, seen.as_ref());
     attachments(world, status, picture.current.as_ref());
     // What is wrong with the key of a volume that is up shows as well, though the device works.
     let worst = blocking.or_else(|| picture.key.problem().cloned());
@@ -130,6 +133,23 @@ fn proof(world: &World, status: &mut EncryptedVolumeStatus, seen: Option<&NodeVo
         },
     };
     condition(world, status, ENCRYPTION_PROVEN, is, reason, &what);
+}
+
+/// How the paths do, where several are wanted; a condition that is there is not known any more where there are none.
+fn several_paths(
+    world: &World,
+    status: &mut EncryptedVolumeStatus,
+    seen: Option<&NodeVolumeStatus>,
+) {
+    let list = seen.map_or(&[][..], |s| &s.paths);
+    let (is, reason) = match PathsHealth::of(list) {
+        None if get(&status.conditions, PATHS_HEALTHY).is_none() => return,
+        None => (Is::Unknown, Reason::Waiting),
+        Some(PathsHealth::Healthy) => (Is::True, Reason::AsDesired),
+        Some(health) => (Is::False, health.reason()),
+    };
+    let what = paths::down(list);
+    condition(world, status, PATHS_HEALTHY, is, reason, &what);
 }
 
 /// Writes one condition, of the volume's generation and with the time of the decision.

@@ -1,7 +1,9 @@
 //! What is worth an Event: what changed between two statuses, never a state that lasts.
 
+use std::collections::BTreeSet;
+
 use cryptvol_crds::{
-    conditions::{ENCRYPTION_PROVEN, KEY_ROTATED, READY, Reason, get, is_true},
+    conditions::{ENCRYPTION_PROVEN, KEY_ROTATED, PATHS_HEALTHY, READY, Reason, get, is_true},
     v1alpha1::{EncryptedVolumeStatus, PermitState},
 };
 
@@ -97,6 +99,9 @@ pub fn between(old: &EncryptedVolumeStatus, new: &EncryptedVolumeStatus) -> Vec<
         }
         _ => {}
     }
+    if let Some(told) = paths(old, new) {
+        note(told.warning, &told.reason, told.action, told.text);
+    }
     let ready = |s: &EncryptedVolumeStatus| is_true(&s.conditions, READY);
     let word = |s: &EncryptedVolumeStatus| get(&s.conditions, READY).map(|c| c.reason.clone());
     if ready(new) && !ready(old) {
@@ -120,4 +125,42 @@ pub fn between(old: &EncryptedVolumeStatus, new: &EncryptedVolumeStatus) -> Vec<
         }
     }
     notes
+}
+
+/// Of several paths: one went or came while others are missing, or all are back. How a path that is down describes itself tells nothing
+/// new.
+fn paths(old: &EncryptedVolumeStatus, new: &EncryptedVolumeStatus) -> Option<Note> {
+    let health = |s: &EncryptedVolumeStatus| get(&s.conditions, PATHS_HEALTHY).cloned();
+    let (before, now) = (health(old), health(new)?);
+    let was_bad = before.is_some_and(|c| c.status == "False");
+    let (warning, reason, text) = match now.status.as_str() {
+        "False" if down(old) != down(new) => (
+            true,
+            now.reason,
+            "not all paths to the disk work: the condition PathsHealthy names those that do not",
+        ),
+        "True" if was_bad => (
+            false,
+            PATHS_HEALTHY.to_owned(),
+            "all paths to the disk work again",
+        ),
+        _ => return None,
+    };
+    Some(Note {
+        warning,
+        reason,
+        action: "WatchPaths",
+        text: text.to_owned(),
+    })
+}
+
+/// The paths that do not work: node and portal.
+fn down(status: &EncryptedVolumeStatus) -> BTreeSet<(&str, &str)> {
+    status
+        .attachments
+        .iter()
+        .flat_map(|a| a.paths.iter().map(move |p| (a.node_name.as_str(), p)))
+        .filter(|(_, p)| !p.up)
+        .map(|(node, p)| (node, p.portal.as_str()))
+        .collect()
 }

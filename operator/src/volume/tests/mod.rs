@@ -8,6 +8,7 @@ mod header_backup;
 mod in_use;
 mod life;
 mod lost_nodes;
+mod paths;
 mod permits;
 mod quota;
 mod rotation;
