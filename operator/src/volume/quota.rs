@@ -43,32 +43,38 @@ impl Usage {
 /// A [`Problem`] that names the resource and the numbers.
 pub fn check(limits: &Limits, used: &Usage, wanted: &Usage) -> Result<(), Problem> {
     let gib = |bytes: u64| bytes.div_ceil(GIB);
-    for (name, limit, before, after) in [
+    for (name, limit, before, asked, after) in [
         (
             "volumes",
             limits.volumes,
             used.volumes,
-            (wanted.volumes > 0).then(|| used.volumes.saturating_add(wanted.volumes)),
+            wanted.volumes,
+            used.volumes.saturating_add(wanted.volumes),
         ),
         (
             "gibibytes",
             limits.gibibytes,
             gib(used.bytes),
-            (wanted.bytes > 0).then(|| gib(used.bytes.saturating_add(wanted.bytes))),
+            gib(wanted.bytes),
+            gib(used.bytes.saturating_add(wanted.bytes)),
         ),
         (
             "keys",
             limits.keys,
             used.keys,
-            (wanted.keys > 0).then(|| used.keys.saturating_add(wanted.keys)),
+            wanted.keys,
+            used.keys.saturating_add(wanted.keys),
         ),
     ] {
-        if let (Some(limit), Some(after)) = (limit, after)
+        if let Some(limit) = limit
+            && asked > 0
             && after > limit
         {
             return Err(Problem::new(
                 Reason::QuotaExceeded,
-                format!("the project may have {limit} {name}, and the other volumes have {before}"),
+                format!(
+                    "the project may have {limit} {name}, the other volumes have {before}, and this one needs {asked}"
+                ),
             ));
         }
     }
@@ -241,7 +247,12 @@ mod tests {
             (Limits::default(), usage(99, 99, 99), usage(1, 1, 1), None),
             (full, usage(2, 9, 1), usage(1, 1, 1), None),
             (full, usage(3, 0, 0), usage(1, 1, 1), Some("3 volumes")),
-            (full, usage(0, 9, 0), usage(1, 2, 1), Some("10 gibibytes")),
+            (
+                full,
+                usage(0, 9, 0),
+                usage(1, 2, 1),
+                Some("may have 10 gibibytes, the other volumes have 9, and this one needs 2"),
+            ),
             (full, usage(0, 0, 2), usage(1, 1, 1), Some("2 keys")),
             // A key of somebody else's is not made and counts nothing.
             (full, usage(0, 0, 2), usage(1, 1, 0), None),
