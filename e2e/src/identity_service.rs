@@ -128,6 +128,19 @@ impl IdentityService {
         self.command(&args)
     }
 
+    /// Goes on in `dir` (empty) of another machine, at the same address: with certificate and password, as a cluster has them
+    /// in its Secrets; without data and without the key-encryption key. Not running afterwards.
+    pub fn move_to(&mut self, dir: &Path) -> Result<()> {
+        self.kill()?;
+        let secrets = dir.join("secrets");
+        fs::create_dir_all(&secrets)?;
+        for file in ["tls.crt", "tls.key", "password"] {
+            fs::copy(self.secrets_dir().join(file), secrets.join(file))?;
+        }
+        self.dir = dir.to_path_buf();
+        Ok(())
+    }
+
     /// Writes a certificate of a new authority; the running service takes it over by itself within seconds.
     pub fn renew_certificate(&self) -> Result<()> {
         let ca = self.dir.join("ca");

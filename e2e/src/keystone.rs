@@ -281,6 +281,23 @@ impl Keystone {
         }
     }
 
+    /// A token of the tenant's user in its project.
+    pub async fn tenant_token(&self, tenant: &Tenant) -> Result<String> {
+        Ok(self.tenant_login(tenant).await?.token)
+    }
+
+    /// The status with which the service answers a token that asks about itself.
+    pub async fn status_of(&self, token: &str) -> Result<u16> {
+        let answer = self
+            .http
+            .get(format!("{}/auth/tokens", self.auth_url))
+            .header("X-Auth-Token", token)
+            .header("X-Subject-Token", token)
+            .send()
+            .await?;
+        Ok(answer.status().as_u16())
+    }
+
     fn admin_identity(&self) -> Value {
         json!({"methods": ["password"], "password": {"user": {"name": "admin", "domain": {"id": "default"}, "password": self.password}}})
     }

@@ -143,6 +143,8 @@ async fn upgrading_and_installing_again_keep_what_opens_the_keys() -> Result<()>
             "--dry-run=server",
             "-f",
             &examples.display().to_string(),
+            "-f",
+            &examples.join("restore").display().to_string(),
         ])
         .await?;
 

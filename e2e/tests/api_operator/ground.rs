@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use cryptvol_crds::conditions::{READY, get, is_true};
 use cryptvol_crds::v1alpha1::{
-    DeviceStatus, EncryptedVolumeStatus, EraseReceipt, HeaderFacts, NodeVolumeStatus,
+    Desired, DeviceStatus, EncryptedVolumeStatus, EraseReceipt, HeaderFacts, NodeVolumeStatus,
     PermitReceipt, Stage,
 };
 use cryptvol_crds::{EncryptedVolume, NodeVolume, names};
@@ -21,7 +21,7 @@ use cryptvol_e2e::volumes::PATIENCE;
 use cryptvol_e2e::workdir::WorkDir;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
@@ -355,6 +355,33 @@ impl<S> Ground<S> {
             .await?;
         let status = answer.status().as_u16();
         Ok((status, answer.json().await.unwrap_or_default()))
+    }
+
+    /// The release of a volume's passphrase to its node; status and body.
+    pub async fn passphrase(&self, operator: &Operator, nv: &NodeVolume) -> Result<(u16, Value)> {
+        let token = self
+            .agent_token("node-1", Some(names::KEY_RELEASE_AUDIENCE))
+            .await?;
+        self.ask(operator, &token, nv, "Passphrase", &request_id())
+            .await
+    }
+
+    /// `kubectl delete`, and the node lets go and erases.
+    pub async fn erased(&self, volume: &str) -> Result<()> {
+        self.volumes()
+            .delete(volume, &DeleteParams::default())
+            .await?;
+        let nv = self
+            .handed_over(volume, "node-1", |nv| nv.spec.desired == Desired::Erased)
+            .await?;
+        let luks_uuid = nv.spec.luks_uuid.clone().context("no LUKS UUID")?;
+        self.report(&nv, |s| {
+            s.stage = Stage::Erased;
+            s.link = None;
+            s.erased = Some(erase_receipt(luks_uuid));
+        })
+        .await?;
+        self.gone(volume).await
     }
 }
 

@@ -8,3 +8,4 @@ mod namespace;
 mod openstack;
 mod quota;
 mod replicas;
+mod restore;

@@ -3,22 +3,20 @@
 
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::conditions::{READY, Reason, is_true};
-use cryptvol_crds::v1alpha1::{Desired, KeyService, Stage};
-use cryptvol_crds::{NodeVolume, names};
+use cryptvol_crds::names;
+use cryptvol_crds::v1alpha1::KeyService;
 use cryptvol_e2e::keystone::Keystone;
 use cryptvol_e2e::openstack::OpenStack;
 use cryptvol_e2e::pki::Authority;
 use cryptvol_e2e::process::wait_for;
-use cryptvol_e2e::system::Operator;
 use cryptvol_e2e::tls_front::TlsFront;
 use cryptvol_e2e::volumes::PATIENCE;
 use cryptvol_e2e::workdir::WorkDir;
 use kube::Api;
-use kube::api::DeleteParams;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::ground::{Ground, TEAM, erase_receipt, request_id};
+use crate::ground::{Ground, TEAM};
 
 /// Both services, and TLS before each.
 struct Real {
@@ -58,33 +56,6 @@ impl Ground<Real> {
             .keys_as_admin(Method::PUT, &path, &body)
             .await
             .map(drop)
-    }
-
-    /// The release of a volume's passphrase to its node; status and body.
-    async fn passphrase(&self, operator: &Operator, nv: &NodeVolume) -> Result<(u16, Value)> {
-        let token = self
-            .agent_token("node-1", Some(names::KEY_RELEASE_AUDIENCE))
-            .await?;
-        self.ask(operator, &token, nv, "Passphrase", &request_id())
-            .await
-    }
-
-    /// `kubectl delete`, and the node lets go and erases.
-    async fn erased(&self, volume: &str) -> Result<()> {
-        self.volumes()
-            .delete(volume, &DeleteParams::default())
-            .await?;
-        let nv = self
-            .handed_over(volume, "node-1", |nv| nv.spec.desired == Desired::Erased)
-            .await?;
-        let luks_uuid = nv.spec.luks_uuid.clone().context("no LUKS UUID")?;
-        self.report(&nv, |s| {
-            s.stage = Stage::Erased;
-            s.link = None;
-            s.erased = Some(erase_receipt(luks_uuid));
-        })
-        .await?;
-        self.gone(volume).await
     }
 
     async fn service_ready(&self) -> Result<()> {
