@@ -1,5 +1,5 @@
 //! The same requests to a real Keystone and Barbican and to the identity service, and what their answers differ in:
-//! status, headers, fields, values. `assets/compare.txt` has the requests, `docs/compare.md` the differences that stay,
+//! status, headers, fields, values. `assets/compare.txt` and `assets/compare-strict.txt` have the requests, `docs/compare.md` the differences that stay,
 //! each with its reason; a difference that is not listed there, and a listed one that is no more, is an error.
 
 mod answer;
@@ -7,6 +7,7 @@ mod known;
 mod script;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -20,6 +21,10 @@ use answer::{Difference, Normal, differences};
 use script::{Api, Step};
 
 const SCRIPT: &str = include_str!("../assets/compare.txt");
+/// The same for services whose limits are strict in two levels.
+const STRICT: &str = include_str!("../assets/compare-strict.txt");
+/// What stands before the names of its requests.
+const STRICT_MARK: &str = "strict-two-level";
 /// Where the differences that stay are listed.
 const LIST: &str = "docs/compare.md";
 
@@ -33,19 +38,68 @@ struct Side {
     tokens: BTreeMap<String, String>,
 }
 
-/// Runs the script on both sides and prints what differs.
+/// Requests by name, and what the answers differ in.
+type Found = BTreeSet<(String, Difference)>;
+
+/// Runs the scripts on both sides and prints what differs.
 ///
 /// # Errors
 /// If a difference is not in the list, or the list has one that is no more.
 pub fn run() -> Result<()> {
     crate::sandbox::require()?;
     let work = WorkDir::new("compare")?;
-    let mut real = OpenStack::start(&work.dir("openstack")?)?;
+    let (usual, strict) = (script::read(SCRIPT)?, script::read(STRICT)?);
+    let mut found = on_both(&work.dir("usual")?, &usual, false)?;
+    let found_strict = on_both(&work.dir("strict")?, &strict, true)?;
+    found.extend(
+        found_strict
+            .into_iter()
+            .map(|(request, difference)| (format!("{STRICT_MARK} {request}"), difference)),
+    );
+    let list = workspace_root().join(LIST);
+    let text = std::fs::read_to_string(&list).with_context(|| list.display().to_string())?;
+    let verdict = known::judge(&text, &found)?;
+    println!(
+        "{} requests, {} differences listed in {LIST}",
+        usual.len() + strict.len(),
+        verdict.listed
+    );
+    for (request, Difference(difference)) in &verdict.new {
+        println!("NOT LISTED  | `{request}` | `{difference}` |");
+    }
+    for row in &verdict.gone {
+        println!("NO MORE     {row}");
+    }
+    work.passed()?;
+    ensure!(
+        verdict.new.is_empty() && verdict.gone.is_empty(),
+        "{} differences are not listed in {LIST}, {} that are listed there are no more",
+        verdict.new.len(),
+        verdict.gone.len()
+    );
+    Ok(())
+}
+
+/// Starts both sides in `dir`, with limits strict in two levels or each for itself, and sends them the steps.
+fn on_both(dir: &Path, steps: &[Step], strict: bool) -> Result<Found> {
+    let mut real = OpenStack::start_with(
+        &dir.join("openstack"),
+        if strict {
+            "[unified_limit]\nenforcement_model = strict_two_level\n"
+        } else {
+            ""
+        },
+    )?;
     let options = Options {
         tls: false,
+        serve_args: if strict {
+            vec!["--limit-model=strict-two-level".into()]
+        } else {
+            Vec::new()
+        },
         ..Options::default()
     };
-    let mut service = IdentityService::start(&work.dir("ours")?, options)?;
+    let mut service = IdentityService::start(&dir.join("ours"), options)?;
     let mut theirs = Side::new(real.identity(), real.key_manager(), real.password())?;
     let address = |root: &str| Address::new(service.port(), root);
     let mut ours = Side::new(
@@ -64,9 +118,8 @@ pub fn run() -> Result<()> {
         json!({"name": "barbican", "domain_id": "default", "password": "bootstrap-password"});
     admin.grant(&project, &admin.make("user", user)?, "service")?;
 
-    let steps = script::read(SCRIPT)?;
-    let mut found = BTreeSet::new();
-    for step in &steps {
+    let mut found = Found::new();
+    for step in steps {
         let (mine, other) = (ours.take(step)?, theirs.take(step)?);
         found.extend(
             differences(&mine, &other)
@@ -76,28 +129,7 @@ pub fn run() -> Result<()> {
     }
     service.stop()?;
     real.kill()?;
-    let list = workspace_root().join(LIST);
-    let text = std::fs::read_to_string(&list).with_context(|| list.display().to_string())?;
-    let verdict = known::judge(&text, &found)?;
-    println!(
-        "{} requests, {} differences listed in {LIST}",
-        steps.len(),
-        verdict.listed
-    );
-    for (request, Difference(difference)) in &verdict.new {
-        println!("NOT LISTED  | `{request}` | `{difference}` |");
-    }
-    for row in &verdict.gone {
-        println!("NO MORE     {row}");
-    }
-    work.passed()?;
-    ensure!(
-        verdict.new.is_empty() && verdict.gone.is_empty(),
-        "{} differences are not listed in {LIST}, {} that are listed there are no more",
-        verdict.new.len(),
-        verdict.gone.len()
-    );
-    Ok(())
+    Ok(found)
 }
 
 impl Side {

@@ -43,6 +43,12 @@ impl OpenStack {
 
     /// Makes both services in `dir` (empty), starts them, and gives Barbican its user and its endpoint.
     pub fn start(dir: &Path) -> Result<Self> {
+        Self::start_with(dir, "")
+    }
+
+    /// The same, with `settings` at the end of Keystone's configuration; makes `dir`.
+    pub fn start_with(dir: &Path, settings: &str) -> Result<Self> {
+        fs::create_dir_all(dir)?;
         let mut services = Self {
             dir: dir.to_path_buf(),
             venv: ENVIRONMENT.ensure()?,
@@ -52,7 +58,7 @@ impl OpenStack {
             password: "bootstrap-password".into(),
             daemons: Vec::new(),
         };
-        services.configure()?;
+        services.configure(settings)?;
         services.launch()?;
         services.register_barbican()?;
         Ok(services)
@@ -160,7 +166,7 @@ impl OpenStack {
         Ok(())
     }
 
-    fn configure(&self) -> Result<()> {
+    fn configure(&self, settings: &str) -> Result<()> {
         let dir = self.dir.to_string_lossy();
         let (cache, keystone) = (self.cache_port, self.keystone_port);
         for folder in ["fernet", "credential", ".barbican"] {
@@ -175,7 +181,7 @@ impl OpenStack {
              [token]\nprovider = fernet\n\
              [fernet_tokens]\nkey_repository = {dir}/fernet\n\
              [fernet_receipts]\nkey_repository = {dir}/fernet\n\
-             [credential]\nkey_repository = {dir}/credential\n"
+             [credential]\nkey_repository = {dir}/credential\n{settings}"
         );
         fs::write(self.dir.join("keystone.conf"), text)?;
         let text = format!(

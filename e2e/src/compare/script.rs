@@ -147,6 +147,7 @@ mod tests {
     #[test]
     fn the_script_can_be_read() {
         assert!(read(super::super::SCRIPT).unwrap().len() > 50);
+        assert!(read(super::super::STRICT).unwrap().len() > 20);
     }
 
     #[test]
