@@ -4,6 +4,7 @@
 mod attach;
 mod crowd;
 mod datapath;
+mod failed_logins;
 mod identity;
 mod large;
 mod load;
@@ -21,7 +22,14 @@ use crate::workdir::workspace_root;
 pub use row::{Row, Rule};
 
 /// Names that `run` knows.
-pub const NAMES: [&str; 5] = ["attach", "datapath", "identity", "kill-cycles", "kills"];
+pub const NAMES: [&str; 6] = [
+    "attach",
+    "datapath",
+    "failed-logins",
+    "identity",
+    "kill-cycles",
+    "kills",
+];
 
 /// How much of it.
 #[derive(Debug, Clone, clap::Args)]
@@ -35,6 +43,9 @@ pub struct Size {
     /// `identity` with 100,000 users, 20,000 projects and 1,000,000 secrets, beside itself with few of them
     #[arg(long)]
     large: bool,
+    /// Logins of `failed-logins`
+    #[arg(long, default_value_t = 1_000_000)]
+    logins: u32,
 }
 
 /// Installs what a benchmark needs from outside, before it enters its sandbox.
@@ -86,6 +97,7 @@ pub async fn run(name: &str, size: &Size) -> Result<()> {
             kills(rounds, held.await??)
         }
         "datapath" => datapath::rows(rounds).await?,
+        "failed-logins" => failed_logins::run(size.logins as usize)?,
         "identity" if large => large::run()?,
         "identity" => identity::run()?,
         _ => bail!("no benchmark {name}; there are: {}", NAMES.join(" ")),

@@ -8,7 +8,7 @@ use crate::{build, run, setup};
 
 /// Builds and runs one.
 pub fn start(name: &str, arguments: &[OsString]) -> Result<()> {
-    if ["identity", "kills"].contains(&name) {
+    if ["failed-logins", "identity", "kills"].contains(&name) {
         identity_alone()?;
         if arguments.iter().any(|argument| argument == "--large") {
             // What fills its records.

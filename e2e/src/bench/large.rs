@@ -178,6 +178,7 @@ fn drain((address, requests, _): &Ask) -> Result<u64> {
     Ok(std::io::copy(&mut stream, &mut std::io::sink())?)
 }
 
-fn mib(kib: u64) -> f64 {
+/// KiB as MiB.
+pub(super) fn mib(kib: u64) -> f64 {
     kib as f64 / 1024.0
 }

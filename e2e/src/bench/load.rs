@@ -140,7 +140,8 @@ async fn one(
     }
 }
 
-async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<Head> {
+/// Takes an answer; its body is not kept.
+pub(super) async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<Head> {
     buffer.clear();
     let head = loop {
         ensure!(stream.read_buf(buffer).await? > 0, "no answer");
