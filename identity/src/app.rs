@@ -150,6 +150,9 @@ pub struct App {
     credential_key: SealingKey,
     token_cache: TokenCache,
     read_model: PerGeneration<ReadModel>,
+    /// Where tests stop logins.
+    #[cfg(test)]
+    pub(crate) login_pause: crate::testing::LoginPause,
 }
 
 impl App {
@@ -197,6 +200,8 @@ impl App {
             credential_key,
             token_cache: TokenCache::default(),
             read_model: PerGeneration::default(),
+            #[cfg(test)]
+            login_pause: Default::default(),
         }))
     }
 

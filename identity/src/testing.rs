@@ -2,12 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::{convert::Infallible, sync::Arc};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{body::Body, http::Request, response::Response};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::RwLock;
 use tower::ServiceExt;
 
 use crate::{
@@ -46,6 +54,58 @@ impl Answer {
         self.headers
             .get(name)
             .map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+/// Stops logins by password between the proof and what is made of it, and counts them on their way there.
+#[derive(Default)]
+pub(crate) struct LoginPause {
+    gate: RwLock<()>,
+    proved: AtomicUsize,
+    read: AtomicUsize,
+}
+
+impl LoginPause {
+    /// By a login: its hash was computed.
+    pub(crate) async fn after_the_proof(&self) {
+        self.proved.fetch_add(1, Ordering::SeqCst);
+        drop(self.gate.read().await);
+    }
+
+    /// By a login: what it will need was read.
+    pub(crate) fn after_reading(&self) {
+        self.read.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Hashes computed and logins read for, until now.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (
+            self.proved.load(Ordering::SeqCst),
+            self.read.load(Ordering::SeqCst),
+        )
+    }
+
+    /// Runs `login`, and `change` at a moment when the hash was computed and all was read, but nothing made of it yet.
+    pub(crate) async fn amid<T>(
+        &self,
+        login: impl Future<Output = T>,
+        change: impl AsyncFnOnce(),
+    ) -> T {
+        let gate = self.gate.write().await;
+        let (proved, read) = self.counts();
+        let changed = async {
+            let there = async {
+                while self.counts() != (proved + 1, read + 1) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(120), there)
+                .await
+                .unwrap();
+            change().await;
+            drop(gate);
+        };
+        tokio::join!(login, changed).0
     }
 }
 

@@ -15,7 +15,10 @@ use super::{
 use crate::{
     ldap::DirectoryError,
     policy::Creds,
-    store::{Store, StoreError, access_rules::AccessRule, assignments::EffectiveRole},
+    store::{
+        Store, StoreError, access_rules::AccessRule, assignments::EffectiveRole, domains::Domain,
+        users::User,
+    },
     time::now_us,
 };
 
@@ -212,21 +215,99 @@ pub async fn resolve(store: &Store, payload: &TokenPayload) -> Result<AuthContex
     {
         return Err(TokenError::Revoked);
     }
+    let (user, domain) = user_and_domain(store, payload).await?;
+    resolve_of(store, payload, user, domain).await
+}
+
+/// The same for a token that nobody has yet, and so none can have revoked, of a user who proved itself while its tokens were
+/// valid after `proved_after`: what ends all its tokens since then ends this one too.
+///
+/// # Errors
+/// As [`resolve`].
+pub async fn resolve_new(
+    store: &Store,
+    payload: &TokenPayload,
+    proved_after: i64,
+) -> Result<AuthContext, TokenError> {
+    let (user, domain) = user_and_domain(store, payload).await?;
+    if user.tokens_valid_after != proved_after {
+        return Err(TokenError::Revoked);
+    }
+    resolve_of(store, payload, user, domain).await
+}
+
+async fn user_and_domain(
+    store: &Store,
+    payload: &TokenPayload,
+) -> Result<(User, Domain), TokenError> {
     let user = store
         .user(&payload.user_id)
         .await?
         .ok_or(TokenError::User)?;
-    let user_domain = store
+    let domain = store
         .domain(&user.domain_id)
         .await?
         .ok_or(TokenError::User)?;
-    if !user.enabled || !user_domain.enabled {
+    Ok((user, domain))
+}
+
+async fn resolve_of(
+    store: &Store,
+    payload: &TokenPayload,
+    user: User,
+    user_domain: Domain,
+) -> Result<AuthContext, TokenError> {
+    may_have_token(&user, &user_domain, payload)?;
+    let (scope, roles) = scope_and_roles(store, &payload.user_id, &payload.scope).await?;
+    let records = Records {
+        user,
+        user_domain,
+        scope,
+        roles,
+    };
+    worth(store, payload, records).await
+}
+
+/// What every token is worked out from, read at one state of the records.
+#[derive(Clone)]
+pub struct Records {
+    /// The user that the token is of.
+    pub user: User,
+    /// Its domain.
+    pub user_domain: Domain,
+    /// The scope, enabled.
+    pub scope: Scope,
+    /// Effective roles of the user on the scope.
+    pub roles: Vec<EffectiveRole>,
+}
+
+fn may_have_token(user: &User, domain: &Domain, payload: &TokenPayload) -> Result<(), TokenError> {
+    if !user.enabled || !domain.enabled {
         return Err(TokenError::User);
     }
     if payload.issued_at <= user.tokens_valid_after {
         return Err(TokenError::Revoked);
     }
-    let (scope, mut roles) = scope_and_roles(store, payload).await?;
+    Ok(())
+}
+
+/// What a payload means by records that were read, and by those of what it was made with, if it was made with something that
+/// can end.
+///
+/// # Errors
+/// As [`resolve`].
+pub async fn worth(
+    store: &Store,
+    payload: &TokenPayload,
+    records: Records,
+) -> Result<AuthContext, TokenError> {
+    let Records {
+        user,
+        user_domain,
+        scope,
+        mut roles,
+    } = records;
+    may_have_token(&user, &user_domain, payload)?;
     let app_credential = match &payload.app_credential_id {
         None => None,
         Some(id) => {
@@ -315,12 +396,16 @@ pub async fn resolve(store: &Store, payload: &TokenPayload) -> Result<AuthContex
     })
 }
 
-async fn scope_and_roles(
+/// A scope that is there and enabled, and the effective roles of a user on it.
+///
+/// # Errors
+/// `Scope`, `Store`.
+pub async fn scope_and_roles(
     store: &Store,
-    payload: &TokenPayload,
+    user: &str,
+    scope: &TokenScope,
 ) -> Result<(Scope, Vec<EffectiveRole>), TokenError> {
-    let user = payload.user_id.as_str();
-    Ok(match &payload.scope {
+    Ok(match scope {
         TokenScope::Unscoped => (Scope::Unscoped, Vec::new()),
         TokenScope::System => (
             Scope::System,

@@ -11,7 +11,8 @@ pub mod trust;
 pub use access_rules::{matches, permits};
 pub use cache::TokenCache;
 pub use context::{
-    AppCredentialRef, AuthContext, IdName, Scope, TokenError, TrustRef, UserRef, resolve,
+    AppCredentialRef, AuthContext, IdName, Records, Scope, TokenError, TrustRef, UserRef, resolve,
+    resolve_new, scope_and_roles, worth,
 };
 pub use format::{FormatError, Method, ReceiptPayload, TokenKeys, TokenPayload, TokenScope};
 pub use oauth::{ACCESS_TOKEN_FAMILY, AccessTokenRef};

@@ -1,5 +1,7 @@
 //! The token itself.
 
+use serde_json::Value;
+
 use super::{
     proof::{Failure, Proof, no_trust},
     scope::Wanted,
@@ -9,10 +11,12 @@ use crate::{
     identity::error::IdentityError,
     ids::audit_id,
     time::now_us,
-    token::{AuthContext, TokenError, TokenPayload, resolve, trust::TrustError},
+    token::{AuthContext, TokenError, TokenPayload, resolve_new, trust::TrustError, worth},
 };
 
 /// Makes the token that was proved to be somebody's, and takes a use of the trust that it is made with.
+///
+/// With it comes its catalog, if that was read already.
 ///
 /// # Errors
 /// 401 or 403 if it would be worth nothing.
@@ -20,7 +24,7 @@ pub(in crate::identity) async fn issue(
     app: &App,
     proof: Proof,
     wanted: Wanted,
-) -> Result<(AuthContext, String), Failure> {
+) -> Result<(AuthContext, String, Option<Value>), Failure> {
     let issued_at = now_us();
     let trust = wanted.trust.as_ref().map(|chain| &chain.own().trust);
     // Nothing outlives what it was made with.
@@ -31,6 +35,8 @@ pub(in crate::identity) async fn issue(
             proof.expires_at.unwrap_or(issued_at + app.token_lifetime()),
             i64::min,
         );
+    let ahead = proof.ahead;
+    let proved_after = proof.user.tokens_valid_after;
     let payload = TokenPayload {
         user_id: proof.user.id,
         methods: proof.methods,
@@ -44,9 +50,20 @@ pub(in crate::identity) async fn issue(
     };
     // The same question as at every later use, so that no token is dead at birth.
     let looked_up = app.look_up(&payload).await;
-    let resolved = match looked_up {
-        Ok(()) => resolve(&app.store, &payload).await,
-        Err(error) => Err(error),
+    let read = match ahead {
+        Some(ahead) => {
+            ahead
+                .good_for(app, &payload.user_id, &payload.scope)
+                .await?
+        }
+        None => None,
+    };
+    let (records, catalog) =
+        read.map_or((None, None), |(records, catalog)| (Some(records), catalog));
+    let resolved = match (looked_up, records) {
+        (Ok(()), Some(records)) => worth(&app.store, &payload, records).await,
+        (Ok(()), None) => resolve_new(&app.store, &payload, proved_after).await,
+        (Err(error), _) => Err(error),
     };
     let context = resolved.map_err(|error| match error {
         TokenError::Store(error) => Failure::from(error),
@@ -63,5 +80,5 @@ pub(in crate::identity) async fn issue(
         app.store.commit(change).await?;
     }
     let text = app.token_keys().seal(&payload)?;
-    Ok((context, text))
+    Ok((context, text, catalog))
 }

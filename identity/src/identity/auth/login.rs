@@ -16,7 +16,7 @@ use super::{
     proof::{Failure, Proof},
     receipt,
     scope::scope,
-    token_body::token_body,
+    token_body::{body_with, token_body},
     totp::totp,
 };
 use crate::{
@@ -33,8 +33,8 @@ use crate::{
 
 /// What a login came to.
 enum Login {
-    /// A token.
-    Token(Box<AuthContext>, String),
+    /// A token, and its catalog if that was read already.
+    Token(Box<AuthContext>, String, Option<Value>),
     /// These methods were proved, and are not enough for this user.
     NotEnough(User, Vec<Method>),
 }
@@ -48,9 +48,12 @@ pub(super) async fn login(
 ) -> ApiResult {
     let auth = Value::Object(fields::body(&bytes, "auth")?);
     match attempt(&app, &auth, &headers, &base).await {
-        Ok(Login::Token(context, text)) => {
+        Ok(Login::Token(context, text, catalog)) => {
             app.metrics.login(true);
-            let body = token_body(&app, &context, query.get("nocatalog").is_none()).await?;
+            let body = match (query.get("nocatalog"), catalog) {
+                (None, Some(catalog)) => body_with(&context, Some(catalog)),
+                (nocatalog, _) => token_body(&app, &context, nocatalog.is_none()).await?,
+            };
             Ok(issued(StatusCode::CREATED, &context, body, Some(&text)))
         }
         Ok(Login::NotEnough(user, methods)) => {
@@ -128,7 +131,7 @@ async fn attempt(
         let name = name.as_str().unwrap_or_default();
         let details = &identity[name];
         let next = match Method::of_login(name) {
-            Some(Method::Password) => methods::password(app, details).await?,
+            Some(Method::Password) => methods::password(app, details, auth.get("scope")).await?,
             Some(Method::Token) => methods::token(app, details, auth.get("scope")).await?,
             Some(Method::ApplicationCredential) => {
                 methods::application_credential(app, details).await?
@@ -158,6 +161,6 @@ async fn attempt(
         return Ok(Login::NotEnough(proof.user, proof.methods));
     }
     let wanted = scope(app, auth.get("scope"), &proof).await?;
-    let (context, text) = issue(app, proof, wanted).await?;
-    Ok(Login::Token(Box::new(context), text))
+    let (context, text, catalog) = issue(app, proof, wanted).await?;
+    Ok(Login::Token(Box::new(context), text, catalog))
 }

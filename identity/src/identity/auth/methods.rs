@@ -5,7 +5,10 @@ use std::sync::Arc;
 use secrecy::SecretString;
 use serde_json::Value;
 
-use super::proof::{Failure, Proof, no_trust};
+use super::{
+    ahead::{self, Ahead, Since},
+    proof::{Failure, Proof, no_trust},
+};
 use crate::{
     accounts::account_key,
     app::App,
@@ -63,22 +66,51 @@ pub(super) fn admit(app: &App, account: &Value) -> Result<(), Failure> {
     }
 }
 
-pub(super) async fn password(app: &Arc<App>, details: &Value) -> Result<Proof, Failure> {
+pub(super) async fn password(
+    app: &Arc<App>,
+    details: &Value,
+    scope: Option<&Value>,
+) -> Result<Proof, Failure> {
     let sent = details["user"]["password"].as_str().ok_or_else(|| {
         IdentityError::BadRequest("auth.identity.password.user.password is required.".into())
     })?;
     admit(app, &details["user"])?;
     let sent = SecretString::from(sent.to_owned());
     let named = &details["user"];
-    let domain = match named["name"].as_str() {
-        Some(_) => domain_id(app, &named["domain"]).await?,
-        None => None,
+    let since = Since::now(app).await?;
+    // A domain that is not there has neither a directory nor users, so that an id need not be looked up.
+    let domain = match (named["name"].as_str(), named["domain"]["id"].as_str()) {
+        (Some(_), Some(id)) => Some(id.to_owned()),
+        (Some(_), None) => domain_id(app, &named["domain"]).await?,
+        (None, _) => None,
     };
-    let user = match directory::prove(app, domain.as_deref(), named, &sent).await? {
-        Some(proved) => proved,
-        None => passwords::prove(app, find_user(app, named).await?, &sent).await?,
+    let proved = match directory::prove(app, domain.as_deref(), named, &sent).await? {
+        Some(proved) => proved.map(|user| (user, None)),
+        None => {
+            let user = match (named["id"].as_str(), named["name"].as_str(), &domain) {
+                (Some(id), _, _) => app.store.user(id).await?,
+                (None, Some(name), Some(domain)) => app.store.user_by_name(domain, name).await?,
+                _ => None,
+            };
+            let proof = async {
+                let proved = passwords::prove(app, user.clone(), &sent).await;
+                #[cfg(test)]
+                app.login_pause.after_the_proof().await;
+                proved
+            };
+            let read = async {
+                let found = Ahead::read(app, since, user.as_ref(), scope).await;
+                #[cfg(test)]
+                app.login_pause.after_reading();
+                found
+            };
+            match ahead::beside(proof, read).await? {
+                Ok((user, ahead)) => Ok((since.present(app, user).await?, ahead)),
+                Err(why) => Err(why),
+            }
+        }
     };
-    let user = user.map_err(Failure::denied)?;
+    let (user, ahead) = proved.map_err(Failure::denied)?;
     if app
         .config
         .passwords
@@ -86,7 +118,10 @@ pub(super) async fn password(app: &Arc<App>, details: &Value) -> Result<Proof, F
     {
         return Err(IdentityError::PasswordExpired(user.id).into());
     }
-    Ok(Proof::new(user, Method::Password))
+    Ok(Proof {
+        ahead,
+        ..Proof::new(user, Method::Password)
+    })
 }
 
 /// What a token may not be exchanged for: with what somebody gave away, nothing wider can be reached.

@@ -1,5 +1,6 @@
 //! `/v3/auth`: logging in, asking what a token is worth, revoking it.
 
+mod ahead;
 mod issue;
 mod login;
 mod methods;

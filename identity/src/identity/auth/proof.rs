@@ -1,5 +1,6 @@
 //! What the methods of a login proved, and why a login failed.
 
+use super::ahead::Ahead;
 use crate::{
     identity::error::IdentityError,
     store::users::User,
@@ -20,6 +21,8 @@ pub(in crate::identity) struct Proof {
     pub(super) access_token_id: Option<String>,
     /// Set by what is for one project: nothing else can be asked for.
     pub(super) fixed_scope: Option<TokenScope>,
+    /// What was read while it was proved.
+    pub(super) ahead: Option<Ahead>,
 }
 
 impl Proof {
@@ -34,6 +37,7 @@ impl Proof {
             app_credential_id: None,
             access_token_id: None,
             fixed_scope: None,
+            ahead: None,
         }
     }
 
@@ -73,6 +77,7 @@ impl Proof {
             app_credential_id: None,
             access_token_id: None,
             fixed_scope: None,
+            ahead: None,
         })
     }
 }

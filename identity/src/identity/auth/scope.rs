@@ -33,7 +33,12 @@ pub(super) async fn scope(
     sent: Option<&Value>,
     proof: &Proof,
 ) -> Result<Wanted, Failure> {
+    let read = match (sent, &proof.ahead) {
+        (Some(_), Some(ahead)) => ahead.scope(app).await?,
+        _ => None,
+    };
     let asked = match sent {
+        _ if read.is_some() => read.map(Wanted::from),
         None | Some(Value::Null) => None,
         Some(Value::String(word)) if word == "unscoped" => Some(TokenScope::Unscoped.into()),
         Some(scope) => Some(asked_scope(app, scope).await?),
@@ -48,7 +53,11 @@ pub(super) async fn scope(
 
 const SCOPES: [&str; 5] = ["project", "domain", "system", "unscoped", "OS-TRUST:trust"];
 
-async fn asked_scope(app: &App, scope: &Value) -> Result<Wanted, Failure> {
+/// A scope that is named.
+///
+/// # Errors
+/// 400 for what names none, 401 for one that is not there.
+pub(super) async fn asked_scope(app: &App, scope: &Value) -> Result<Wanted, Failure> {
     let unknown = || Failure::denied("UnknownScope");
     if SCOPES
         .iter()

@@ -33,6 +33,16 @@ pub(in crate::identity) async fn token_body(
     context: &AuthContext,
     with_catalog: bool,
 ) -> Result<Value, IdentityError> {
+    let catalog = if with_catalog && !matches!(context.scope, Scope::Unscoped) {
+        Some(crate::identity::catalog::catalog(app, context.project_id()).await?)
+    } else {
+        None
+    };
+    Ok(body_with(context, catalog))
+}
+
+/// The same with this catalog.
+pub(super) fn body_with(context: &AuthContext, catalog: Option<Value>) -> Value {
     let payload = &context.payload;
     let whole = |us: i64| token_time(us - us.rem_euclid(SECOND));
     let mut token = json!({
@@ -69,8 +79,8 @@ pub(in crate::identity) async fn token_body(
             .iter()
             .map(|role| json!({"id": role.id, "name": role.name}))
             .collect();
-        if with_catalog {
-            token["catalog"] = crate::identity::catalog::catalog(app, context.project_id()).await?;
+        if let Some(catalog) = catalog {
+            token["catalog"] = catalog;
         }
     }
     if let Some(access) = &context.access_token {
@@ -90,5 +100,5 @@ pub(in crate::identity) async fn token_body(
         }
         token["application_credential"] = shown;
     }
-    Ok(json!({ "token": token }))
+    json!({ "token": token })
 }

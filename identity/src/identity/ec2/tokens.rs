@@ -108,7 +108,8 @@ async fn check(
         .await?
         .ok_or_else(|| Failure::denied("UnknownUser"))?;
     let proof = Proof::new(user, Method::Ec2Credential);
-    issue(app, proof, TokenScope::Project(project_id).into()).await
+    let (context, text, _) = issue(app, proof, TokenScope::Project(project_id).into()).await?;
+    Ok((context, text))
 }
 
 /// Refuses a request that is too old. Who signed none of the times that there are wanted it so.

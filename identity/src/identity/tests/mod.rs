@@ -9,6 +9,7 @@ mod ec2;
 mod factors;
 mod hierarchy;
 mod limits;
+mod login_ahead;
 mod logins;
 mod long_lists;
 mod oauth1;
