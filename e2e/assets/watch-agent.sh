@@ -1,5 +1,5 @@
-# Looks at the agent on a node until COUNT links are below DIR or SECONDS_AT_MOST have passed, every fifth of a second, and starts no
-# process while it does so. Environment: AGENT (its pid), DIR, COUNT, SECONDS_AT_MOST. It prints
+# Looks at the agent on a node until COUNT links are below DIR or SECONDS_AT_MOST have passed: at the links every fifth of a second, at
+# the memory each second, for that takes the node's one CPU from the agent. It starts no process meanwhile. Environment: AGENT (its pid), DIR, COUNT, SECONDS_AT_MOST. It prints
 #   TOOK seconds from the start of the agent's process until the links were there
 #   PSS KiB   the most that it and its workers held at one of the looks, shared pages divided among those who share them
 #   HWM KiB   the sum of what each of them held at its highest, shared pages in each
@@ -27,7 +27,8 @@ there() { local links=("$DIR"/*); [ ${#links[@]} -ge "$COUNT" ]; }
 end=$((SECONDS + SECONDS_AT_MOST))
 until there; do
   [ $SECONDS -lt $end ] || break
-  look
+  [ $SECONDS = "${looked:-}" ] || look
+  looked=$SECONDS
   read -rt 0.2 <&9 || :
 done
 read -r up _ </proc/uptime
