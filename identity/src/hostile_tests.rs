@@ -420,15 +420,20 @@ async fn the_list_of_routes_is_the_routers() {
 
 #[tokio::test]
 async fn hostile_requests_on_every_route() {
+    let mut bench = Bench::new().await;
+    hostile_requests(&mut bench, 6).await;
+}
+
+/// So many of them on every route and by every method; no future of another thread, for the audit trail is listened to in this one.
+pub(crate) async fn hostile_requests(bench: &mut Bench, rounds: usize) {
     let trail = Trail::default();
     // While there is one subscriber alone, whether an event is wanted is asked of the thread that comes to its line first, which
     // may be another test's, without any; with two, all of them are asked.
     let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let _listening =
         tracing::subscriber::set_default(tracing_subscriber::registry().with(trail.clone()));
-    let mut bench = Bench::new().await;
     let pieces = path_pieces();
-    let routes = routes(&bench);
+    let routes = routes(bench);
     let parameter = Regex::new(r"\{[^}]*\}").unwrap();
     let mut numbers = Numbers(20_261_128);
     let mut statuses = BTreeSet::new();
@@ -440,8 +445,8 @@ async fn hostile_requests_on_every_route() {
         "x",
         "",
     ];
-    for round in 0..6 {
-        let ids = victims(&bench, round).await;
+    for round in 0..rounds {
+        let ids = victims(bench, round).await;
         for route in &routes {
             for method in METHODS {
                 let path = parameter.replace_all(route, |_: &regex::Captures<'_>| {
@@ -496,7 +501,7 @@ async fn hostile_requests_on_every_route() {
                     body(route, &mut numbers)
                 };
                 let before = trail.0.lock().unwrap().0;
-                let status = send(&bench, method, &uri, &headers, body).await.status;
+                let status = send(bench, method, &uri, &headers, body).await.status;
                 let silent = trail.0.lock().unwrap().0 == before;
                 if silent && (200..300).contains(&status) && CHANGES.contains(&method) {
                     unrecorded.insert(format!("{method} {route}"));
@@ -504,7 +509,7 @@ async fn hostile_requests_on_every_route() {
                 statuses.insert(status);
             }
         }
-        still_well(&bench).await;
+        still_well(bench).await;
     }
     // The requests got somewhere: they made, changed, showed and deleted things, and were refused in all the ways.
     for status in [200, 201, 400, 401, 404, 405] {
@@ -523,7 +528,7 @@ async fn hostile_requests_on_every_route() {
         .login("admin", "admin-password", Some("admin"))
         .await
         .unwrap();
-    still_well(&bench).await;
+    still_well(bench).await;
     memory_is_bounded();
 }
 

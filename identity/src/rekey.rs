@@ -94,7 +94,7 @@ async fn check_replicas(
 }
 
 /// Rotates; `go_on` is asked after every step that is there to stay.
-async fn rotate(
+pub(crate) async fn rotate(
     store: &Store,
     kek: &Kek,
     forget_old: bool,
@@ -181,7 +181,7 @@ async fn reseal_meta(store: &Store, kek: &Kek, name: &str) -> Result<u64, RekeyE
 }
 
 /// Whether any record is sealed by another key than the newest.
-async fn anything_old(store: &Store, kek: &Kek) -> Result<bool, StoreError> {
+pub(crate) async fn anything_old(store: &Store, kek: &Kek) -> Result<bool, StoreError> {
     for name in [KEK_CHECK, CREDENTIAL_KEY] {
         let sealed = store.meta(name).await?;
         if sealed.is_some_and(|sealed| !kek.is_newest(&[name], &sealed)) {

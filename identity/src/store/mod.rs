@@ -93,7 +93,7 @@ pub enum StoreError {
         source: sqlx::Error,
     },
     /// The server cannot be reached, or does not let us in.
-    #[error("cannot use {place}: {source}")]
+    #[error("cannot use {place}: {source}{}", proof_hint(.source))]
     Connect {
         /// Which database.
         place: Place,
@@ -167,15 +167,31 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
+/// What to do if it was TLS that failed.
+fn proof_hint(source: &sqlx::Error) -> &'static str {
+    let tls = match source {
+        sqlx::Error::Tls(_) => true,
+        sqlx::Error::Io(error) => error.kind() == io::ErrorKind::InvalidData,
+        _ => false,
+    };
+    if tls {
+        "; the server must show a valid certificate of this host name, from an authority of this machine or of ?sslrootcert=FILE in the \
+         URL: see docs/postgresql.md"
+    } else {
+        ""
+    }
+}
+
 /// Whether a failure says something about the machine and not about the statement. SQLite: busy (5), locked (6), out of memory
 /// (7), read-only (8), failed I/O (10), full (13), cannot open (14); the higher bits say more. PostgreSQL, by class: connection
-/// (08), a transaction ended from outside or that is read-only, as on a standby (25), deadlock (40), resources (53), a lock that
-/// was not had in time (55), shutdown and cancellation (57), failed I/O (58).
+/// (08), a transaction ended from outside or that is read-only, as on a standby (25), not let in any more, as after a change of the
+/// password there (28), deadlock (40), resources (53), a lock that was not had in time (55), shutdown and cancellation (57), failed
+/// I/O (58).
 fn passes(error: &dyn sqlx::error::DatabaseError) -> bool {
     match error.try_downcast_ref::<PgDatabaseError>() {
         Some(error) => matches!(
             error.code().get(..2),
-            Some("08" | "25" | "40" | "53" | "55" | "57" | "58")
+            Some("08" | "25" | "28" | "40" | "53" | "55" | "57" | "58")
         ),
         None => error
             .code()

@@ -1,162 +1,18 @@
-//! The service on a real PostgreSQL server, which the test starts in a folder of its own on a socket there: the APIs, two replicas,
-//! a server that stops and comes back.
+//! Two replicas on one server: the APIs, what one ends on the other, a server that stops and comes back.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
-use std::{
-    fs,
-    os::unix::{fs::PermissionsExt, process::CommandExt},
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
-    sync::Arc,
-    time::Duration,
-};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
+use super::server::{Server, comes_back, kek};
 use crate::{
-    app::App,
-    crypto::Kek,
-    store::{Place, PostgresUrl, Store, StoreError},
-    testing::{Bench, config},
+    store::{Store, StoreError},
+    testing::Bench,
     token_keys,
 };
 
-const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
-/// The server does not run as root: then it is nobody's.
-const NOBODY: u32 = 65_534;
-
-struct Server {
-    dir: TempDir,
-}
-
-impl Server {
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let data = dir.path().join("server");
-        fs::create_dir(&data).unwrap();
-        if is_root() {
-            std::os::unix::fs::chown(&data, Some(NOBODY), Some(NOBODY)).unwrap();
-        }
-        let server = Self { dir };
-        server.run(
-            "initdb",
-            &[
-                "--auth=trust",
-                "--username=keys",
-                "--encoding=UTF8",
-                "--no-sync",
-            ],
-        );
-        server.up();
-        server
-    }
-
-    fn data(&self) -> PathBuf {
-        self.dir.path().join("server")
-    }
-
-    fn run(&self, program: &str, arguments: &[&str]) -> Output {
-        let mut command = Command::new(Path::new(PROGRAMS).join(program));
-        command
-            .arg("-D")
-            .arg(self.data())
-            .args(arguments)
-            .current_dir(self.data())
-            .env("LC_ALL", "C")
-            .stdin(Stdio::null());
-        if is_root() {
-            command.uid(NOBODY).gid(NOBODY);
-        }
-        let output = command
-            .output()
-            .expect("PostgreSQL 15; `cargo xtask setup` installs it");
-        assert!(
-            output.status.success(),
-            "{program}: {}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        output
-    }
-
-    fn up(&self) {
-        let socket = self.data();
-        let options = format!(
-            "-c listen_addresses= -c unix_socket_directories={} -c fsync=off",
-            socket.display()
-        );
-        let log = socket.join("log");
-        self.run(
-            "pg_ctl",
-            &[
-                "-w",
-                "-t",
-                "120",
-                "-l",
-                log.to_str().unwrap(),
-                "-o",
-                &options,
-                "start",
-            ],
-        );
-    }
-
-    fn down(&self) {
-        self.run("pg_ctl", &["-w", "-t", "120", "-m", "immediate", "stop"]);
-    }
-
-    fn place(&self) -> Place {
-        let file = self.dir.path().join("url");
-        let socket = self.data();
-        let url = format!(
-            "postgres://keys@localhost/postgres?host={}",
-            socket.display()
-        );
-        fs::write(&file, url).unwrap();
-        Place::Postgres(PostgresUrl::read(&file).unwrap())
-    }
-
-    async fn bench(&self) -> Bench {
-        let place = self.place();
-        Bench::with(|config| config.place = place).await
-    }
-
-    /// Another replica of a service.
-    async fn replica(&self, of: &Bench) -> Bench {
-        let dir = tempfile::tempdir().unwrap();
-        let mut config = config(&dir);
-        config.place = self.place();
-        Bench {
-            app: App::open(config, kek()).await.unwrap(),
-            admin: of.admin.clone(),
-            dir,
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if self.data().join("postmaster.pid").exists() && !std::thread::panicking() {
-            self.down();
-        } else if self.data().join("postmaster.pid").exists() {
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.down()));
-        }
-    }
-}
-
-fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    fs::metadata("/proc/self").unwrap().uid() == 0
-}
-
-fn kek() -> Kek {
-    Kek::from_bytes(&[9; 32])
-}
-
-async fn stored(bench: &Bench, token: &str, name: &str) -> (u16, String) {
+/// Stores a secret: status and path.
+pub(super) async fn stored(bench: &Bench, token: &str, name: &str) -> (u16, String) {
     let body =
         json!({"name": name, "payload": "of a tenant", "payload_content_type": "text/plain"});
     let answer = bench
@@ -176,7 +32,7 @@ async fn stored(bench: &Bench, token: &str, name: &str) -> (u16, String) {
 async fn replicas_on_one_server() {
     let server = Server::start();
     let bench = server.bench().await;
-    let second = server.replica(&bench).await;
+    let second = server.replica(&bench, kek()).await;
 
     // Every kind of question.
     let project = bench.project("p").await;
@@ -303,21 +159,24 @@ async fn replicas_on_one_server() {
     assert_eq!(stored(second, &token, "lost").await.0, 503);
     server.up();
     for one in [bench, second] {
-        let mut status = 0;
-        for _ in 0..600 {
-            status = one.status_of(&token).await;
-            if status == 200 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        assert_eq!(status, 200);
+        comes_back(one, &token).await;
     }
 
     // Keys of tokens that are forgotten because they became known end all tokens, everywhere, at once.
     token_keys::run(server.place(), &kek(), true).await.unwrap();
-    assert_ne!(bench.status_of(&token).await, 200);
-    assert_ne!(second.status_of(&token).await, 200);
+    // The administrator's own token is one of them.
+    for one in [bench, second] {
+        assert_eq!(one.status_of(&token).await, 401);
+        let admin = one.login("admin", "admin-password", Some("admin")).await;
+        let headers = [
+            ("X-Auth-Token", admin.as_deref().unwrap()),
+            ("X-Subject-Token", token.as_str()),
+        ];
+        let shown = one
+            .raw("GET", "/identity/v3/auth/tokens", &headers, Vec::new())
+            .await;
+        assert_eq!(shown.status, 404);
+    }
 
     // A database that a later release has written is refused.
     bench.app.store.later_release(9_999).await.unwrap();
