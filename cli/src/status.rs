@@ -81,7 +81,7 @@ fn headline(volume: &EncryptedVolume, status: &EncryptedVolumeStatus) -> String 
             })
             .unwrap_or_else(|| format!("{name} is ready.\n"));
         let degraded =
-            |a: &AttachmentStatus| PathsHealth::of(&a.paths) == Some(PathsHealth::Degraded);
+            |a: &AttachmentStatus| PathsHealth::of(&a.paths, false) == Some(PathsHealth::Degraded);
         if status.attachments.iter().any(degraded) {
             out += "  Not all paths to the disk work (see Paths below); I/O goes on through the others.\n";
         }

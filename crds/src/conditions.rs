@@ -140,12 +140,16 @@ reasons! {
     UnlockNeedsMemory => "Raise nodeAgent.unlockMemoryMiB in the chart's values (and the agent's memory limit with it), or convert the key slot on a machine that has the passphrase: cryptsetup luksConvertKey --pbkdf pbkdf2 --pbkdf-force-iterations 1000.",
     /// The node's kernel does not know a flag of the activation.
     ActivationUnsupported => "Remove that flag from activation in the EncryptionClass or the EncryptedVolume, or attach on a node with a newer kernel.",
+    /// The node's kernel lacks a module that this kind of source needs.
+    KernelModuleMissing => "Load the kernel module that the message names on the node (modprobe), and at each boot (a file in /etc/modules-load.d); cryptvol goes on by itself.",
     /// The node or the array cannot do what several paths need.
-    MultipathUnsupported => "Load the kernel's modules dm_multipath and dm_service_time on the node, let all portals lead to the disk alike on the array, or set source.iscsi.multipath to false.",
+    MultipathUnsupported => "Let all portals lead to the disk alike on the array, or set source.iscsi.multipath to false.",
     /// Of several paths to the disk some do not work; I/O goes on through the others.
     PathsDegraded => "Check the portals that the message names, and the network between them and the node; cryptvol brings their paths back by itself.",
-    /// Of several paths to the disk none works.
-    PathsLost => "Bring one of the portals back that the message names. Until then I/O waits, and after 120 seconds without any path it fails; cryptvol goes on by itself.",
+    /// Of several paths to the disk none works; I/O waits for one.
+    PathsLost => "Bring one of the portals back that the message names: I/O waits for it, and fails when it has waited too long (120 seconds unless the node agent's --no-path-timeout says otherwise). cryptvol goes on by itself.",
+    /// Of several paths to the disk none works, and I/O fails, because it has waited too long.
+    PathsFailing => "Bring one of the portals back that the message names; cryptvol goes on by itself. Guests have seen I/O errors meanwhile: look at their file systems (many are read-only then) and start again what ended.",
     /// The provider is none: what is written is not encrypted.
     NotEncrypted => "For encrypted data create another EncryptedVolume with an EncryptionClass that has provider luks2, and copy.",
     /// Another disk answers at this LUN.
@@ -213,6 +217,7 @@ impl Reason {
                 | Self::PortalUnreachable
                 | Self::PathsDegraded
                 | Self::PathsLost
+                | Self::PathsFailing
                 | Self::KeyReleaseUnavailable
                 | Self::DeviceBusy
                 | Self::DeadlineExceeded

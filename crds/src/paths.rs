@@ -9,21 +9,25 @@ pub enum PathsHealth {
     Healthy,
     /// I/O goes on, through fewer portals than are named.
     Degraded,
-    /// No path works.
+    /// No path works, and I/O waits for one.
     Lost,
+    /// No path works, and I/O fails: it has waited long enough.
+    Failing,
 }
 
 impl PathsHealth {
     /// All of them, best first.
-    pub const ALL: [Self; 3] = [Self::Healthy, Self::Degraded, Self::Lost];
+    pub const ALL: [Self; 4] = [Self::Healthy, Self::Degraded, Self::Lost, Self::Failing];
 
-    /// Of these paths; nothing where there are none, as a volume with one path has no list of them.
-    pub fn of(paths: &[PathStatus]) -> Option<Self> {
+    /// Of these paths; nothing where there are none, as a volume with one path has no list of them. `io_fails`: I/O that finds no path fails
+    /// instead of waiting.
+    pub fn of(paths: &[PathStatus], io_fails: bool) -> Option<Self> {
         let down = paths.iter().filter(|p| !p.up).count();
         match (paths.len(), down) {
             (0, _) => None,
             (_, 0) => Some(Self::Healthy),
             (all, down) if down < all => Some(Self::Degraded),
+            _ if io_fails => Some(Self::Failing),
             _ => Some(Self::Lost),
         }
     }
@@ -34,6 +38,7 @@ impl PathsHealth {
             Self::Healthy => "healthy",
             Self::Degraded => "degraded",
             Self::Lost => "lost",
+            Self::Failing => "failing",
         }
     }
 
@@ -43,6 +48,7 @@ impl PathsHealth {
             Self::Healthy => Reason::AsDesired,
             Self::Degraded => Reason::PathsDegraded,
             Self::Lost => Reason::PathsLost,
+            Self::Failing => Reason::PathsFailing,
         }
     }
 }
@@ -100,7 +106,13 @@ mod tests {
             ),
         ] {
             let paths = paths(up);
-            assert_eq!(PathsHealth::of(&paths), health, "{up:?}");
+            assert_eq!(PathsHealth::of(&paths, false), health, "{up:?}");
+            // Whether I/O fails says something only where there is no path.
+            let failing = health.map(|h| match h {
+                PathsHealth::Lost => PathsHealth::Failing,
+                h => h,
+            });
+            assert_eq!(PathsHealth::of(&paths, true), failing, "{up:?}");
             assert_eq!(down(&paths), text);
         }
     }

@@ -181,7 +181,16 @@ async fn io_goes_on_while_one_of_two_portals_works_and_waits_while_none_does() -
         portals,
     };
 
+    // A module that the kernel lacks is named, and once it is there all goes on.
+    let lacks = "modprobe -r dm_service_time && echo 'install dm_service_time /bin/false' >/etc/modprobe.d/lacks.conf";
+    ground.sh(lacks).await?;
     ground.volume.apply(&ground.site.plane).await?;
+    let said = ground
+        .volume
+        .wait_reason(&ground.site.plane, Reason::KernelModuleMissing)
+        .await?;
+    ensure!(said.contains("the module dm_service_time"), "{said}");
+    ground.sh("rm /etc/modprobe.d/lacks.conf").await?;
     ground.volume.wait_ready(&ground.site.plane).await?;
     ground.wait_paths([true, true]).await?;
     let table = ground.sh("dmsetup table --target multipath").await?;
@@ -291,5 +300,86 @@ async fn io_goes_on_while_one_of_two_portals_works_and_waits_while_none_does() -
         .wait_reason(&ground.site.plane, Reason::PortalUnreachable)
         .await?;
     ground.detach().await?;
+    for at in [0, 1] {
+        ground.cut(at, false)?;
+    }
+    io_fails_after_its_time(&mut ground).await?;
     work.passed()
+}
+
+/// A node whose agent waits three seconds for a path, and not two minutes: the guest gets an error then, and none any more once a path is
+/// back.
+async fn io_fails_after_its_time(ground: &mut Ground) -> Result<()> {
+    ground.site.kill_agent(0).await?;
+    ground
+        .site
+        .launch_agent(0, &["--no-path-timeout", "3"])
+        .await?;
+    ground.volume.apply(&ground.site.plane).await?;
+    ground.volume.wait_ready(&ground.site.plane).await?;
+    ground.wait_paths([true, true]).await?;
+    ground.sh("rm -f /run/written /run/guest-failed").await?;
+    let link = ground.volume.link();
+    let node = ground.site.node(0);
+    let guest = node
+        .spawn("guest-2", &["bash", "-c", GUEST, &link], &[])
+        .await?;
+    wait_for(
+        "the second guest's first write",
+        PATIENCE,
+        || async { Ok(ground.written().await.ok()) },
+        String::new,
+    )
+    .await?;
+    for at in [0, 1] {
+        ground.cut(at, true)?;
+    }
+    let said = ground.wait_health(Reason::PathsFailing).await?;
+    ensure!(said.contains("2 of 2 paths are down"), "{said}");
+    ground.wait_told("PathsFailing", 1).await?;
+    ground
+        .wait_metrics(&["multipath_volumes{state=\"failing\"} 1"])
+        .await?;
+    // The write that waited ended with an error, so the guest did.
+    guest.wait(PATIENCE).await?;
+    ensure!(ground.sh("ls /run").await?.contains("guest-failed"));
+    let written = ground.written().await?;
+    for at in [0, 1] {
+        ground.cut(at, false)?;
+    }
+    ground.volume.wait_ready(&ground.site.plane).await?;
+    ground.wait_health(Reason::AsDesired).await?;
+    // It waits again, and what was acknowledged is there.
+    let table = ground.sh("dmsetup table --target multipath").await?;
+    ensure!(table.contains("queue_if_no_path"), "{table}");
+    let read = format!("dd if={link} bs=4096 count=1 iflag=direct status=none");
+    let found: u64 = ground.sh(&read).await?.trim().parse()?;
+    ensure!(found >= written, "{found} is older than {written}");
+    ground
+        .sh(&format!("printf '%-4096s' again | dd of={link} bs=4096 iflag=fullblock oflag=direct conv=notrunc,fsync status=none"))
+        .await?;
+    kept_by_multipathd(ground).await
+}
+
+/// What multipathd makes where it is not told to leave a disk alone: a second map over one of the paths. The volume goes on, and is let go of
+/// once the map is gone; until then the message says whose it is.
+async fn kept_by_multipathd(ground: &Ground) -> Result<()> {
+    let make = "n=$(ls /sys/class/scsi_disk/*/device/block | grep -m1 '^sd'); b=/sys/class/block/$n; \
+                dmsetup create mpatha -u mpath-360000000000000000e00000000010001 --table \
+                \"0 $(cat $b/size) multipath 0 0 1 1 service-time 0 1 1 $(cat $b/dev) 1\"";
+    ground.sh(make).await?;
+    ground
+        .volume
+        .clone()
+        .detached()
+        .apply(&ground.site.plane)
+        .await?;
+    let said = ground
+        .volume
+        .wait_reason(&ground.site.plane, Reason::DeviceBusy)
+        .await?;
+    ensure!(said.contains("the map mpatha of multipathd"), "{said}");
+    ground.sh("dmsetup remove mpatha").await?;
+    ground.volume.wait_detached(&ground.site.plane).await?;
+    ground.nothing_left().await
 }

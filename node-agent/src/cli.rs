@@ -73,6 +73,10 @@ pub struct RunArgs {
     /// compared with what lies on the disk.
     #[arg(long, env = "CRYPTVOL_PROOF_INTERVAL", default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub proof_interval: u64,
+    /// Seconds that I/O of a volume with several paths waits while none of them works, before it fails. The default is what a volume with one
+    /// path waits for its session (open-iscsi's replacement_timeout).
+    #[arg(long, env = "CRYPTVOL_NO_PATH_TIMEOUT", default_value_t = 120, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub no_path_timeout: u64,
     /// End at once before or after a step, for crash tests: STEP:before:exit or STEP:after:exit.
     #[arg(long, hide = true)]
     pub failpoint: Option<FailPoint>,

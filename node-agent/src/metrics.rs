@@ -136,7 +136,7 @@ impl Metrics {
         );
         registry.register(
             "multipath_volumes",
-            "Volumes with several paths: all work, some, or none",
+            "Volumes with several paths: all work, some, none, or none for so long that I/O fails",
             metrics.multipath_volumes.clone(),
         );
         metrics.paths([].into_iter());
@@ -157,15 +157,15 @@ impl Metrics {
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// The paths of each volume. Every state is there, with 0 too: what recovered shows.
-    pub fn paths<'a>(&self, volumes: impl Iterator<Item = &'a [PathStatus]>) {
+    /// The paths of each volume, and whether its I/O fails for want of one. Every state is there, with 0 too: what recovered shows.
+    pub fn paths<'a>(&self, volumes: impl Iterator<Item = (&'a [PathStatus], bool)>) {
         let (mut up, mut down) = (0, 0);
         let mut health = Vec::new();
-        for paths in volumes {
+        for (paths, io_fails) in volumes {
             let works = paths.iter().filter(|p| p.up).count();
             up += works;
             down += paths.len() - works;
-            health.extend(PathsHealth::of(paths));
+            health.extend(PathsHealth::of(paths, io_fails));
         }
         let set = |family: &Family<_, Gauge>, state, count: usize| {
             let gauge = family.get_or_create(&StateLabel { state });
@@ -241,7 +241,7 @@ mod tests {
             prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
             text
         };
-        let shows = |lines: [&str; 5]| {
+        let shows = |lines: [&str; 6]| {
             let text = text();
             for line in lines {
                 let line = format!("cryptvol_node_{line}");
@@ -261,21 +261,24 @@ mod tests {
             "multipath_volumes{state=\"healthy\"} 0",
             "multipath_volumes{state=\"degraded\"} 0",
             "multipath_volumes{state=\"lost\"} 0",
+            "multipath_volumes{state=\"failing\"} 0",
         ];
         shows(none);
         let volumes = [
             volume(&[true, true]),
             volume(&[false, true, true]),
             volume(&[false, false]),
+            volume(&[false, false]),
             volume(&[]),
         ];
-        metrics.paths(volumes.iter().map(|v| &v[..]));
+        metrics.paths(volumes.iter().enumerate().map(|(n, v)| (&v[..], n == 3)));
         shows([
             "paths{state=\"up\"} 4",
-            "paths{state=\"down\"} 3",
+            "paths{state=\"down\"} 5",
             "multipath_volumes{state=\"healthy\"} 1",
             "multipath_volumes{state=\"degraded\"} 1",
             "multipath_volumes{state=\"lost\"} 1",
+            "multipath_volumes{state=\"failing\"} 1",
         ]);
         metrics.paths([].into_iter());
         shows(none);

@@ -170,6 +170,7 @@ async fn agent(log: &LogArgs, args: RunArgs, handle: telemetry::LogHandle) -> Re
         locks: TargetLocks::patient(Duration::from_secs(5)),
         fail_point,
         proof_interval: Duration::from_secs(args.proof_interval),
+        no_path_timeout: Duration::from_secs(args.no_path_timeout),
         metrics,
         readiness,
         fitness,

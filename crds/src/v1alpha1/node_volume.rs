@@ -278,6 +278,9 @@ pub struct NodeVolumeStatus {
     /// Ways to the disk, where several are wanted: one for each portal.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<PathStatus>,
+    /// None of the paths works, and I/O fails instead of waiting for one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub io_fails: bool,
     /// Raw device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceStatus>,

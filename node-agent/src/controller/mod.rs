@@ -49,6 +49,8 @@ pub struct Context {
     pub fail_point: Option<FailPoint>,
     /// Time from one proof of an attached volume to the next.
     pub proof_interval: Duration,
+    /// How long I/O waits while no path of several works, before it fails.
+    pub no_path_timeout: Duration,
     /// Counters.
     pub metrics: Metrics,
     /// For `/readyz`.
@@ -243,7 +245,8 @@ impl Context {
             .proofs_broken(volumes.values().filter(broken).count());
         let paths = volumes
             .values()
-            .filter_map(|v| Some(&v.status.as_ref()?.paths[..]));
+            .filter_map(|v| v.status.as_ref())
+            .map(|s| (&s.paths[..], s.io_fails));
         self.metrics.paths(paths);
         self.metrics.workers(self.pool.workers());
     }

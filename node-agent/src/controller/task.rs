@@ -32,9 +32,6 @@ use crate::{
     worker::node::Workers,
 };
 
-/// How long I/O waits while no path of several works, before it fails: as long as that of a volume with one path waits for its
-/// session (`replacement_timeout`).
-const GIVE_UP: Duration = Duration::from_secs(120);
 /// Longest pause of a volume with several paths: nobody else brings one back that failed, and I/O without a path waits for it.
 /// As often as multipathd looks by default.
 const PATHS: Duration = Duration::from_secs(5);
@@ -184,7 +181,10 @@ impl Volume {
         };
         wanted.unlock_memory_kib = self.cx.pool.unlock_memory_mib() << 10;
         wanted.prove = self.proof_due.get() <= Instant::now();
-        wanted.give_up = hand.cut_off.is_some_and(|since| since.elapsed() >= GIVE_UP);
+        let patience = self.cx.no_path_timeout;
+        wanted.give_up = hand
+            .cut_off
+            .is_some_and(|since| since.elapsed() >= patience);
         wanted.lun_wanted_by_another = self.cx.lun_wanted_by_another(&spec);
         if let Some(stop) = self.unfit(&wanted) {
             let Some(stop) = stop else { return Ok(()) };

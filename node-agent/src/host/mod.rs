@@ -46,7 +46,7 @@ pub trait Host {
     ///
     /// # Errors
     /// `WwidMismatch`, `SizeMismatch`, `DeviceBusy` (something else holds a path), `NotOurs` (another map of that name),
-    /// `MultipathUnsupported`, `StepFailed`.
+    /// `MultipathUnsupported`, `KernelModuleMissing`, `StepFailed`.
     fn gather(&mut self, order: &MapOrder) -> Result<(), StepError>;
 
     /// Asks the kernel to add exactly one LUN of a session to the target. Where the LUN is there already, makes the kernel read its

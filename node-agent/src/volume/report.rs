@@ -295,6 +295,9 @@ fn show(status: &mut NodeVolumeStatus, wanted: &Wanted, observed: &Observed, los
     let portal = observed.session().and_then(|s| s.portal.as_ref());
     status.portal = portal.map(ToString::to_string);
     status.paths = paths(wanted, observed, lost);
+    let without_path = observed.multipath && !observed.is_reachable();
+    let map = observed.map.as_ref().filter(|_| without_path);
+    status.io_fails = map.is_some_and(|m| !m.queues);
     status.device = observed.device().map(|d| device_status(&d.id));
     let ours = observed
         .mapping

@@ -142,7 +142,8 @@ fn several_paths(
     seen: Option<&NodeVolumeStatus>,
 ) {
     let list = seen.map_or(&[][..], |s| &s.paths);
-    let (is, reason) = match PathsHealth::of(list) {
+    let io_fails = seen.is_some_and(|s| s.io_fails);
+    let (is, reason) = match PathsHealth::of(list, io_fails) {
         None if get(&status.conditions, PATHS_HEALTHY).is_none() => return,
         None => (Is::Unknown, Reason::Waiting),
         Some(PathsHealth::Healthy) => (Is::True, Reason::AsDesired),

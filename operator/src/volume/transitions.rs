@@ -127,14 +127,15 @@ pub fn between(old: &EncryptedVolumeStatus, new: &EncryptedVolumeStatus) -> Vec<
     notes
 }
 
-/// Of several paths: one went or came while others are missing, or all are back. How a path that is down describes itself tells nothing
+/// Of several paths: one went or came while others are missing, I/O waited too long for one, or all are back. How a path that is down describes itself tells nothing
 /// new.
 fn paths(old: &EncryptedVolumeStatus, new: &EncryptedVolumeStatus) -> Option<Note> {
     let health = |s: &EncryptedVolumeStatus| get(&s.conditions, PATHS_HEALTHY).cloned();
     let (before, now) = (health(old), health(new)?);
-    let was_bad = before.is_some_and(|c| c.status == "False");
+    let was_bad = before.as_ref().is_some_and(|c| c.status == "False");
+    let other = before.is_none_or(|c| c.reason != now.reason) || down(old) != down(new);
     let (warning, reason, text) = match now.status.as_str() {
-        "False" if down(old) != down(new) => (
+        "False" if other => (
             true,
             now.reason,
             "not all paths to the disk work: the condition PathsHealthy names those that do not",

@@ -18,3 +18,11 @@ pub fn unreadable(what: impl std::fmt::Display, why: impl std::fmt::Display) -> 
 pub fn because(reason: Reason, message: impl Into<String>) -> StepError {
     StepError::new(reason, message)
 }
+
+/// `KernelModuleMissing`.
+pub fn no_module(what_for: &str, module: &str) -> StepError {
+    because(
+        Reason::KernelModuleMissing,
+        format!("for {what_for} the node's kernel lacks the module {module}"),
+    )
+}

@@ -27,7 +27,7 @@ use nix::{
 
 use super::{
     disk::Disk,
-    error::{because, failed},
+    error::{because, failed, no_module},
     header,
     local::users,
     loop_sys,
@@ -163,7 +163,10 @@ impl Files {
             .read(true)
             .write(true)
             .open("/dev/loop-control")
-            .map_err(what)?;
+            .map_err(|e| match e.raw_os_error() {
+                Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => no_module("a file", "loop"),
+                _ => what(e),
+            })?;
         let mut last = io::Error::other("no free loop device");
         for _ in 0..TRIES {
             let number = loop_sys::free_number(&control).map_err(what)?;

@@ -8,7 +8,7 @@ use devicemapper::{DM, DevId, DmName, DmOptions, DmUuid};
 
 use super::{
     dm::{self, context},
-    error::{because, failed},
+    error::{because, failed, no_module},
     sys::{self, DmCommand},
     sysfs::{Sysfs, attribute, paths_wwid},
 };
@@ -18,6 +18,8 @@ use crate::host::{
 
 /// The kernel's target.
 const TARGET: &str = "multipath";
+/// The module of the selector `service-time`.
+const SELECTOR_MODULE: &str = "dm_service_time";
 /// The one feature that is asked for.
 const QUEUE: &str = "queue_if_no_path";
 
@@ -200,10 +202,12 @@ fn fill(dm: &DM, sysfs: &Sysfs, id: &DevId<'_>, order: &MapOrder) -> Result<(), 
             params(&devs, order.queues),
         )];
         dm.table_load(id, &table, DmOptions::default())
-            .map_err(|e| match has_target(dm) {
-                true => failed(what("loading the table of"), e),
-                false => unsupported("its kernel has no dm-multipath"),
-            })?;
+            .map_err(
+                |e| match missing(has_target(dm), sysfs.has_module(SELECTOR_MODULE)) {
+                    Some(module) => no_module("several paths", module),
+                    None => failed(what("loading the table of"), e),
+                },
+            )?;
         let command = match grows {
             true => DmCommand::Resume,
             false => DmCommand::Exchange,
@@ -264,12 +268,7 @@ fn look(sysfs: &Sysfs, order: &MapOrder, own: Option<&str>) -> Result<(), StepEr
         if !others.is_empty() {
             return Err(because(
                 Reason::DeviceBusy,
-                format!(
-                    "{} is used by {}; where that is multipathd's, exclude the WWID {} in its configuration (blacklist)",
-                    path.path,
-                    others.join(", "),
-                    path.wwid.as_deref().unwrap_or_default()
-                ),
+                format!("{} is used by {}", path.path, others.join(", ")),
             ));
         }
         let block = sysfs.block_dir(path).map_err(read)?;
@@ -304,6 +303,16 @@ pub fn remove(id: &DeviceId, uuid: &str) -> Result<(), StepError> {
     dm::remove(&dm, uuid)
 }
 
+/// The module for want of which the kernel refused a table. Asked only after a refusal: what is built into the kernel is not among its
+/// modules, and nothing is refused for it.
+fn missing(has_target: bool, has_selector: bool) -> Option<&'static str> {
+    match (has_target, has_selector) {
+        (false, _) => Some("dm_multipath"),
+        (true, false) => Some(SELECTOR_MODULE),
+        (true, true) => None,
+    }
+}
+
 fn has_target(dm: &DM) -> bool {
     dm.list_versions()
         .is_ok_and(|all| all.iter().any(|v| v.0 == TARGET))
@@ -324,6 +333,14 @@ mod tests {
             "1 queue_if_no_path 0 1 1 service-time 0 2 1 8:0 1 8:16 1"
         );
         assert_eq!(params(&["8:0"], false), "0 0 1 1 service-time 0 1 1 8:0 1");
+    }
+
+    #[test]
+    fn a_refused_table_names_the_module_that_is_not_there() {
+        assert_eq!(missing(false, false), Some("dm_multipath"));
+        assert_eq!(missing(false, true), Some("dm_multipath"));
+        assert_eq!(missing(true, false), Some("dm_service_time"));
+        assert_eq!(missing(true, true), None);
     }
 
     /// As Linux 6.1 prints them, with what service-time and round-robin add.

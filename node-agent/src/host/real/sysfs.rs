@@ -54,6 +54,11 @@ impl Sysfs {
         Self { root: root.into() }
     }
 
+    /// Whether a module is loaded. What is built into the kernel without parameters is no module.
+    pub fn has_module(&self, name: &str) -> bool {
+        self.root.join("module").join(name).exists()
+    }
+
     /// All sessions to a target, through whatever portal, the oldest first.
     ///
     /// # Errors
@@ -401,8 +406,23 @@ fn numbered(dir: &FsPath, prefix: &'static str) -> io::Result<impl Iterator<Item
     Ok(names(dir)?.filter_map(move |n| n.strip_prefix(prefix)?.parse().ok()))
 }
 
+/// What is stacked on a device or on a partition of it, by kernel name; a map of multipathd's with its own name too, and how it is kept off.
 pub(super) fn holders(block: &FsPath) -> io::Result<Vec<String>> {
-    let mut all: Vec<_> = names(&block.join("holders"))?.collect();
+    let mut all = Vec::new();
+    for name in names(&block.join("holders"))? {
+        let dm = block.join("holders").join(&name).join("dm");
+        let uuid = attribute(&dm.join("uuid"))?.unwrap_or_default();
+        all.push(match uuid.strip_prefix(MULTIPATHD) {
+            None => name,
+            Some(wwid) => {
+                let alias = attribute(&dm.join("name"))?.unwrap_or_default();
+                format!(
+                    "{name}, the map {alias} of multipathd (keep the disk from it: blacklist {{ wwid {wwid} }} in /etc/multipath.conf, then \
+                     multipathd reconfigure and multipath -f {alias})"
+                )
+            }
+        });
+    }
     let disk = block.file_name().and_then(|n| n.to_str()).unwrap_or("/");
     for part in names(block)?.filter(|n| n.starts_with(disk)) {
         all.extend(names(&block.join(part).join("holders"))?);
@@ -439,6 +459,9 @@ pub(super) fn bytes(sectors: &str) -> io::Result<u64> {
         .and_then(|s| s.checked_mul(512))
         .ok_or_else(|| io::Error::other(format!("size {sectors:?}")))
 }
+
+/// What the device-mapper UUIDs of multipathd's maps begin with; the WWID follows, as udev gives it (`libmultipath/devmapper.h`).
+const MULTIPATHD: &str = "mpath-";
 
 #[cfg(test)]
 mod tests {
@@ -499,6 +522,29 @@ mod tests {
             iqn: iqn.into(),
         };
         sysfs.paths(&Lun { target, lun: 1 }).unwrap()
+    }
+
+    #[test]
+    fn a_map_of_multipathds_is_named_with_the_way_to_keep_the_disk_from_it() {
+        let (tmp, sysfs) = tree();
+        let target = "devices/platform/host2/session1/target2:0:0/2:0:0:1/block/sda";
+        let dm = tmp.path().join(target).join("holders/dm-0/dm");
+        fs::create_dir_all(&dm).unwrap();
+        fs::write(dm.join("name"), "mpatha\n").unwrap();
+        for (uuid, ours) in [("CRYPTVOL-PATHS-x", true), ("mpath-360e1\n", false)] {
+            fs::write(dm.join("uuid"), uuid).unwrap();
+            let found = disk(&sysfs).holders;
+            match ours {
+                true => assert_eq!(found, ["dm-0"]),
+                false => {
+                    assert!(
+                        found[0].starts_with("dm-0, the map mpatha of multipathd"),
+                        "{found:?}"
+                    );
+                    assert!(found[0].contains("wwid 360e1"), "{found:?}");
+                }
+            }
+        }
     }
 
     fn disk(sysfs: &Sysfs) -> Device {

@@ -241,12 +241,7 @@ impl At<'_> {
             return Err(stop(
                 Stage::Device,
                 Reason::DeviceBusy,
-                format!(
-                    "{}{through} is in use by {other}; where that is multipathd's, exclude the WWID {} in its configuration \
-                     (blacklist)",
-                    id.path,
-                    id.wwid.as_deref().unwrap_or("of the disk")
-                ),
+                format!("{}{through} is in use by {other}", id.path),
             ));
         }
         let Some(wwid) = &id.wwid else {

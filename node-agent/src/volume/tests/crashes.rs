@@ -770,6 +770,7 @@ fn errors_of(call: &str) -> &'static [Reason] {
             R::DeviceBusy,
             R::NotOurs,
             R::MultipathUnsupported,
+            R::KernelModuleMissing,
             R::DeadlineExceeded,
             R::StepFailed,
         ],

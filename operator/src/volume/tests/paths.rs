@@ -67,6 +67,15 @@ fn a_path_that_goes_is_a_condition_and_one_event() {
         ["PathsLost"]
     );
     c.is(PATHS_HEALTHY, "False", Reason::PathsLost);
+
+    // No path came back in time.
+    c.report(|s| s.io_fails = true);
+    let before = c.status();
+    c.settle();
+    c.is(PATHS_HEALTHY, "False", Reason::PathsFailing);
+    let notes = transitions::between(&before, &c.status());
+    assert_eq!(words(&notes), ["PathsFailing"]);
+    c.report(|s| s.io_fails = false);
     assert_eq!(words(&told(&mut c, ["", "no session"])), ["PathsDegraded"]);
     let notes = told(&mut c, ["", ""]);
     assert_eq!(words(&notes), ["PathsHealthy"]);
