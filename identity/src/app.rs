@@ -153,6 +153,9 @@ pub struct App {
     /// Where tests stop logins.
     #[cfg(test)]
     pub(crate) login_pause: crate::testing::LoginPause,
+    /// Where tests stop changes of passwords.
+    #[cfg(test)]
+    pub(crate) password_pause: crate::testing::LoginPause,
 }
 
 impl App {
@@ -202,6 +205,8 @@ impl App {
             read_model: PerGeneration::default(),
             #[cfg(test)]
             login_pause: Default::default(),
+            #[cfg(test)]
+            password_pause: Default::default(),
         }))
     }
 

@@ -164,19 +164,24 @@ async fn project(app: &App) -> Result<String, BootstrapError> {
 
 /// The user admin with this password, enabled. An unchanged password ends no token.
 async fn admin_user(app: &App, password: &SecretString) -> Result<String, BootstrapError> {
-    if let Some(mut user) = app.store.user_by_name(DEFAULT_DOMAIN, ADMIN).await? {
+    if let Some(found) = app.store.user_by_name(DEFAULT_DOMAIN, ADMIN).await? {
         let same = app
             .hasher
-            .verify(password, user.password_hash.as_deref())
+            .verify(password, found.password_hash.as_deref())
             .await?;
-        if !same {
-            user.password_hash = Some(app.hasher.hash(password).await?);
+        let hash = match same {
+            true => None,
+            false => Some(app.hasher.hash(password).await?),
+        };
+        let mut change = app.store.change_identity().await?;
+        let mut user = change.user(&found.id).await?.unwrap_or(found);
+        if hash.is_some() {
+            user.password_hash = hash;
             user.password_expires_at = None;
             user.tokens_valid_after = now_us();
         }
         if !same || !user.enabled {
             user.enabled = true;
-            let mut change = app.store.change_identity().await?;
             change.update_user(&user).await?;
             app.store.commit(change).await?;
         }

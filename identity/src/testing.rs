@@ -57,7 +57,8 @@ impl Answer {
     }
 }
 
-/// Stops logins by password between the proof and what is made of it, and counts them on their way there.
+/// Stops logins by password between the proof and what is made of it, and counts them on their way there; changes of passwords
+/// likewise, between the hash and the record.
 #[derive(Default)]
 pub(crate) struct LoginPause {
     gate: RwLock<()>,
@@ -75,6 +76,12 @@ impl LoginPause {
     /// By a login: what it will need was read.
     pub(crate) fn after_reading(&self) {
         self.read.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// By a change of a password: its hash was computed. Nothing is read beside that.
+    pub(crate) async fn after_hashing(&self) {
+        self.after_reading();
+        self.after_the_proof().await;
     }
 
     /// Hashes computed and logins read for, until now.

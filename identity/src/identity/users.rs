@@ -191,6 +191,22 @@ async fn show(
     ))
 }
 
+/// A user with these attributes of a request written over its own; all but its password, and its id and domain, which stay.
+fn edited(mut user: User, mut object: fields::Object) -> Result<User, IdentityError> {
+    if let Some(name) = fields::new_name(&mut object, NAME_MAX)? {
+        user.name = name;
+    }
+    if let Some(enabled) = fields::boolean(&mut object, "enabled")? {
+        user.enabled = enabled;
+    }
+    if object.contains_key("default_project_id") {
+        user.default_project_id = fields::text(&mut object, "default_project_id")?;
+    }
+    user.options = fields::merged_options(&mut object, &user.options, OPTIONS)?;
+    user.extra = fields::merge_extra(&user.extra, object);
+    Ok(user)
+}
+
 async fn update(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -198,7 +214,7 @@ async fn update(
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> ApiResult {
-    let mut user = authorized(&app, &caller, "identity:update_user", &id).await?;
+    let user = authorized(&app, &caller, "identity:update_user", &id).await?;
     directory::check_writable(&app, &user.domain_id)?;
     let mut object = fields::body(&bytes, "user")?;
     if fields::text(&mut object, "id")?.is_some_and(|other| other != id) {
@@ -212,28 +228,27 @@ async fn update(
         ));
     }
     let password = fields::text(&mut object, "password")?.map(SecretString::from);
-    let mut unlock = password.is_some();
-    if let Some(name) = fields::new_name(&mut object, NAME_MAX)? {
-        user.name = name;
-    }
-    if let Some(enabled) = fields::boolean(&mut object, "enabled")? {
-        unlock |= enabled;
-        if user.enabled && !enabled {
-            user.tokens_valid_after = now_us();
-        }
-        user.enabled = enabled;
-    }
-    if object.contains_key("default_project_id") {
-        user.default_project_id = fields::text(&mut object, "default_project_id")?;
-    }
-    user.options = fields::merged_options(&mut object, &user.options, OPTIONS)?;
-    user.extra = fields::merge_extra(&user.extra, object);
+    let mut hashed = edited(user, object.clone())?;
     // After the options, which may exempt from the rules.
     if let Some(password) = &password {
-        passwords::set(&app, &mut user, password, By::Other).await?;
-        user.tokens_valid_after = now_us();
+        passwords::set(&app, &mut hashed, password, By::Other).await?;
+        #[cfg(test)]
+        app.password_pause.after_hashing().await;
     }
     let mut change = app.store.change_identity().await?;
+    // A hash takes its time, and the user may be another one by now.
+    let now = change.user(&id).await?;
+    let now = now.ok_or_else(|| IdentityError::NotFound("user", id.clone()))?;
+    let was_enabled = now.enabled;
+    let unlock = password.is_some() || object.get("enabled") == Some(&Value::Bool(true));
+    let mut user = edited(now, object)?;
+    if password.is_some() {
+        user.password_hash = hashed.password_hash;
+        user.password_expires_at = hashed.password_expires_at;
+    }
+    if password.is_some() || (was_enabled && !user.enabled) {
+        user.tokens_valid_after = now_us();
+    }
     change
         .update_user(&user)
         .await
@@ -280,13 +295,23 @@ async fn change_password(
         return Err(IdentityError::TooManyAttempts);
     }
     let proved = passwords::prove(&app, user, &SecretString::from(original)).await?;
-    let mut user = proved.map_err(|cause| {
+    let refused = |cause| {
         audit::failed_login(&id, cause);
         IdentityError::Unauthorized
-    })?;
-    passwords::set(&app, &mut user, &SecretString::from(new), By::Itself).await?;
-    user.tokens_valid_after = now_us();
+    };
+    let proved = proved.map_err(refused)?;
+    let mut hashed = proved.clone();
+    passwords::set(&app, &mut hashed, &SecretString::from(new), By::Itself).await?;
+    #[cfg(test)]
+    app.password_pause.after_hashing().await;
     let mut change = app.store.change_identity().await?;
+    // Who was disabled meanwhile, or got another password, may not undo that.
+    let now = change.user(&id).await?.filter(|now| now.enabled);
+    let now = now.filter(|now| now.password_hash == proved.password_hash);
+    let mut user = now.ok_or_else(|| refused("ChangedMeanwhile"))?;
+    user.password_hash = hashed.password_hash;
+    user.password_expires_at = hashed.password_expires_at;
+    user.tokens_valid_after = now_us();
     change.update_user(&user).await?;
     passwords::remember(&app, &mut change, &user).await?;
     app.store.commit(change).await?;

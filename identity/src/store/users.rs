@@ -125,7 +125,19 @@ impl Change {
         Ok(())
     }
 
-    /// Writes all attributes of a user but its domain.
+    /// A user as it is at this change: nothing else changes it until this one is over.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn user(&mut self, id: &str) -> StoreResult<Option<User>> {
+        Ok(sql::query_as("SELECT * FROM users WHERE id = $1")
+            .bind(id)
+            .fetch_optional(&mut *self.tx)
+            .await?)
+    }
+
+    /// Writes all attributes of a user but its domain. They must come from [`Self::user`] of the same change: else what another
+    /// one wrote meanwhile is lost.
     ///
     /// # Errors
     /// `Duplicate`, `Query`.

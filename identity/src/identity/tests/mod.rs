@@ -17,6 +17,7 @@ mod requests;
 mod rights;
 mod token_ends;
 mod trusts;
+mod users_amid;
 
 use serde_json::Value;
 
