@@ -4,13 +4,18 @@ that it asks for. Prints one line of JSON a row: {"step", "run", "wrong"}; wrong
 Usage: client_rows.py TABLE AUTH_URL KEY_MANAGER_URL CA_FILE FOLDER < PASSWORD
 """
 
+import base64
 import contextlib
+import hmac
 import io
 import json
 import logging
 import os
 import shlex
+import struct
 import sys
+import time
+from importlib.metadata import entry_points
 
 import yaml
 from openstackclient import shell
@@ -18,6 +23,7 @@ from openstackclient import shell
 AUTH = {
     "username": "OS_USERNAME",
     "password": "OS_PASSWORD",
+    "passcode": "OS_PASSCODE",
     "user_domain_name": "OS_USER_DOMAIN_NAME",
     "project_name": "OS_PROJECT_NAME",
     "project_domain_name": "OS_PROJECT_DOMAIN_NAME",
@@ -28,6 +34,50 @@ AUTH = {
     "credential_secret": "OS_APPLICATION_CREDENTIAL_SECRET",
 }
 
+# Where the client finds the commands that the table must have, all of them.
+FAMILIES = ("openstack.identity.v3", "openstack.key_manager.v1")
+
+# The seed of a second factor, and the files that commands read.
+SEED = b"a seed of twenty oct"
+FILES = {
+    "policy": {"rule": "role:admin"},
+    "filters": {"interface": "public"},
+    "filters-wrong": {"color": "red"},
+    "mapping": [{"local": [{"user": {"name": "{0}"}}], "remote": [{"type": "REMOTE_USER"}]}],
+}
+
+
+def one_time_password():
+    """RFC 6238 as Keystone has it. The step before the present one counts as well, so it is good for thirty seconds at least."""
+    mac = hmac.digest(SEED, struct.pack(">Q", int(time.time()) // 30), "sha1")
+    number = struct.unpack_from(">I", mac, mac[-1] & 0x0F)[0] & 0x7FFFFFFF
+    return f"{number % 1_000_000:06}"
+
+
+def words(row):
+    """The words of a row's command, without the client's own options before it, each of which has a value."""
+    found = shlex.split(row["run"])
+    while found[0].startswith("--"):
+        found = found[2:]
+    return tuple(found)
+
+
+def uncovered(rows):
+    """Commands of the client that no row runs, and rows that run none."""
+    commands = {
+        tuple(entry.name.replace("_", " ").split(" ")) for family in FAMILIES for entry in entry_points(group=family)
+    }
+    if not commands:
+        yield "", "the client has no commands of these families"
+    run = {
+        max((c for c in commands if row[: len(c)] == c), key=len, default=row) for row in map(words, rows)
+    }
+    for command in sorted(commands ^ run):
+        if command in commands:
+            yield " ".join(command), "a command of the client that no row of the table runs"
+        else:
+            yield " ".join(command), "a row that is no command of the client"
+
 
 def filled(text, saved):
     for name, value in saved.items():
@@ -35,7 +85,7 @@ def filled(text, saved):
     return text
 
 
-def environment(cloud, saved, auth_url, ca):
+def environment(cloud, saved, auth_url, ca, folder):
     for name in [name for name in os.environ if name.startswith("OS_")]:
         del os.environ[name]
     os.environ.update(
@@ -45,15 +95,29 @@ def environment(cloud, saved, auth_url, ca):
         OS_REGION_NAME="RegionOne",
         OS_CLIENT_CONFIG_FILE=os.devnull,
     )
+    if "methods" in cloud:
+        several_methods(cloud, saved, auth_url, folder)
+        return
     if "credential_secret" in cloud:
         os.environ["OS_AUTH_TYPE"] = "v3applicationcredential"
     else:
-        os.environ["OS_AUTH_TYPE"] = "v3password"
+        os.environ["OS_AUTH_TYPE"] = "v3totp" if "passcode" in cloud else "v3password"
         os.environ["OS_USER_DOMAIN_NAME"] = "Default"
         if "project_name" in cloud:
             os.environ["OS_PROJECT_DOMAIN_NAME"] = "Default"
     for name, value in cloud.items():
         os.environ[AUTH[name]] = filled(value, saved)
+
+
+def several_methods(cloud, saved, auth_url, folder):
+    """The client takes a list of methods only from a file."""
+    auth = {name: filled(value, saved) for name, value in cloud.items() if name != "methods"}
+    auth.update(auth_url=auth_url, user_domain_name="Default", project_domain_name="Default")
+    several = {"auth_type": "v3multifactor", "auth_methods": cloud["methods"], "auth": auth}
+    path = os.path.join(folder, "clouds.yaml")
+    with open(path, "w", encoding="utf-8") as file:
+        yaml.safe_dump({"clouds": {"several": several}}, file)
+    os.environ.update(OS_CLIENT_CONFIG_FILE=path, OS_CLOUD="several")
 
 
 def call(argv):
@@ -123,12 +187,17 @@ def main():
     with open(table, encoding="utf-8") as file:
         table = yaml.safe_load(file)
     password = sys.stdin.read().strip()
-    with open(os.path.join(folder, "policy"), "w", encoding="utf-8") as file:
-        file.write('{"rule": "role:admin"}')
+    for name, content in FILES.items():
+        with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+            json.dump(content, file)
+    for command, wrong in uncovered(table["rows"]):
+        print(json.dumps({"step": "all commands", "run": command, "wrong": wrong}), flush=True)
     saved = {"admin_password": password, "key_manager": key_manager, "dir": folder}
+    saved["totp_seed"] = base64.b32encode(SEED).decode()
     for row in table["rows"]:
         cloud = table["clouds"][row.get("as", "admin")]
-        environment(cloud, saved, auth_url, ca)
+        saved["totp"] = one_time_password()
+        environment(cloud, saved, auth_url, ca, folder)
         argv = shlex.split(filled(row["run"], saved))
         if reads(row):
             argv += ["-f", "json"]

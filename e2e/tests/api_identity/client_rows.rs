@@ -1,4 +1,5 @@
-//! Every command of the recorded contract (see `assets/client-rows.yaml`), run by the official client, all in one process.
+//! Every command of the recorded contract (see `assets/client-rows.yaml`), run by the official client, all in one process; and
+//! every command that the client has in its identity and key-manager families is in the table.
 
 use std::collections::BTreeSet;
 use std::path::Path;
