@@ -23,13 +23,13 @@ pub fn check() -> Result<()> {
     for values in ["tls.mode=job", "tls.mode=existing,tls.caBundle=PEM"] {
         render(&helm, "charts/cryptvol", &["--set", values])?;
     }
-    refuses(&helm, "identity.replicas=2", "a second replica on SQLite")?;
     refuses(
         &helm,
-        "tls.mode=existing",
-        "certificates of an authority that it does not know",
+        "identity.replicas=2",
+        "identity.replicas over 1 needs identity.database.urlSecret",
     )?;
-    refuses(&helm, "operator.replicaz=2", "a value that does not exist")
+    refuses(&helm, "tls.mode=existing", "caBundle")?;
+    refuses(&helm, "operator.replicaz=2", "replicaz")
 }
 
 fn render(helm: &Path, chart: &str, more: &[&str]) -> Result<()> {
@@ -51,14 +51,18 @@ fn render(helm: &Path, chart: &str, more: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The schema of the values must refuse what it cannot mean.
-fn refuses(helm: &Path, value: &str, what: &str) -> Result<()> {
+/// The chart must refuse values that cannot be meant, and say why.
+fn refuses(helm: &Path, value: &str, says: &str) -> Result<()> {
     let out = Command::new(helm)
         .args(["template", "cryptvol", "charts/cryptvol", "--set", value])
         .output()
         .context("start helm")?;
     if out.status.success() {
-        bail!("the chart takes {what} (--set {value})");
+        bail!("the chart takes --set {value}");
+    }
+    let told = String::from_utf8_lossy(&out.stderr);
+    if !told.contains(says) {
+        bail!("the chart refuses --set {value} and does not say {says:?}: {told}");
     }
     Ok(())
 }
