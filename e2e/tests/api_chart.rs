@@ -118,6 +118,24 @@ async fn upgrading_and_installing_again_keep_what_opens_the_keys() -> Result<()>
         secrets(&client).await? == first,
         "an upgrade changed a Secret"
     );
+    // The records stay where they are: a StatefulSet does not let go of its volume.
+    let moved = helm(
+        &plane,
+        &[
+            "upgrade",
+            "cryptvol",
+            "charts/cryptvol",
+            "-n",
+            NAMESPACE,
+            "--set",
+            "identity.database.urlSecret=database",
+        ],
+    );
+    let told = moved.err().context("an upgrade took the volume away")?;
+    ensure!(
+        told.to_string().contains("updates to statefulset spec"),
+        "{told}"
+    );
 
     helm(&plane, &["uninstall", "cryptvol", "-n", NAMESPACE])?;
     let kept = secrets(&client).await?;
@@ -125,6 +143,7 @@ async fn upgrading_and_installing_again_keep_what_opens_the_keys() -> Result<()>
         kept == first[..2],
         "uninstalling must keep what opens the keys, and nothing else"
     );
+    on_postgresql(&plane).await?;
     install(&plane)?;
     assert!(
         secrets(&client).await?[..2] == first[..2],
@@ -156,6 +175,39 @@ async fn upgrading_and_installing_again_keep_what_opens_the_keys() -> Result<()>
     plane.check()?;
     drop(plane);
     work.passed()
+}
+
+/// Installs with several replicas of the identity service, which need a database, and uninstalls.
+async fn on_postgresql(plane: &ControlPlane) -> Result<()> {
+    let base = ["install", "cryptvol", "charts/cryptvol", "-n", NAMESPACE];
+    let several = ["--set", "identity.replicas=3"];
+    let database = ["--set", "identity.database.urlSecret=database"];
+    let told = helm(plane, &[&base[..], &several].concat())
+        .err()
+        .context("several replicas on SQLite")?;
+    ensure!(
+        told.to_string()
+            .contains("needs identity.database.urlSecret"),
+        "{told}"
+    );
+    helm(plane, &[&base[..], &several, &database].concat())?;
+    let set = ["get", "statefulset", "cryptvol-identity", "-n", NAMESPACE];
+    let set = plane.kubectl(&[&set[..], &["-o", "json"]].concat()).await?;
+    let spec = serde_json::from_str::<Value>(&set)?["spec"].take();
+    assert_eq!(spec["replicas"], 3);
+    assert_eq!(spec["updateStrategy"]["type"], "RollingUpdate");
+    assert_eq!(spec["volumeClaimTemplates"], Value::Null);
+    let pod = &spec["template"]["spec"];
+    for container in [&pod["initContainers"][0], &pod["containers"][0]] {
+        let args = container["args"].to_string();
+        assert!(
+            args.contains("--database-url-file=/etc/cryptvol/database/url"),
+            "{args}"
+        );
+        assert!(!args.contains("--data-dir"), "{args}");
+    }
+    helm(plane, &["uninstall", "cryptvol", "-n", NAMESPACE])?;
+    Ok(())
 }
 
 #[tokio::test]
