@@ -41,6 +41,20 @@ async fn watch(node: &Node, name: &str, link: &str) -> Result<cryptvol_e2e::node
     node.spawn("watch", &["bash", "-c", &script], &[]).await
 }
 
+/// What an upgrade of udev's package does: the daemon is told to end, ended by force if it does not within a time (as a service
+/// manager would; what it was doing then stands in the node's console), and started anew.
+async fn replace_udevd(node: &Node) -> Result<()> {
+    let script = "timeout 30 udevadm control --exit || echo 'udevd did not answer' >/dev/console
+         for _ in $(seq 300); do pidof systemd-udevd >/dev/null || break; sleep .1; done
+         for pid in $(pidof systemd-udevd) $(pidof '(udev-worker)'); do
+           { echo \"udevd did not end: $pid\"; grep -E '^(Name|State|PPid)' /proc/$pid/status; cat /proc/$pid/wchan /proc/$pid/stack
+           } >/dev/console 2>&1; kill -KILL $pid; done
+         set -e; $(command -v /usr/lib/systemd/systemd-udevd || command -v /lib/systemd/systemd-udevd) --daemon
+         udevadm trigger --action=add --subsystem-match=block; udevadm settle -t 50";
+    sh(node, script).await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_shadowed_name_leads_to_the_mapping_and_after_detach_nowhere() -> Result<()> {
     let work = WorkDir::new("names")?;
@@ -117,13 +131,7 @@ async fn a_shadowed_name_leads_to_the_mapping_and_after_detach_nowhere() -> Resu
          --subsystem-match=block; udevadm trigger --action=change; udevadm settle -t 50",
     )
     .await?;
-    sh(
-        node,
-        "set -e; udevadm control --exit; while pidof systemd-udevd >/dev/null; do sleep .1; done
-         $(command -v /usr/lib/systemd/systemd-udevd || command -v /lib/systemd/systemd-udevd) --daemon
-         udevadm trigger --action=add --subsystem-match=block; udevadm settle -t 50",
-    )
-    .await?;
+    replace_udevd(node).await?;
     // The raw disk opened for writing and closed, a rescan, and a neighbour's login to another target and to ours.
     let neighbour = array::iqn("neighbour");
     site.array.create_target(&neighbour)?;
