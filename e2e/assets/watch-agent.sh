@@ -3,6 +3,7 @@
 #   TOOK seconds from the start of the agent's process until the links were there
 #   PSS KiB   the most that it and its workers held at one of the looks, shared pages divided among those who share them
 #   HWM KiB   the sum of what each of them held at its highest, shared pages in each
+#   CPU agent, workers, udev, node   since this watch began (the agent since its start), in milliseconds
 set -u
 shopt -s nullglob
 mkfifo -m 600 "/run/watch-$$"; exec 9<>"/run/watch-$$"
@@ -23,6 +24,25 @@ look() {
   unset seen
   [ $sum -gt $most ] && most=$sum
 }
+# Time on the CPU of a process and of those children of it that are gone, and of those that are there: TICKS and CHILDREN, 10 ms each.
+cpu() {
+  local pid stat
+  TICKS=0 CHILDREN=0
+  for pid in /proc/[0-9]*; do
+    { read -r stat <"$pid/stat"; } 2>/dev/null || continue
+    stat=(${stat##*) })                  # from the state on, which is the third of proc_pid_stat(5)
+    [ "${pid##*/}" = "$1" ] && TICKS=$((TICKS + stat[11] + stat[12])) CHILDREN=$((CHILDREN + stat[13] + stat[14]))
+    [ "${stat[1]}" = "$1" ] && CHILDREN=$((CHILDREN + stat[11] + stat[12] + stat[13] + stat[14]))
+  done
+}
+busy() { read -r -a stat </proc/stat; BUSY=$((stat[1] + stat[2] + stat[3] + stat[6] + stat[7] + stat[8])); }
+udevd=
+for pid in /proc/[0-9]*; do
+  { read -r name <"$pid/comm" && read -r stat <"$pid/stat"; } 2>/dev/null || continue
+  stat=(${stat##*) })
+  [ "$name ${stat[1]}" = "systemd-udevd 1" ] && udevd=${pid##*/}
+done
+cpu "$udevd"; udev=$((TICKS + CHILDREN)); busy; node=$BUSY
 there() { local links=("$DIR"/*); [ ${#links[@]} -ge "$COUNT" ]; }
 end=$((SECONDS + SECONDS_AT_MOST))
 until there; do
@@ -32,6 +52,8 @@ until there; do
   read -rt 0.2 <&9 || :
 done
 read -r up _ </proc/uptime
+cpu "$AGENT"; agent=$TICKS workers=$CHILDREN; cpu "$udevd"; busy
+echo "CPU ${agent}0 ${workers}0 $((TICKS + CHILDREN - udev))0 $((BUSY - node))0"
 there && echo "TOOK $(((10#${up/./} - started) / 100)).$(((10#${up/./} - started) % 100 / 10))"
 look
 total=0

@@ -34,7 +34,36 @@ struct Watched {
     seconds: f64,
     pss_mib: f64,
     hwm_mib: f64,
+    cpu: Cpu,
     stages: Vec<Stage>,
+}
+
+/// Time on the node's CPU, in seconds.
+struct Cpu {
+    agent: f64,
+    workers: f64,
+    udev: f64,
+    node: f64,
+}
+
+impl Cpu {
+    /// Per volume, in milliseconds; what is left of the node's is the kernel's own threads, iscsid and the watch.
+    fn row(&self, count: u16) -> Row {
+        let each = |seconds: f64| seconds * 1000.0 / f64::from(count);
+        let part = |name: &str, seconds: f64| Stage {
+            name: format!("{name}, ms a volume"),
+            ours: each(seconds),
+            peer: None,
+        };
+        let rest = self.node - self.agent - self.workers - self.udev;
+        let name = format!("  CPU of the node, each of {count} volumes, ms");
+        Row::new(&name, each(self.node), 0.0, None).of(vec![
+            part("agent", self.agent),
+            part("its workers", self.workers),
+            part("udev", self.udev),
+            part("the rest", rest),
+        ])
+    }
 }
 
 /// The rows of `volumes` volumes. `shared_attach` is what one attachment in a shared session takes without the key service, in
@@ -77,6 +106,7 @@ pub(super) async fn rows(volumes: u16, shared_attach: f64) -> Result<Vec<Row>> {
             Some((Rule::RatioAtMost, 2.0)),
         )
         .of(few.stages),
+        few.cpu.row(FEW),
         Row::new(
             "  the same, against disks that the kernel knows and udev does not, s",
             few.seconds,
@@ -114,6 +144,7 @@ pub(super) async fn rows(volumes: u16, shared_attach: f64) -> Result<Vec<Row>> {
             Some((Rule::RatioAtMost, 1.0)),
         )
         .of(all.stages),
+        all.cpu.row(volumes),
         Row::new(
             &format!("one of {volumes} volumes, against one of {FEW}, ms"),
             each(all.seconds, volumes),
@@ -238,12 +269,23 @@ async fn watch(site: &Site, count: u16, limit: Duration) -> Result<Watched> {
         .exec_with(&["bash", "-c", WATCH], &env, b"", limit + MAKING)
         .await?
         .ok()?;
-    let value = |name: &str| -> Result<f64> {
+    let line = |name: &str| {
         let line = output.lines().find_map(|l| l.strip_prefix(name));
-        let line = line.with_context(|| format!("the watch printed no {name}: {output}"))?;
-        Ok(line.trim().parse()?)
+        line.with_context(|| format!("the watch printed no {name}: {output}"))
+    };
+    let value = |name: &str| -> Result<f64> { Ok(line(name)?.trim().parse()?) };
+    let cpu = line("CPU ")?.split_whitespace().map(str::parse::<f64>);
+    let cpu: Vec<f64> = cpu.collect::<Result<_, _>>()?;
+    let [agent, workers, udev, node] = cpu[..] else {
+        bail!("the watch printed of the CPU {cpu:?}");
     };
     Ok(Watched {
+        cpu: Cpu {
+            agent: agent / 1000.0,
+            workers: workers / 1000.0,
+            udev: udev / 1000.0,
+            node: node / 1000.0,
+        },
         seconds: value("TOOK ")?,
         pss_mib: value("PSS ")? / 1024.0,
         hwm_mib: value("HWM ")? / 1024.0,

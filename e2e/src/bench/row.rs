@@ -50,7 +50,8 @@ pub(super) fn print(rows: &[Row]) {
             row.ratio,
             row.verdict()
         );
-        if row.met == Some(false) {
+        // Where no goal is set, what it is made of is what is told.
+        if row.met != Some(true) {
             for stage in &row.stages {
                 let peer = stage.peer.map_or(String::new(), |p| format!("{p:>10.2}"));
                 println!("    {:<58} {:>10.2} {peer}", stage.name, stage.ours);
