@@ -15,7 +15,7 @@ mod steps;
 
 use anyhow::{Result, bail};
 
-use crate::identity_kills::Held;
+use crate::identity_writes::Held;
 use crate::sandbox;
 use crate::workdir::workspace_root;
 

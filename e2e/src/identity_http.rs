@@ -10,6 +10,10 @@ use serde_json::{Value, json};
 use crate::control_plane;
 use crate::identity_service::IdentityService;
 
+const TOKENS: &str = "/identity/v3/auth/tokens";
+/// After so long a request counts as not answered.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
 /// An HTTP client with the administrator's token, which outlives restarts.
 #[derive(Clone, Debug)]
 pub struct Http {
@@ -23,19 +27,28 @@ impl Http {
     pub async fn login(service: &IdentityService) -> Result<Self> {
         control_plane::init_tls();
         let ca = reqwest::Certificate::from_pem(&fs::read(service.ca_path())?)?;
-        let client = reqwest::Client::builder()
-            .tls_certs_only([ca])
-            .timeout(Duration::from_secs(20))
-            .build()?;
+        let nobody = Self {
+            client: reqwest::Client::builder()
+                .tls_certs_only([ca])
+                .timeout(TIMEOUT)
+                .build()?,
+            base: service.base_url(),
+            token: String::new(),
+        };
+        nobody.login_as("admin", service.password(), "admin").await
+    }
+
+    /// A new token of a user, for a project; both of the domain Default.
+    pub async fn login_as(&self, user: &str, password: &str, project: &str) -> Result<Self> {
         let domain = json!({"id": "default"});
         let body = json!({"auth": {
             "identity": {"methods": ["password"], "password": {"user": {
-                "name": "admin", "domain": domain, "password": service.password()}}},
-            "scope": {"project": {"name": "admin", "domain": domain}},
+                "name": user, "domain": domain, "password": password}}},
+            "scope": {"project": {"name": project, "domain": domain}},
         }});
-        let url = format!("{}/auth/tokens", service.auth_url());
-        let answer = client
-            .post(url)
+        let answer = self
+            .client
+            .post(format!("{}{TOKENS}", self.base))
             .json(&body)
             .send()
             .await?
@@ -47,10 +60,34 @@ impl Http {
             .to_str()?
             .to_owned();
         Ok(Self {
-            client,
-            base: service.base_url(),
             token,
+            ..self.clone()
         })
+    }
+
+    /// The same token at another replica with the same certificate, by its URL without a path.
+    pub fn at(&self, base: &str) -> Self {
+        Self {
+            base: base.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// The URL without a path.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Ends the token.
+    pub async fn end_token(&self) -> Result<StatusCode> {
+        let answer = self
+            .client
+            .delete(format!("{}{TOKENS}", self.base))
+            .header("X-Auth-Token", &self.token)
+            .header("X-Subject-Token", &self.token)
+            .send()
+            .await?;
+        Ok(answer.status())
     }
 
     /// One request; status and body.

@@ -36,6 +36,8 @@ pub struct Options {
     pub serve_args: Vec<String>,
     /// What is in the file of the key-encryption key; `None`: a new key.
     pub kek: Option<String>,
+    /// File with the URL of a PostgreSQL database for the records; `None`: they are in the data directory.
+    pub database: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -47,6 +49,7 @@ impl Default for Options {
             tls: true,
             serve_args: Vec::new(),
             kek: None,
+            database: None,
         }
     }
 }
@@ -106,6 +109,34 @@ impl IdentityService {
             None => service.command(&["kek", "generate", "--out", &kek.to_string_lossy()])?,
         }
         service.bootstrap()?;
+        service.launch()?;
+        Ok(service)
+    }
+
+    /// Another replica on the same database, at ports of its own, with the certificate and the key-encryption key of this one, and its
+    /// logs in `dir` (empty).
+    pub fn replica(&self, dir: &Path) -> Result<Self> {
+        ensure!(
+            self.options.database.is_some(),
+            "replicas share a database, and this service has its records in a folder"
+        );
+        let mut service = Self {
+            dir: dir.to_path_buf(),
+            port: free_port()?,
+            admin_port: free_port()?,
+            password: self.password.clone(),
+            options: self.options.clone(),
+            daemon: None,
+        };
+        fs::create_dir_all(service.secrets_dir())?;
+        for file in ["tls.crt", "tls.key", "password", "kek"] {
+            fs::copy(
+                self.secrets_dir().join(file),
+                service.secrets_dir().join(file),
+            )?;
+        }
+        fs::create_dir_all(dir.join("ca"))?;
+        fs::copy(self.ca_path(), service.ca_path())?;
         service.launch()?;
         Ok(service)
     }
@@ -220,6 +251,11 @@ impl IdentityService {
             Some(mut daemon) => daemon.kill(),
             None => Ok(()),
         }
+    }
+
+    /// Sends a signal to the process.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.daemon.as_ref().context("not running")?.signal(signal)
     }
 
     /// `https://IP:PORT`.
@@ -377,9 +413,13 @@ impl IdentityService {
     }
 
     fn data_args(&self) -> [String; 6] {
+        let (place, path) = match &self.options.database {
+            Some(file) => ("--database-url-file", file.clone()),
+            None => ("--data-dir", self.data_dir()),
+        };
         [
-            "--data-dir".into(),
-            self.data_dir().to_string_lossy().into_owned(),
+            place.into(),
+            path.to_string_lossy().into_owned(),
             "--kek-file".into(),
             self.secrets_dir()
                 .join("kek")

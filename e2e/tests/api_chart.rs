@@ -206,6 +206,19 @@ async fn on_postgresql(plane: &ControlPlane) -> Result<()> {
         );
         assert!(!args.contains("--data-dir"), "{args}");
     }
+    // On nodes of their own where there are any, and an eviction takes one at a time.
+    let apart = &pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+        [0]["podAffinityTerm"];
+    assert_eq!(apart["topologyKey"], "kubernetes.io/hostname");
+    let labels = &spec["selector"]["matchLabels"];
+    assert_eq!(&apart["labelSelector"]["matchLabels"], labels);
+    let budget = ["get", "pdb", "cryptvol-identity", "-n", NAMESPACE];
+    let budget = plane
+        .kubectl(&[&budget[..], &["-o", "json"]].concat())
+        .await?;
+    let budget = serde_json::from_str::<Value>(&budget)?["spec"].take();
+    assert_eq!(budget["maxUnavailable"], 1);
+    assert_eq!(&budget["selector"]["matchLabels"], labels);
     helm(plane, &["uninstall", "cryptvol", "-n", NAMESPACE])?;
     Ok(())
 }

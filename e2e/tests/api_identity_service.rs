@@ -11,7 +11,7 @@ use cryptvol_e2e::identity_http::Http;
 use cryptvol_e2e::identity_service::{IdentityService, Options};
 use cryptvol_e2e::openstack_client::{Cloud, OpenStackClient};
 use cryptvol_e2e::workdir::{WorkDir, workspace_root};
-use cryptvol_e2e::{identity_kills, sandbox};
+use cryptvol_e2e::{identity_kills, identity_replicas, sandbox};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -25,6 +25,21 @@ fn killed_in_the_middle_of_writes_nothing_answered_is_lost() -> Result<()> {
     let done = identity_kills::run(FEW_KILLS, |line| println!("{line}"))?;
     ensure!(
         done.secrets > 0 && done.deletions > 0 && done.edits > 0 && done.orders > 0,
+        "the writers got nowhere: {done:?}"
+    );
+    Ok(())
+}
+
+/// SIGKILLs under load, and one replica that stands still.
+const FEW_REPLICA_KILLS: u32 = 6;
+
+/// Two replicas on one PostgreSQL: one is killed at many moments, and one stands still in the midst of a change.
+#[test]
+fn one_of_two_replicas_is_killed_under_load_and_nothing_answered_is_lost() -> Result<()> {
+    sandbox::require()?;
+    let done = identity_replicas::run(FEW_REPLICA_KILLS, |line| println!("{line}"))?;
+    ensure!(
+        done.held.secrets > 0 && done.held.deletions > 0 && done.held.orders > 0 && done.ended > 0,
         "the writers got nowhere: {done:?}"
     );
     Ok(())

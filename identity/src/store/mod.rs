@@ -294,10 +294,11 @@ impl Store {
         let options = url.options().map_err(failed)?;
         let write = postgres_pool(1)
             .connect_with(
-                // A replica whose machine is gone must not keep the others from writing.
+                // A replica that stands still, or whose machine is gone, must not keep the others from writing: the server ends its
+                // session before those who wait for the lock would give up.
                 options.clone().options([
-                    ("idle_in_transaction_session_timeout", "30s"),
-                    ("lock_timeout", "10s"),
+                    ("idle_in_transaction_session_timeout", "10s"),
+                    ("lock_timeout", "20s"),
                 ]),
             )
             .await
