@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use cryptvol_e2e::cluster::{self, Cluster, ClusterOptions};
 use cryptvol_e2e::kept::{DEFAULT_NAME, Kept};
+use cryptvol_e2e::multipathd::Multipathd;
 use cryptvol_e2e::openstack::OpenStack;
 use cryptvol_e2e::parts::{Parts, Set};
 use cryptvol_e2e::{
@@ -169,6 +170,9 @@ fn main() -> Result<()> {
             OpenStack::ensure()?;
             if let Err(error) = guest::Guest::prepare() {
                 eprintln!("no guest image, so tests with a guest will fail: {error:#}");
+            }
+            if let Err(error) = Multipathd::prepare() {
+                eprintln!("no multipathd, so tests beside it will fail: {error:#}");
             }
             println!("{}", parts.dir().display());
         }

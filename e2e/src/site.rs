@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use cryptvol_crds::names;
+use serde_json::json;
 
 use crate::array::{self, Array, Lun};
 use crate::control_plane::{ControlPlane, Options};
@@ -187,6 +188,24 @@ impl Site {
         let volume = Volume::iscsi(name, "vol", &self.array.portal(), &iqn, 1, name)
             .on(self.nodes[0].node.name());
         Ok((tenant, lun, volume))
+    }
+
+    /// As [`Site::volume`], through two portals of the array at once, the second one of IPv6; they are named too.
+    pub async fn multipath_volume(&mut self, name: &str) -> Result<(Lun, Volume, [String; 2])> {
+        let (_, lun, volume) = self.volume(name).await?;
+        let first = self.array.portals()[0].clone();
+        let portals = [first, self.array.add_ipv6()?];
+        let volume = volume
+            .with_iscsi("portals", json!(portals))
+            .with_iscsi("multipath", json!(true));
+        let node = self.node(0);
+        node.sh(&format!(
+            "modprobe ipv6 && ip -6 addr add fd77::{:x}/64 dev vec0 nodad && ip -6 route add default via fd77::1",
+            node.ip().octets()[3]
+        ))
+        .await?
+        .ok()?;
+        Ok((lun, volume, portals))
     }
 
     /// Where an operator replica releases keys.

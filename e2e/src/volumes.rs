@@ -196,6 +196,35 @@ impl Volume {
         condition_with(&volume, reason).context("the condition vanished")
     }
 
+    /// What its NodeVolume for a node says; nothing where there is none.
+    pub async fn on_node(&self, plane: &ControlPlane, node: &str) -> Result<Option<NodeVolume>> {
+        let name = cryptvol_crds::names::node_volume_name(&self.name, node);
+        let api = Api::<NodeVolume>::namespaced(plane.client()?, &self.namespace);
+        Ok(api.get_opt(&name).await?)
+    }
+
+    /// Waits until a node says of each path whether it is up, in the order of the portals.
+    pub async fn wait_paths(&self, plane: &ControlPlane, node: &str, up: &[bool]) -> Result<()> {
+        let last = std::cell::RefCell::new(String::new());
+        wait_for(
+            &format!("paths {up:?}"),
+            PATIENCE,
+            || async {
+                let found = self.on_node(plane, node).await?;
+                let paths = found.and_then(|nv| nv.status).map(|s| s.paths);
+                let paths = paths.unwrap_or_default();
+                *last.borrow_mut() = format!("{paths:?}");
+                Ok(paths
+                    .iter()
+                    .map(|p| p.up)
+                    .eq(up.iter().copied())
+                    .then_some(()))
+            },
+            || last.borrow().clone(),
+        )
+        .await
+    }
+
     /// Waits until nothing is attached and the status says so.
     pub async fn wait_detached(&self, plane: &ControlPlane) -> Result<EncryptedVolume> {
         self.wait(plane, "detached", |v| {

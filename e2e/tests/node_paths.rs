@@ -3,12 +3,11 @@
 
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::conditions::{self, PATHS_HEALTHY, Reason};
-use cryptvol_crds::{NodeVolume, names};
+use cryptvol_crds::names;
 use cryptvol_e2e::process::wait_for;
 use cryptvol_e2e::site::{AGENT_ADMIN_PORT, Site, SiteSpec};
 use cryptvol_e2e::volumes::{PATIENCE, Volume};
 use cryptvol_e2e::workdir::WorkDir;
-use serde_json::json;
 
 /// Writes a number, waits until it is stored, notes it, and so on. Ends at the first error.
 const GUEST: &str = "i=0; while printf '%-4096s' $i | dd of=$0 bs=4096 iflag=fullblock oflag=direct conv=notrunc,fsync status=none; \
@@ -25,28 +24,10 @@ impl Ground {
         self.site.node(0).sh(script).await?.ok()
     }
 
-    async fn handed(&self) -> Result<Option<NodeVolume>> {
-        let name = names::node_volume_name(&self.volume.name, self.site.node(0).name());
-        let api =
-            kube::Api::<NodeVolume>::namespaced(self.site.plane.client()?, &self.volume.namespace);
-        Ok(api.get_opt(&name).await?)
-    }
-
     /// Waits until the status says of each path whether it is up.
-    async fn wait_paths(&self, wanted: [bool; 2]) -> Result<()> {
-        let what = format!("paths {wanted:?}");
-        wait_for(
-            &what,
-            PATIENCE,
-            || async {
-                let status = self.handed().await?.and_then(|nv| nv.status);
-                let paths = status.map(|s| s.paths).unwrap_or_default();
-                let up: Vec<_> = paths.iter().map(|p| p.up).collect();
-                Ok((up == wanted).then_some(()))
-            },
-            String::new,
-        )
-        .await
+    async fn wait_paths(&self, up: [bool; 2]) -> Result<()> {
+        let node = self.site.node(0).name();
+        self.volume.wait_paths(&self.site.plane, node, &up).await
     }
 
     /// Waits for what the condition says of the paths, and gives back its message.
@@ -164,17 +145,7 @@ impl Ground {
 async fn io_goes_on_while_one_of_two_portals_works_and_waits_while_none_does() -> Result<()> {
     let work = WorkDir::new("paths")?;
     let mut site = Site::start(&work, SiteSpec::new(1)).await?;
-    let (_, lun, volume) = site.volume("paths").await?;
-    let first = site.array.portals()[0].clone();
-    let portals = [first, site.array.add_ipv6()?];
-    let volume = volume
-        .with_iscsi("portals", json!(portals))
-        .with_iscsi("multipath", json!(true));
-    let ipv6 = format!(
-        "modprobe ipv6 && ip -6 addr add fd77::{:x}/64 dev vec0 nodad && ip -6 route add default via fd77::1",
-        site.node(0).ip().octets()[3]
-    );
-    site.node(0).sh(&ipv6).await?.ok()?;
+    let (lun, volume, portals) = site.multipath_volume("paths").await?;
     let mut ground = Ground {
         site,
         volume,

@@ -41,7 +41,10 @@ pub enum Fitness {
     #[default]
     Unknown,
     /// All that is needed is there.
-    Fit,
+    Fit {
+        /// What should be different all the same, for the node; mostly empty.
+        remarks: String,
+    },
     /// Something is missing.
     Unfit {
         /// The names of what is missing, for the volumes. Their message has little room and points to the node.
@@ -60,17 +63,21 @@ impl Fitness {
     /// What a list of checks says.
     pub fn of(checks: &[NodeCheck]) -> Self {
         let missing: Vec<_> = checks.iter().filter(|c| !c.ok).collect();
-        if missing.is_empty() {
-            return Self::Fit;
-        }
-        let each = |f: fn(&NodeCheck) -> String| missing.iter().map(|c| f(c)).collect::<Vec<_>>();
-        let said = |c: &NodeCheck| {
+        let said = |c: &&NodeCheck| {
             let detail = c.detail.trim_end_matches('.');
             format!("{}: {detail}. {}", c.name, c.next_step)
         };
+        let all = |checks: &[&NodeCheck]| checks.iter().map(said).collect::<Vec<_>>().join(" ");
+        if missing.is_empty() {
+            let remarked: Vec<_> = checks.iter().filter(|c| !c.next_step.is_empty()).collect();
+            return Self::Fit {
+                remarks: all(&remarked),
+            };
+        }
+        let lacks: Vec<_> = missing.iter().map(|c| c.name.as_str()).collect();
         Self::Unfit {
-            lacks: format!("the node lacks {}", each(|c| c.name.clone()).join(", ")),
-            why: each(said).join(" "),
+            lacks: format!("the node lacks {}", lacks.join(", ")),
+            why: all(&missing),
         }
     }
 }
@@ -96,6 +103,9 @@ pub async fn watch(client: Client, node: String, pool: Rc<Pool>, tell: watch::Se
                     Fitness::Unfit { why, .. } => {
                         warn!("this node cannot hold encrypted volumes: {why}")
                     }
+                    Fitness::Fit { remarks } if !remarks.is_empty() => {
+                        warn!("this node can hold encrypted volumes, but {remarks}")
+                    }
                     _ => info!("this node can hold encrypted volumes"),
                 }
                 *old = fitness.clone();
@@ -108,7 +118,7 @@ pub async fn watch(client: Client, node: String, pool: Rc<Pool>, tell: watch::Se
         if let Err(error) = &shown {
             warn!(%error, "the node's condition cannot be written");
         }
-        let calm = fitness == Fitness::Fit && shown.is_ok();
+        let calm = matches!(fitness, Fitness::Fit { .. }) && shown.is_ok();
         sleep(if calm { CALM } else { SOON }).await;
     }
 }
@@ -152,11 +162,14 @@ async fn show(
 fn condition(fitness: &Fitness, old: Option<&NodeCondition>, now: Timestamp) -> NodeCondition {
     let (status, reason, message) = match fitness {
         Fitness::Unknown => ("Unknown", Reason::InProgress, String::new()),
-        Fitness::Fit => (
-            "True",
-            Reason::AsDesired,
-            "device-mapper, dm-crypt, iSCSI, udev and the kernel keyring are there".to_owned(),
-        ),
+        Fitness::Fit { remarks } => {
+            let there = "device-mapper, dm-crypt, iSCSI, udev and the kernel keyring are there";
+            let message = match remarks.is_empty() {
+                true => there.to_owned(),
+                false => format!("{there}. {remarks}"),
+            };
+            ("True", Reason::AsDesired, message)
+        }
         Fitness::Unfit { why, .. } => ("False", Reason::NodeUnfit, why.clone()),
     };
     let since = old
@@ -189,9 +202,23 @@ mod tests {
         }
     }
 
+    fn fit(remarks: &str) -> Fitness {
+        Fitness::Fit {
+            remarks: remarks.into(),
+        }
+    }
+
     #[test]
     fn an_unfit_node_names_what_is_missing_and_what_to_do() {
-        assert_eq!(Fitness::of(&[check("a", true)]), Fitness::Fit);
+        assert_eq!(Fitness::of(&[check("a", true)]), fit(""));
+        // What should be different makes no node unfit.
+        let mut remark = check("multipathd", true);
+        remark.next_step = "Exclude them.".into();
+        let remarks = "multipathd: not found. Exclude them.";
+        assert_eq!(Fitness::of(&[check("a", true), remark]), fit(remarks));
+        let shown = condition(&fit(remarks), None, Timestamp::UNIX_EPOCH);
+        assert_eq!(shown.status, "True");
+        assert!(shown.message.unwrap().ends_with(remarks));
         let unfit = Fitness::of(&[
             check("dm-crypt", false),
             check("a", true),
@@ -207,8 +234,8 @@ mod tests {
     #[test]
     fn an_unchanged_condition_is_the_same_whatever_the_time() {
         let at = |s| Timestamp::from_second(s).unwrap();
-        let first = condition(&Fitness::Fit, None, at(1));
-        let second = condition(&Fitness::Fit, Some(&first), at(2));
+        let first = condition(&fit(""), None, at(1));
+        let second = condition(&fit(""), Some(&first), at(2));
         assert!(same(&first, &second));
         assert_eq!(second.last_transition_time, Some(Time(at(1))));
         let third = condition(&Fitness::of(&[check("x", false)]), Some(&second), at(3));

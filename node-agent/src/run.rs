@@ -71,9 +71,14 @@ fn check(args: &CheckArgs) -> Result<u8> {
     } else {
         let width = checks.iter().map(|c| c.name.len()).max().unwrap_or(0);
         for check in &checks {
-            let mark = if check.ok { "ok     " } else { "missing" };
+            let remarked = !check.next_step.is_empty();
+            let mark = match check.ok {
+                true if remarked => "but    ",
+                true => "ok     ",
+                false => "missing",
+            };
             println!("{:width$}  {mark}  {}", check.name, check.detail);
-            if !check.ok {
+            if remarked {
                 println!("{:width$}           {}", "", check.next_step);
             }
         }

@@ -11,12 +11,13 @@ use anyhow::{Context, Result};
 const MEMORY_KIB: u64 = 6 << 20;
 
 /// How long test programs take, in seconds, where it is long: which goes to which lane. Others take about a minute.
-const SECONDS: [(&str, u32); 7] = [
+const SECONDS: [(&str, u32); 8] = [
     ("node_life", 290),
     ("node_host", 220),
     ("node_maintenance", 120),
     ("node_interchange", 116),
     ("node_paths", 110),
+    ("node_multipathd", 100),
     ("node_kill_cycles", 100),
     ("node_peers", 90),
 ];

@@ -8,13 +8,14 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
 use super::cpio::Cpio;
+use crate::debian;
 use crate::parts::cache_dir;
 use crate::process::run;
 
@@ -110,7 +111,7 @@ fn make(scratch: &Path, out: &Path) -> Result<()> {
     );
     let package = package()?;
     let root = scratch.join("root");
-    download(&package, scratch, &root)?;
+    debian::unpack(&[&package], scratch, &root)?;
     let release = package.trim_start_matches("linux-image-");
     let image = fs::read(root.join(format!("boot/vmlinuz-{release}")))
         .with_context(|| format!("{package} has no kernel in boot/"))?;
@@ -145,29 +146,6 @@ fn package() -> Result<String> {
         "apt knows none of {}: run `apt-get update`, on Debian for amd64",
         KERNELS.join(", ")
     )
-}
-
-fn download(package: &str, scratch: &Path, root: &Path) -> Result<()> {
-    let output = Command::new("apt-get")
-        .args(["-q", "download", package])
-        .current_dir(scratch)
-        .stdin(Stdio::null())
-        .output()
-        .context("start apt-get")?;
-    ensure!(
-        output.status.success(),
-        "`apt-get download {package}` ended with {} (an old package list? run `apt-get update`)\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let archive = fs::read_dir(scratch)?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|ext| ext == "deb"))
-        .context("apt-get downloaded nothing")?;
-    let archive = archive.to_str().context("an odd file name")?;
-    let root = root.to_str().context("an odd folder name")?;
-    run("dpkg-deb", &["-x", archive, root]).map(|_| ())
 }
 
 /// The ELF file inside a bzImage. Fields: Documentation/x86/boot.rst of the kernel, `setup_sects` at 0x1f1, `payload_offset` and

@@ -233,7 +233,7 @@ impl Volume {
         }
         match &*self.cx.fitness.borrow() {
             Fitness::Unknown => Some(None),
-            Fitness::Fit => None,
+            Fitness::Fit { .. } => None,
             Fitness::Unfit { lacks, .. } => Some(Some(Stop {
                 stage: Stage::Pending,
                 reason: Reason::NodeUnfit,

@@ -6,7 +6,7 @@ use devicemapper::DM;
 use nix::sys::socket::{AddressFamily, AlgAddr, SockFlag, SockType, bind, socket};
 use serde::{Deserialize, Serialize};
 
-use super::real::{iscsi::iscsid::Iscsid, sys::LogonKey};
+use super::real::{iscsi::iscsid::Iscsid, multipathd, sys::LogonKey};
 
 /// One thing that a node needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +18,7 @@ pub struct NodeCheck {
     pub ok: bool,
     /// What was found.
     pub detail: String,
-    /// What to do when it is not; empty when it is.
+    /// What to do: always where it is not as it must be, and where it is, but something should be different. Empty where there is nothing to do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub next_step: String,
 }
@@ -82,7 +82,34 @@ pub fn node() -> Vec<NodeCheck> {
                 next_step: next_step.into(),
             },
         })
+        .chain([multipathd()])
         .collect()
+}
+
+/// Whether a multipathd keeps its hands off the volumes' disks. Nothing that a node must have: volumes work while it does not, but a disk that it
+/// holds is not let go of.
+fn multipathd() -> NodeCheck {
+    let check = |detail: String, next_step: &str| NodeCheck {
+        name: "multipathd".into(),
+        ok: true,
+        detail,
+        next_step: next_step.into(),
+    };
+    let next_step = "Exclude the volumes' disks in its configuration (examples/multipathd/cryptvol.conf), then multipathd reconfigure.";
+    match multipathd::maps_over_volumes(Path::new("/sys")) {
+        Ok(maps) if maps.is_empty() && multipathd::runs() => {
+            check("runs, and holds no disk of a volume in use".into(), "")
+        }
+        Ok(maps) if maps.is_empty() => check("does not run".into(), ""),
+        Ok(maps) => check(
+            format!("has maps over disks of volumes in use: {}", maps.join(", ")),
+            next_step,
+        ),
+        Err(e) => check(
+            format!("what it holds cannot be read in sysfs: {e}"),
+            next_step,
+        ),
+    }
 }
 
 fn device_mapper() -> Found {
@@ -159,10 +186,10 @@ mod tests {
     #[test]
     fn every_check_says_what_to_do() {
         let checks = node();
-        assert_eq!(checks.len(), 7);
+        assert_eq!(checks.len(), 8);
         for check in checks {
             assert!(!check.detail.is_empty(), "{check:?}");
-            assert_eq!(check.ok, check.next_step.is_empty(), "{check:?}");
+            assert!(check.ok || !check.next_step.is_empty(), "{check:?}");
         }
     }
 }

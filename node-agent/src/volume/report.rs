@@ -320,6 +320,7 @@ fn paths(wanted: &Wanted, observed: &Observed, lost: &[StepError]) -> Vec<PathSt
     let Some(map) = observed.map.as_ref().filter(|_| observed.multipath) else {
         return vec![];
     };
+    let own = map.device.id.path.strip_prefix("/dev/");
     let status = |portal: &Portal| {
         let through = |p: &&Path| {
             let session = p.session.as_ref();
@@ -339,7 +340,10 @@ fn paths(wanted: &Wanted, observed: &Observed, lost: &[StepError]) -> Vec<PathSt
                 d.id.wwid.as_deref().unwrap_or("none")
             )),
             (_, Some(d)) if d.state != "running" => Some(format!("its disk is {}", d.state)),
-            _ => Some("the kernel does not use it".to_owned()),
+            (_, Some(d)) => Some(match d.holders.iter().find(|h| own != Some(h.as_str())) {
+                Some(other) => shown(&format!("its disk is held by {other}"), 256),
+                None => "the kernel does not use it".to_owned(),
+            }),
         };
         let mut said = lost.iter().map(|e| e.message.as_str());
         let said = said.find(|m| m.contains(&portal.to_string()));

@@ -16,6 +16,7 @@ pub mod local;
 mod loop_sys;
 pub mod luks;
 mod multipath;
+pub mod multipathd;
 pub mod names;
 pub mod plain;
 mod rotate;

@@ -137,7 +137,11 @@ pub fn gather(sysfs: &Sysfs, order: &MapOrder) -> Result<(), StepError> {
         return Err(dm::taken(found));
     }
     let own = found.as_ref().map(|f| f.path.clone());
-    look(sysfs, order, own.as_deref())?;
+    let kept = match &found {
+        Some(found) => read(&dm, sysfs, found)?.map_or_else(Vec::new, in_use),
+        None => vec![],
+    };
+    look(sysfs, order, own.as_deref(), &kept)?;
     let uuid = DmUuid::new(&order.uuid).map_err(|e| failed(what("naming"), e))?;
     let id = DevId::Uuid(uuid);
     let made = match (&found, order.paths.is_empty()) {
@@ -152,7 +156,7 @@ pub fn gather(sysfs: &Sysfs, order: &MapOrder) -> Result<(), StepError> {
     };
     let result = fill(&dm, sysfs, &id, order).and_then(|()| {
         let now = dm::describe(&dm, &order.name)?.map(|f| f.path);
-        look(sysfs, order, now.as_deref())
+        look(sysfs, order, now.as_deref(), &kept)
     });
     if let Err(e) = &result
         && made
@@ -247,8 +251,22 @@ fn fill(dm: &DM, sysfs: &Sysfs, id: &DevId<'_>, order: &MapOrder) -> Result<(), 
     }
 }
 
-/// Each path is what it was, all are the same disk, and nothing but this map is above them. The kernel does not keep two maps apart.
-fn look(sysfs: &Sysfs, order: &MapOrder, own: Option<&str>) -> Result<(), StepError> {
+/// Paths of a map that something is above.
+fn in_use(map: PathMap) -> Vec<Member> {
+    match map.device.holders.is_empty() {
+        true => vec![],
+        false => map.members,
+    }
+}
+
+/// Each path is what it was, all are the same disk, and nothing but this map is above them. The kernel does not keep two maps apart. `kept`: paths
+/// that are below a guest already; what others made above them since keeps none of them out.
+fn look(
+    sysfs: &Sysfs,
+    order: &MapOrder,
+    own: Option<&str>,
+    kept: &[Member],
+) -> Result<(), StepError> {
     let own = own.and_then(|path| path.strip_prefix("/dev/"));
     for path in &order.paths {
         sysfs.same_device(path)?;
@@ -265,7 +283,8 @@ fn look(sysfs: &Sysfs, order: &MapOrder, own: Option<&str>) -> Result<(), StepEr
             .into_iter()
             .filter(|holder| Some(holder.as_str()) != own)
             .collect();
-        if !others.is_empty() {
+        let kept = kept.iter().any(|m| m.dev == path.dev);
+        if !others.is_empty() && !kept {
             return Err(because(
                 Reason::DeviceBusy,
                 format!("{} is used by {}", path.path, others.join(", ")),

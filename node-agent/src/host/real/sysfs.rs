@@ -13,6 +13,7 @@ use super::{
     error::{because, failed},
     files::has_file,
     local::{local_wwid, users},
+    multipathd::{self, Foreign},
 };
 use crate::host::{Device, DeviceId, Lun, Path, Portal, RawKind, Session, StepError};
 
@@ -410,17 +411,13 @@ fn numbered(dir: &FsPath, prefix: &'static str) -> io::Result<impl Iterator<Item
 pub(super) fn holders(block: &FsPath) -> io::Result<Vec<String>> {
     let mut all = Vec::new();
     for name in names(&block.join("holders"))? {
-        let dm = block.join("holders").join(&name).join("dm");
-        let uuid = attribute(&dm.join("uuid"))?.unwrap_or_default();
-        all.push(match uuid.strip_prefix(MULTIPATHD) {
+        let map = multipathd::map(&block.join("holders").join(&name))?;
+        all.push(match map {
             None => name,
-            Some(wwid) => {
-                let alias = attribute(&dm.join("name"))?.unwrap_or_default();
-                format!(
-                    "{name}, the map {alias} of multipathd (keep the disk from it: blacklist {{ wwid {wwid} }} in /etc/multipath.conf, then \
-                     multipathd reconfigure and multipath -f {alias})"
-                )
-            }
+            Some(Foreign { alias, wwid }) => format!(
+                "{name}, the map {alias} of multipathd (keep the disk from it: blacklist {{ wwid {wwid} }} in /etc/multipath.conf, then \
+                 multipathd reconfigure and multipath -f {alias})"
+            ),
         });
     }
     let disk = block.file_name().and_then(|n| n.to_str()).unwrap_or("/");
@@ -459,9 +456,6 @@ pub(super) fn bytes(sectors: &str) -> io::Result<u64> {
         .and_then(|s| s.checked_mul(512))
         .ok_or_else(|| io::Error::other(format!("size {sectors:?}")))
 }
-
-/// What the device-mapper UUIDs of multipathd's maps begin with; the WWID follows, as udev gives it (`libmultipath/devmapper.h`).
-const MULTIPATHD: &str = "mpath-";
 
 #[cfg(test)]
 mod tests {

@@ -153,11 +153,13 @@ impl World {
                 return Err(StepError::new(Reason::WwidMismatch, "not the same disk"));
             }
             let own = own.as_deref().map(|p| p.trim_start_matches("/dev/"));
-            if self
-                .holders(&id.dev)
-                .iter()
-                .any(|h| Some(h.as_str()) != own)
-            {
+            let in_use = |map: &SimMap| {
+                let member = map.members.iter().any(|m| m.dev == id.dev);
+                member && !self.holders(&map.dev).is_empty()
+            };
+            let kept = found.is_some_and(|i| in_use(&self.kernel.maps[i]));
+            let mut holders = self.holders(&id.dev).into_iter();
+            if !kept && holders.any(|h| Some(h.as_str()) != own) {
                 return Err(StepError::new(Reason::DeviceBusy, "used by another map"));
             }
         }

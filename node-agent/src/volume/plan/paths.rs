@@ -237,7 +237,9 @@ impl At<'_> {
             .map(|m| m.device.id.path.as_str());
         let own = own.and_then(|path| path.strip_prefix("/dev/"));
         let mut others = holders.iter().filter(|h| Some(h.as_str()) != own);
-        if let Some(other) = others.next() {
+        // What somebody made above a path of a volume in use is there whether the path is used or not, and to leave the path out for it
+        // would take the guest one path after the other.
+        if let Some(other) = others.next().filter(|_| !self.is_below_mapping(&id.dev)) {
             return Err(stop(
                 Stage::Device,
                 Reason::DeviceBusy,
@@ -277,6 +279,14 @@ impl At<'_> {
                 ),
             )),
         }
+    }
+
+    /// The disk is a path of the map that the volume's mapping is above.
+    fn is_below_mapping(&self, dev: &str) -> bool {
+        let (Some(map), Some(mapping)) = (&self.observed.map, &self.observed.mapping) else {
+            return false;
+        };
+        mapping.deps.contains(&map.device.id.dev) && map.has(dev)
     }
 
     /// Paths of the map that are none of these disks. As long as nothing is above the map nothing is lost with them.

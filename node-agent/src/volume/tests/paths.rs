@@ -265,6 +265,39 @@ fn a_map_of_others_above_a_path_is_left_alone() {
     assert_eq!(lab.world.borrow().kernel.maps.len(), 1);
 }
 
+/// What a running multipathd makes over the disk of a volume in use. A path that failed is taken back all the same: to leave it out for
+/// the other map would take the guest one path after the other.
+#[test]
+fn a_map_of_others_above_a_volume_in_use_keeps_no_path_of_it_out() {
+    let lab = attached();
+    {
+        let mut world = lab.world.borrow_mut();
+        let mut foreign = world.kernel.maps[0].clone();
+        (foreign.name, foreign.uuid) = ("mpatha".into(), "mpath-3600".into());
+        (foreign.path, foreign.dev) = ("/dev/dm-9".into(), "253:9".into());
+        world.kernel.maps.push(foreign);
+    }
+    for portal in [0, 1] {
+        cut(&lab, portal);
+        assert!(lab.world.borrow_mut().guest_writes(&Lab::link(1)).is_some());
+        lab.settle(1);
+        mend(&lab, portal);
+        lab.settle(1);
+        assert_eq!(up(&lab), [true, true], "{:?}", lab.status(1));
+        assert_eq!(lab.reason(1), None);
+    }
+    // One that was taken out of the map is a new one, and the status says whose it is.
+    let gone = lab.world.borrow().kernel.maps[0].members[0].dev.clone();
+    lab.world.borrow_mut().kernel.maps[0]
+        .members
+        .retain(|m| m.dev != gone);
+    lab.settle(1);
+    assert_eq!(up(&lab), [false, true]);
+    let why = lab.status(1).paths[0].why.clone().unwrap();
+    assert!(why.contains("held by dm-9"), "{why}");
+    assert_eq!(lab.reason(1), None);
+}
+
 #[test]
 fn a_disk_that_grew_grows_through_all_paths() {
     let lab = attached();

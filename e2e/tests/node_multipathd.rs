@@ -1,0 +1,261 @@
+//! Volumes with several paths on a node where the real multipathd runs too, of Debian's `multipath-tools`, with its udev rules.
+
+use anyhow::{Context, Result, ensure};
+use cryptvol_crds::conditions::Reason;
+use cryptvol_e2e::array::Lun;
+use cryptvol_e2e::identity_service::product_binary;
+use cryptvol_e2e::multipathd::{self, Multipathd};
+use cryptvol_e2e::node::{Node, Spawned};
+use cryptvol_e2e::process::wait_for;
+use cryptvol_e2e::site::{Site, SiteSpec};
+use cryptvol_e2e::volumes::{PATIENCE, Volume};
+use cryptvol_e2e::workdir::WorkDir;
+
+/// Every disk that is seen gets a map.
+const GREEDY: &str = "defaults {\n find_multipaths greedy\n}\n";
+/// As docs/sources.md has it.
+const EXAMPLE: &str = include_str!("../../examples/multipathd/cryptvol.conf");
+const DROP_IN: &str = "/etc/multipath/conf.d/cryptvol.conf";
+const TEXT: &str = "what the guest keeps";
+
+struct Ground {
+    site: Site,
+    multipathd: Multipathd,
+    lun: Lun,
+    volume: Volume,
+    portals: [String; 2],
+}
+
+impl Ground {
+    fn node(&self) -> &Node {
+        self.site.node(0)
+    }
+
+    async fn sh(&self, script: &str) -> Result<String> {
+        self.node().sh(script).await?.ok()
+    }
+
+    /// As udev and multipathd call the disk.
+    fn wwid(&self) -> String {
+        format!("3{}", self.lun.wwid().trim_start_matches("naa."))
+    }
+
+    /// The way that the agent's messages tell and docs/sources.md explains.
+    async fn keep_off(&self) -> Result<()> {
+        let wwid = self.wwid();
+        let config = format!("{GREEDY}blacklist {{\n wwid {wwid}\n}}\n");
+        multipathd::configure(self.node(), &config).await?;
+        self.flush().await
+    }
+
+    /// Ends multipathd's map, where it did not do that by itself.
+    async fn flush(&self) -> Result<()> {
+        let wwid = self.wwid();
+        let flush = format!("! dmsetup info {wwid} >/dev/null 2>&1 || multipath -f {wwid}");
+        self.sh(&flush).await.map(drop)
+    }
+
+    async fn wait_maps(&self, maps: &[&str]) -> Result<()> {
+        wait_for(
+            &format!("multipathd to have the maps {maps:?}"),
+            PATIENCE,
+            || async { Ok((multipathd::maps(self.node()).await? == maps).then_some(())) },
+            || self.node().log(multipathd::LOG),
+        )
+        .await
+    }
+
+    async fn wait_seen(&self, paths: usize) -> Result<()> {
+        wait_for(
+            &format!("multipathd to see {paths} paths"),
+            PATIENCE,
+            || async {
+                let seen = multipathd::paths(self.node()).await?;
+                Ok((seen.len() == paths).then_some(()))
+            },
+            || self.node().log(multipathd::LOG),
+        )
+        .await
+    }
+
+    async fn wait_paths(&self, up: [bool; 2]) -> Result<()> {
+        let node = self.node().name();
+        self.volume.wait_paths(&self.site.plane, node, &up).await
+    }
+
+    async fn attach(&self) -> Result<()> {
+        self.volume.apply(&self.site.plane).await?;
+        self.volume.wait_ready(&self.site.plane).await?;
+        self.wait_paths([true, true]).await
+    }
+
+    /// The volume is ready, its link leads to its mapping and what was written is there; the map below it is as it was made.
+    async fn is_whole(&self) -> Result<()> {
+        self.volume.wait_ready(&self.site.plane).await?;
+        let link = self.volume.link();
+        let uuid = format!("cat /sys/class/block/$(basename $(readlink -f {link}))/dm/uuid");
+        let uuid = self.sh(&uuid).await?;
+        ensure!(uuid.starts_with("CRYPTVOL-"), "the link leads to {uuid}");
+        let read = self.volume.read(self.node(), TEXT.len()).await?;
+        ensure!(read == TEXT, "{read}");
+        let ours = "dmsetup table --target multipath | grep ^cryptvol-paths-";
+        let ours = self.sh(ours).await?;
+        ensure!(
+            ours.contains("multipath 1 queue_if_no_path 0 1 1 service-time 0 2 "),
+            "{ours}"
+        );
+        Ok(())
+    }
+
+    async fn detach(&self) -> Result<()> {
+        let volume = self.volume.clone().detached();
+        volume.apply(&self.site.plane).await
+    }
+
+    async fn nothing_left(&self) -> Result<()> {
+        let left = self.site.left_behind(0).await?;
+        ensure!(left.is_empty(), "left: {left}");
+        self.wait_seen(0).await
+    }
+}
+
+#[tokio::test]
+async fn a_volume_of_several_paths_and_a_multipathd_that_runs_beside_it() -> Result<()> {
+    let work = WorkDir::new("multipathd")?;
+    let mut site = Site::start(&work, SiteSpec::new(1)).await?;
+    let multipathd = Multipathd::locate()?;
+    let (lun, volume, portals) = site.multipath_volume("paths").await?;
+    multipathd.install(site.node(0), None).await?;
+    let daemon = multipathd.start(site.node(0)).await?;
+    let ground = Ground {
+        site,
+        multipathd,
+        lun,
+        volume,
+        portals,
+    };
+    as_the_package_leaves_it(&ground, daemon).await?;
+    it_was_there_first(&ground).await?;
+    it_comes_later(&ground).await?;
+    work.passed()
+}
+
+/// `find_multipaths strict`: a disk is taken where its WWID was noted before, so ours is not, whatever happens.
+async fn as_the_package_leaves_it(ground: &Ground, daemon: Spawned) -> Result<()> {
+    ground.attach().await?;
+    ground.volume.write(ground.node(), TEXT).await?;
+    ground.wait_seen(2).await?;
+    let seen = multipathd::paths(ground.node()).await?;
+    let wwid = ground.wwid();
+    ensure!(seen.iter().all(|path| path.ends_with(&wwid)), "{seen:?}");
+    let events = "udevadm trigger --subsystem-match=block --action=change && udevadm settle";
+    for action in ["multipathd reconfigure", events, "multipath -r"] {
+        ground.sh(action).await?;
+        ground.wait_seen(2).await?;
+        ensure!(multipathd::maps(ground.node()).await?.is_empty());
+        ground.is_whole().await.with_context(|| action.to_owned())?;
+    }
+    daemon.signal("SIGKILL").await?;
+    daemon.wait(PATIENCE).await?;
+    ground.multipathd.start(ground.node()).await?;
+    ground.wait_seen(2).await?;
+    ensure!(multipathd::maps(ground.node()).await?.is_empty());
+    ground.is_whole().await?;
+    ground.detach().await?;
+    ground.volume.wait_detached(&ground.site.plane).await?;
+    ground.nothing_left().await
+}
+
+/// Somebody logged in before, and multipathd made a map of it: the volume waits, and nothing is touched. The message's next step helps.
+async fn it_was_there_first(ground: &Ground) -> Result<()> {
+    multipathd::configure(ground.node(), GREEDY).await?;
+    let (iqn, portal) = (&ground.lun.target, &ground.portals[0]);
+    ground
+        .sh(&format!(
+            "set -e; iscsiadm -m node -T {iqn} -p {portal} -o new; iscsiadm -m node -T {iqn} -p {portal} --login; iscsiadm -m session --rescan"
+        ))
+        .await?;
+    let wwid = ground.wwid();
+    ground.wait_maps(&[&wwid]).await?;
+    let before = ground.lun.sha256()?;
+    ground.volume.apply(&ground.site.plane).await?;
+    let said = ground
+        .volume
+        .wait_reason(&ground.site.plane, Reason::DeviceBusy)
+        .await?;
+    for part in [
+        format!("the map {wwid} of multipathd"),
+        format!("blacklist {{ wwid {wwid} }}"),
+        format!("multipath -f {wwid}"),
+    ] {
+        ensure!(said.contains(&part), "{said}");
+    }
+    let maps = ground.sh("dmsetup ls").await?;
+    ensure!(
+        maps.lines().count() == 1 && maps.starts_with(&wwid),
+        "{maps}"
+    );
+    ensure!(
+        ground.lun.sha256()? == before,
+        "something was written to it"
+    );
+    ground.keep_off().await?;
+    ground.volume.wait_ready(&ground.site.plane).await?;
+    ground.wait_paths([true, true]).await?;
+    ensure!(multipathd::maps(ground.node()).await?.is_empty());
+    ground.is_whole().await
+}
+
+/// Its configuration was changed while the volume is in use, so it makes a map of its own over the same paths: the guest does not notice, not
+/// even where paths fail and come back, and the disk is let go of once the other map is.
+async fn it_comes_later(ground: &Ground) -> Result<()> {
+    multipathd::configure(ground.node(), GREEDY).await?;
+    let wwid = ground.wwid();
+    ground.wait_maps(&[&wwid]).await?;
+    ground.is_whole().await?;
+    let link = ground.volume.link();
+    // Commands find out that a path is down; the write that found out goes on through the other one.
+    let fails = format!(
+        "until dmsetup status --target multipath | grep ^cryptvol-paths- | grep -q ' F '; do \
+         dd if=/dev/zero of={link} bs=4096 seek=1000 count=1 oflag=direct conv=notrunc,fsync status=none || exit 1; done"
+    );
+    for at in [0, 1] {
+        let array = &ground.site.array;
+        array.cut_portal(&ground.portals[at], true)?;
+        ground.sh(&fails).await?;
+        ground.wait_paths([at == 1, at == 0]).await?;
+        array.cut_portal(&ground.portals[at], false)?;
+        ground.wait_paths([true, true]).await?;
+        ground.is_whole().await?;
+    }
+    ground.wait_maps(&[&wwid]).await?;
+    let check = product_binary("cryptvol-node-agent")?;
+    let check = ground.sh(&format!("{} check", check.display())).await?;
+    for part in [&wwid, "examples/multipathd/cryptvol.conf"] {
+        ensure!(check.contains(part), "{check}");
+    }
+    ground.detach().await?;
+    let said = ground
+        .volume
+        .wait_reason(&ground.site.plane, Reason::DeviceBusy)
+        .await?;
+    ensure!(
+        said.contains(&format!("the map {wwid} of multipathd")),
+        "{said}"
+    );
+    // The example makes an end of it, for this disk and all others.
+    ground
+        .node()
+        .put(DROP_IN, 0o644, EXAMPLE.as_bytes())
+        .await?;
+    multipathd::configure(ground.node(), GREEDY).await?;
+    ground.flush().await?;
+    ground.volume.wait_detached(&ground.site.plane).await?;
+    ground.nothing_left().await?;
+    ground.attach().await?;
+    ensure!(multipathd::maps(ground.node()).await?.is_empty());
+    ground.is_whole().await?;
+    ground.detach().await?;
+    ground.volume.wait_detached(&ground.site.plane).await?;
+    ground.nothing_left().await
+}
