@@ -164,18 +164,17 @@ async fn project(app: &App) -> Result<String, BootstrapError> {
 
 /// The user admin with this password, enabled. An unchanged password ends no token.
 async fn admin_user(app: &App, password: &SecretString) -> Result<String, BootstrapError> {
-    if let Some(found) = app.store.user_by_name(DEFAULT_DOMAIN, ADMIN).await? {
-        let same = app
-            .hasher
-            .verify(password, found.password_hash.as_deref())
-            .await?;
-        let hash = match same {
-            true => None,
-            false => Some(app.hasher.hash(password).await?),
-        };
-        let mut change = app.store.change_identity().await?;
-        let mut user = change.user(&found.id).await?.unwrap_or(found);
-        if hash.is_some() {
+    let found = app.store.user_by_name(DEFAULT_DOMAIN, ADMIN).await?;
+    let found = found.and_then(|user| user.password_hash);
+    let hash = match app.hasher.verify(password, found.as_deref()).await? {
+        true => found,
+        false => Some(app.hasher.hash(password).await?),
+    };
+    let mut change = app.store.change_identity().await?;
+    // Hashing takes its time: the user may be another one by now, or there by another replica's start.
+    if let Some(mut user) = change.user_by_name(DEFAULT_DOMAIN, ADMIN).await? {
+        let same = user.password_hash == hash;
+        if !same {
             user.password_hash = hash;
             user.password_expires_at = None;
             user.tokens_valid_after = now_us();
@@ -185,7 +184,7 @@ async fn admin_user(app: &App, password: &SecretString) -> Result<String, Bootst
             change.update_user(&user).await?;
             app.store.commit(change).await?;
         }
-        return Ok(user.id);
+        return Ok(user.into_inner().id);
     }
     let user = User {
         id: identity_id(),
@@ -193,13 +192,12 @@ async fn admin_user(app: &App, password: &SecretString) -> Result<String, Bootst
         name: ADMIN.into(),
         enabled: true,
         default_project_id: None,
-        password_hash: Some(app.hasher.hash(password).await?),
+        password_hash: hash,
         password_expires_at: None,
         tokens_valid_after: 0,
         options: "{}".into(),
         extra: "{}".into(),
     };
-    let mut change = app.store.change_identity().await?;
     change.insert_user(&user).await?;
     app.store.commit(change).await?;
     Ok(user.id)

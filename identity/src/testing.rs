@@ -1,12 +1,12 @@
 //! For tests: the whole service without a socket, on a temporary directory.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
     convert::Infallible,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -15,7 +15,7 @@ use axum::{body::Body, http::Request, response::Response};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::sync::RwLock;
+use tokio::sync::{Notify, RwLock};
 use tower::ServiceExt;
 
 use crate::{
@@ -113,6 +113,41 @@ impl LoginPause {
             drop(gate);
         };
         tokio::join!(login, changed).0
+    }
+}
+
+/// Stops a change of records before it may begin, hence after all that is read before it.
+#[derive(Default)]
+pub(crate) struct WritePause {
+    armed: AtomicBool,
+    arrived: Notify,
+    go_on: Notify,
+}
+
+impl WritePause {
+    /// By a change that wants to begin.
+    pub(crate) async fn before_the_change(&self) {
+        if self.armed.swap(false, Ordering::SeqCst) {
+            self.arrived.notify_one();
+            self.go_on.notified().await;
+        }
+    }
+
+    /// Runs `first`, and `second` from its beginning to its end at the moment when `first` wants to begin its (first) change.
+    pub(crate) async fn amid<T>(
+        &self,
+        first: impl Future<Output = T>,
+        second: impl AsyncFnOnce(),
+    ) -> T {
+        self.armed.store(true, Ordering::SeqCst);
+        let meanwhile = async {
+            tokio::time::timeout(Duration::from_secs(120), self.arrived.notified())
+                .await
+                .expect("the first request changes something");
+            second().await;
+            self.go_on.notify_one();
+        };
+        tokio::join!(first, meanwhile).0
     }
 }
 

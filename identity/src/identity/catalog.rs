@@ -22,7 +22,7 @@ use crate::{
     ids::identity_id,
     policy::Target,
     store::{
-        StoreError,
+        Change, StoreError,
         catalog::{Endpoint, Region, Service},
     },
 };
@@ -191,8 +191,8 @@ async fn new_region(
         description: fields::text(&mut object, "description")?.unwrap_or_default(),
         parent_region_id: fields::text(&mut object, "parent_region_id")?,
     };
-    known_parent(app, &region).await?;
     let mut change = app.store.change_identity().await?;
+    known_parent(&mut change, &region).await?;
     change
         .insert_region(&region)
         .await
@@ -207,11 +207,11 @@ async fn new_region(
 }
 
 /// The region above must be there, and not be this one or lie below it.
-async fn known_parent(app: &App, region: &Region) -> Result<(), IdentityError> {
+async fn known_parent(change: &mut Change, region: &Region) -> Result<(), IdentityError> {
     let Some(parent) = &region.parent_region_id else {
         return Ok(());
     };
-    let regions = app.store.regions().await?;
+    let regions = change.regions().await?;
     let find = |id: &str| regions.iter().find(|other| other.id == id);
     let mut at = Some(find(parent).ok_or_else(|| not_found("region", parent))?);
     for _ in 0..=regions.len() {
@@ -235,21 +235,18 @@ async fn update_region(
 ) -> ApiResult {
     let mut object = fields::body(&bytes, "region")?;
     caller.may(&app, "identity:update_region", &Target::new())?;
-    let mut region = app
-        .store
-        .regions()
+    let mut change = app.store.change_identity().await?;
+    let mut region = change
+        .region(&id)
         .await?
-        .into_iter()
-        .find(|region| region.id == id)
         .ok_or_else(|| not_found("region", &id))?;
     if object.contains_key("description") {
         region.description = fields::text(&mut object, "description")?.unwrap_or_default();
     }
     if object.contains_key("parent_region_id") {
         region.parent_region_id = fields::text(&mut object, "parent_region_id")?;
-        known_parent(&app, &region).await?;
+        known_parent(&mut change, &region).await?;
     }
-    let mut change = app.store.change_identity().await?;
     change.update_region(&region).await?;
     app.store.commit(change).await?;
     caller.audit("update", KIND, &id);
@@ -363,12 +360,10 @@ async fn update_service(
 ) -> ApiResult {
     let mut object = fields::body(&bytes, "service")?;
     caller.may(&app, "identity:update_service", &Target::new())?;
-    let mut service = app
-        .store
-        .services()
+    let mut change = app.store.change_identity().await?;
+    let mut service = change
+        .service(&id)
         .await?
-        .into_iter()
-        .find(|service| service.id == id)
         .ok_or_else(|| not_found("service", &id))?;
     if object.contains_key("type") {
         service.kind = fields::text(&mut object, "type")?
@@ -386,7 +381,6 @@ async fn update_service(
     if let Some(enabled) = fields::boolean(&mut object, "enabled")? {
         service.enabled = enabled;
     }
-    let mut change = app.store.change_identity().await?;
     change.update_service(&service).await?;
     app.store.commit(change).await?;
     caller.audit("update", KIND, &id);
@@ -486,11 +480,8 @@ async fn create_endpoint(
         url: required(fields::text(&mut object, "url")?, "url")?,
         enabled: fields::boolean(&mut object, "enabled")?.unwrap_or(true),
     };
-    let region = checked(&app, &endpoint).await?;
     let mut change = app.store.change_identity().await?;
-    if let Some(region) = region {
-        change.insert_region(&region).await?;
-    }
+    check(&mut change, &endpoint).await?;
     change.insert_endpoint(&endpoint).await?;
     app.store.commit(change).await?;
     caller.audit("create", KIND, &endpoint.id);
@@ -501,8 +492,8 @@ async fn create_endpoint(
     ))
 }
 
-/// Whether an endpoint can be as it is; the region that it brings into being, as in Keystone, if there is none yet.
-async fn checked(app: &App, endpoint: &Endpoint) -> Result<Option<Region>, IdentityError> {
+/// Whether an endpoint can be as it is. As in Keystone, it brings its region into being if there is none yet.
+async fn check(change: &mut Change, endpoint: &Endpoint) -> Result<(), IdentityError> {
     let bad = |text: String| Err(IdentityError::BadRequest(text));
     if !matches!(endpoint.interface.as_str(), "public" | "internal" | "admin") {
         return bad("The attribute interface must be public, internal or admin.".into());
@@ -510,19 +501,20 @@ async fn checked(app: &App, endpoint: &Endpoint) -> Result<Option<Region>, Ident
     if endpoint.url.is_empty() {
         return bad("The attribute url may not be empty.".into());
     }
-    let services = app.store.services().await?;
-    if !services.iter().any(|one| one.id == endpoint.service_id) {
+    if change.service(&endpoint.service_id).await?.is_none() {
         return bad(format!("There is no service {}.", endpoint.service_id));
     }
-    let Some(id) = &endpoint.region_id else {
-        return Ok(None);
-    };
-    let known = app.store.regions().await?.iter().any(|one| one.id == *id);
-    Ok((!known).then(|| Region {
-        id: id.clone(),
-        description: String::new(),
-        parent_region_id: None,
-    }))
+    if let Some(id) = &endpoint.region_id
+        && change.region(id).await?.is_none()
+    {
+        let region = Region {
+            id: id.clone(),
+            description: String::new(),
+            parent_region_id: None,
+        };
+        change.insert_region(&region).await?;
+    }
+    Ok(())
 }
 
 async fn update_endpoint(
@@ -534,17 +526,16 @@ async fn update_endpoint(
 ) -> ApiResult {
     let mut object = fields::body(&bytes, "endpoint")?;
     caller.may(&app, "identity:update_endpoint", &Target::new())?;
-    let mut endpoint = app
-        .store
-        .endpoints()
+    let mut change = app.store.change_identity().await?;
+    let mut endpoint = change
+        .endpoint(&id)
         .await?
-        .into_iter()
-        .find(|endpoint| endpoint.id == id)
         .ok_or_else(|| not_found("endpoint", &id))?;
+    let row: &mut Endpoint = &mut endpoint;
     for (name, place) in [
-        ("service_id", &mut endpoint.service_id),
-        ("interface", &mut endpoint.interface),
-        ("url", &mut endpoint.url),
+        ("service_id", &mut row.service_id),
+        ("interface", &mut row.interface),
+        ("url", &mut row.url),
     ] {
         if let Some(text) = fields::text(&mut object, name)? {
             *place = text;
@@ -559,11 +550,7 @@ async fn update_endpoint(
     if let Some(enabled) = fields::boolean(&mut object, "enabled")? {
         endpoint.enabled = enabled;
     }
-    let region = checked(&app, &endpoint).await?;
-    let mut change = app.store.change_identity().await?;
-    if let Some(region) = region {
-        change.insert_region(&region).await?;
-    }
+    check(&mut change, &endpoint).await?;
     change.update_endpoint(&endpoint).await?;
     app.store.commit(change).await?;
     caller.audit("update", KIND, &id);

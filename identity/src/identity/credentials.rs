@@ -272,33 +272,40 @@ async fn update(
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> ApiResult {
-    let mut document = authorized(&app, &caller, "identity:update_credential", &id).await?;
+    let rule = "identity:update_credential";
+    authorized(&app, &caller, rule, &id).await?;
     let mut object = fields::body(&bytes, CREDENTIAL.key)?;
     object.remove("id");
     (CREDENTIAL.check)(&mut object, false)?;
     if let Some(owner) = object.get("user_id").and_then(Value::as_str) {
         // Given to somebody only by one who may change that one's credentials too.
-        caller.may(&app, "identity:update_credential", &target(Some(owner)))?;
+        caller.may(&app, rule, &target(Some(owner)))?;
     }
-    let kind = |object: &Object| object.get("type").is_some_and(|kind| kind == "ec2");
-    if kind(&document.object()) || kind(&object) {
-        let mut whole = document.object();
-        whole.insert("blob".into(), blob(&app, &document)?.into());
-        whole.insert("project_id".into(), document.project_id.clone().into());
-        whole.append(&mut object.clone());
-        if id_of(&whole)? != id {
-            return Err(IdentityError::BadRequest(
-                "The access key and the type of an EC2 credential cannot be changed; make a new one."
-                    .into(),
-            ));
+    let edit = |document: &mut Document| {
+        // It may be somebody else's by now.
+        caller.may(&app, rule, &target(document.user_id.as_deref()))?;
+        let kind = |object: &Object| object.get("type").is_some_and(|kind| kind == "ec2");
+        if kind(&document.object()) || kind(&object) {
+            let mut whole = document.object();
+            whole.insert("blob".into(), blob(&app, document)?.into());
+            whole.insert("project_id".into(), document.project_id.clone().into());
+            whole.append(&mut object.clone());
+            if id_of(&whole)? != id {
+                return Err(IdentityError::BadRequest(
+                    "The access key and the type of an EC2 credential cannot be changed; make a new one."
+                        .into(),
+                ));
+            }
         }
-    }
-    fill(&app, &mut document, object)?;
-    CREDENTIAL.update(&app, &caller, &document).await?;
+        fill(&app, document, object)
+    };
+    let document = CREDENTIAL.edit(&app, &caller, &id, edit).await?;
     answer(&app, &base, StatusCode::OK, &document)
 }
 
 async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> ApiResult {
-    authorized(&app, &caller, "identity:delete_credential", &id).await?;
-    CREDENTIAL.delete(&app, &caller, &id).await
+    let rule = "identity:delete_credential";
+    authorized(&app, &caller, rule, &id).await?;
+    let may = |document: &Document| caller.may(&app, rule, &target(document.user_id.as_deref()));
+    CREDENTIAL.delete(&app, &caller, &id, may).await
 }

@@ -22,7 +22,7 @@ use crate::{
     http::{Base, Query},
     ids::identity_id,
     policy::Target,
-    store::documents::Document,
+    store::{Change, Current, documents::Document},
 };
 
 /// A family: its words on the wire and in the policy.
@@ -88,34 +88,54 @@ impl Family {
         Ok(())
     }
 
-    /// Stores a changed record.
-    ///
-    /// # Errors
-    /// 404, 400.
-    pub(super) async fn update(
-        &self,
-        app: &App,
-        caller: &Caller,
-        document: &Document,
-    ) -> Result<(), IdentityError> {
-        let mut change = app.store.change_identity().await?;
-        if !change.update_document(document).await? {
-            return Err(IdentityError::NotFound(self.kind, document.id.clone()));
-        }
-        app.store.commit(change).await?;
-        caller.audit("update", self.audit, &document.id);
-        Ok(())
-    }
-
-    /// Deletes a record and what is associated with it.
+    /// The record as it is at this change, to be changed or deleted by it, or to be referred to.
     ///
     /// # Errors
     /// 404.
-    pub(super) async fn delete(&self, app: &App, caller: &Caller, id: &str) -> ApiResult {
+    pub(super) async fn for_change(
+        &self,
+        change: &mut Change,
+        id: &str,
+    ) -> Result<Current<Document>, IdentityError> {
+        let found = change.document(self.name, id).await?;
+        found.ok_or_else(|| IdentityError::NotFound(self.kind, id.to_owned()))
+    }
+
+    /// Changes a record by `edit`.
+    ///
+    /// # Errors
+    /// 404, 400, and those of `edit`.
+    pub(super) async fn edit(
+        &self,
+        app: &App,
+        caller: &Caller,
+        id: &str,
+        edit: impl FnOnce(&mut Document) -> Result<(), IdentityError>,
+    ) -> Result<Document, IdentityError> {
         let mut change = app.store.change_identity().await?;
-        if !change.delete_document(self.name, id).await? {
-            return Err(IdentityError::NotFound(self.kind, id.to_owned()));
-        }
+        let mut document = self.for_change(&mut change, id).await?;
+        edit(&mut document)?;
+        change.update_document(&document).await?;
+        app.store.commit(change).await?;
+        caller.audit("update", self.audit, id);
+        Ok(document.into_inner())
+    }
+
+    /// Deletes a record and what is associated with it, unless `check` refuses.
+    ///
+    /// # Errors
+    /// 404, and those of `check`.
+    pub(super) async fn delete(
+        &self,
+        app: &App,
+        caller: &Caller,
+        id: &str,
+        check: impl FnOnce(&Document) -> Result<(), IdentityError>,
+    ) -> ApiResult {
+        let mut change = app.store.change_identity().await?;
+        let document = self.for_change(&mut change, id).await?;
+        check(&document)?;
+        change.delete_document(self.name, id).await?;
         change.dissociate_all(id).await?;
         app.store.commit(change).await?;
         caller.audit("delete", self.audit, id);
@@ -162,22 +182,25 @@ impl Family {
                            bytes: Bytes| async move {
             let mut sent = fields::body(&bytes, self.key)?;
             self.may(&app, &caller, "update")?;
-            let mut document = self.load(&app, &id).await?;
+            self.load(&app, &id).await?;
             if sent.remove("id").is_some_and(|other| other != id.as_str()) {
                 return Err(IdentityError::BadRequest(
                     "The id cannot be changed.".into(),
                 ));
             }
             (self.check)(&mut sent, false)?;
-            let mut object = document.object();
-            object.append(&mut sent);
-            document.set(&object);
-            self.update(&app, &caller, &document).await?;
+            let append = |document: &mut Document| {
+                let mut object = document.object();
+                object.append(&mut sent);
+                document.set(&object);
+                Ok(())
+            };
+            let document = self.edit(&app, &caller, &id, append).await?;
             self.answer(&base, StatusCode::OK, &document)
         };
         let delete = move |State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>| async move {
             self.may(&app, &caller, "delete")?;
-            self.delete(&app, &caller, &id).await
+            self.delete(&app, &caller, &id, |_| Ok(())).await
         };
         let path = format!("/{}", self.path);
         Router::new().route(&path, get(list).post(create)).route(

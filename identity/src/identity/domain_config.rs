@@ -24,7 +24,7 @@ use crate::{
     crypto::SealError,
     ldap,
     policy::Target,
-    store::{StoreResult, domain_config::DomainOption},
+    store::{Change, StoreResult, domain_config::DomainOption},
 };
 
 const KIND: &str = "data/security/domain/config";
@@ -115,18 +115,42 @@ fn readable(options: &[DomainOption]) -> Config {
     config
 }
 
+/// Of these options, those of one section, or one.
+fn narrowed(
+    mut options: Vec<DomainOption>,
+    section: Option<&str>,
+    name: Option<&str>,
+) -> Vec<DomainOption> {
+    options.retain(|option| {
+        section.is_none_or(|wanted| wanted == option.section)
+            && name.is_none_or(|wanted| wanted == option.name)
+    });
+    options
+}
+
+/// As [`narrowed`], of a domain's options as they are.
 async fn options_of(
     app: &App,
     domain_id: &str,
     section: Option<&str>,
     name: Option<&str>,
 ) -> StoreResult<Vec<DomainOption>> {
-    let mut options = app.store.domain_options(Some(domain_id)).await?;
-    options.retain(|option| {
-        section.is_none_or(|wanted| wanted == option.section)
-            && name.is_none_or(|wanted| wanted == option.name)
-    });
-    Ok(options)
+    let options = app.store.domain_options(Some(domain_id)).await?;
+    Ok(narrowed(options, section, name))
+}
+
+/// Refuses a change of what a domain does not have.
+async fn require_options(
+    change: &mut Change,
+    domain_id: &str,
+    section: Option<&str>,
+    name: Option<&str>,
+) -> Result<(), IdentityError> {
+    let options = change.domain_options(domain_id).await?;
+    if section.is_some() && narrowed(options, section, name).is_empty() {
+        return Err(not_found(domain_id, section, name));
+    }
+    Ok(())
 }
 
 async fn require_domain(app: &App, id: &str) -> Result<(), IdentityError> {
@@ -205,14 +229,13 @@ async fn replace(
     caller.may(&app, "identity:create_domain_config", &Target::new())?;
     require_domain(&app, &id).await?;
     domain_options::check(&config).map_err(invalid)?;
-    let before = options_of(&app, &id, None, None).await?;
-    store(&app, &caller, &id, &config, true).await?;
-    let shown = readable(&options_of(&app, &id, None, None).await?);
-    let status = if before.is_empty() {
+    let mut change = app.store.change_identity().await?;
+    let status = if change.domain_options(&id).await?.is_empty() {
         StatusCode::CREATED
     } else {
         StatusCode::OK
     };
+    let shown = store(&app, &caller, change, &id, &config, true).await?;
     Ok(answer(status, Value::Object(shown)))
 }
 
@@ -233,12 +256,10 @@ async fn update(
     domain_options::check(&config).map_err(invalid)?;
     if let Some(section) = section {
         domain_options::check_only(&config, section, name).map_err(invalid)?;
-        if options_of(app, id, Some(section), name).await?.is_empty() {
-            return Err(not_found(id, Some(section), name));
-        }
     }
-    store(app, caller, id, &config, false).await?;
-    let shown = readable(&options_of(app, id, None, None).await?);
+    let mut change = app.store.change_identity().await?;
+    require_options(&mut change, id, section, name).await?;
+    let shown = store(app, caller, change, id, &config, false).await?;
     if shown.is_empty() {
         return Err(not_found(id, None, None));
     }
@@ -247,14 +268,14 @@ async fn update(
 
 /// Refuses options with which the domain's users could not be looked up: what is stored is to work.
 async fn check_usable(
-    app: &App,
+    change: &mut Change,
     id: &str,
     config: &Config,
     alone: bool,
 ) -> Result<(), IdentityError> {
     let mut merged = BTreeMap::new();
     if !alone {
-        for option in app.store.domain_options(Some(id)).await? {
+        for option in change.domain_options(id).await? {
             let value = match &option.sealed {
                 // That there is one is all that matters.
                 Some(_) => Value::String("sealed".into()),
@@ -272,33 +293,34 @@ async fn check_usable(
         .into_iter()
         .map(|((section, name), value)| (section, name, value))
         .collect();
-    ldap::domains::check(&app.store, id, options)
+    ldap::domains::check(change, id, options)
         .await?
         .map_err(invalid)
 }
 
-/// Stores options; `alone`: and no others.
+/// Stores options; `alone`: and no others. What may be answered of all that the domain then has.
 async fn store(
     app: &App,
     caller: &Caller,
+    mut change: Change,
     id: &str,
     config: &Config,
     alone: bool,
-) -> Result<(), IdentityError> {
-    check_usable(app, id, config, alone).await?;
+) -> Result<Config, IdentityError> {
+    check_usable(&mut change, id, config, alone).await?;
     let options = seal(app, id, config)?;
-    let mut change = app.store.change_identity().await?;
     if alone {
         change.delete_domain_options(id, None, None).await?;
     }
     for option in &options {
         change.set_domain_option(option).await?;
     }
+    let shown = readable(&change.domain_options(id).await?);
     app.store.commit(change).await?;
     app.store.mark_log_dirty();
     caller.audit("update", KIND, id);
     app.reload_directories().await?;
-    Ok(())
+    Ok(shown)
 }
 
 async fn delete(
@@ -312,11 +334,9 @@ async fn delete(
     require_domain(app, id).await?;
     if let Some(section) = section {
         domain_options::check_known(section, name).map_err(invalid)?;
-        if options_of(app, id, Some(section), name).await?.is_empty() {
-            return Err(not_found(id, Some(section), name));
-        }
     }
     let mut change = app.store.change_identity().await?;
+    require_options(&mut change, id, section, name).await?;
     change.delete_domain_options(id, section, name).await?;
     app.store.commit(change).await?;
     app.store.mark_log_dirty();

@@ -20,7 +20,7 @@ use crate::{
     http::{Base, Query},
     ids::identity_id,
     policy::Target,
-    store::domains::Domain,
+    store::{Change, Current, domains::Domain},
 };
 
 const NAME_MAX: usize = 64;
@@ -131,10 +131,9 @@ async fn update(
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> ApiResult {
-    let mut domain = authorized(&app, &caller, "identity:update_domain", &id).await?;
-    let mut object = fields::body(&bytes, "domain")?;
-    apply(&mut domain, &mut object)?;
-    store(&app, &caller, &domain).await?;
+    authorized(&app, &caller, "identity:update_domain", &id).await?;
+    let object = fields::body(&bytes, "domain")?;
+    let domain = edit(&app, &caller, &id, object).await?;
     Ok(member(
         StatusCode::OK,
         "domain",
@@ -142,8 +141,14 @@ async fn update(
     ))
 }
 
+/// A domain as it is at this change, to be changed or deleted by it.
+async fn for_change(change: &mut Change, id: &str) -> Result<Current<Domain>, IdentityError> {
+    let found = change.domain(id).await?;
+    found.ok_or_else(|| IdentityError::NotFound("domain", id.into()))
+}
+
 /// Takes what a change of a domain may change.
-pub(super) fn apply(domain: &mut Domain, object: &mut fields::Object) -> Result<(), IdentityError> {
+fn apply(domain: &mut Domain, object: &mut fields::Object) -> Result<(), IdentityError> {
     immutable::check_update("domain", &domain.name, &domain.options, object)?;
     domain.options = fields::merged_options(object, &domain.options, OPTIONS)?;
     if let Some(name) = fields::new_name(object, NAME_MAX)? {
@@ -158,38 +163,42 @@ pub(super) fn apply(domain: &mut Domain, object: &mut fields::Object) -> Result<
     Ok(())
 }
 
-/// Stores a changed domain.
-pub(super) async fn store(
+/// Changes a domain as a request says.
+pub(super) async fn edit(
     app: &App,
     caller: &Caller,
-    domain: &Domain,
-) -> Result<(), IdentityError> {
+    id: &str,
+    mut object: fields::Object,
+) -> Result<Domain, IdentityError> {
     let mut change = app.store.change_identity().await?;
+    let mut domain = for_change(&mut change, id).await?;
+    apply(&mut domain, &mut object)?;
     change
-        .update_domain(domain)
+        .update_domain(&domain)
         .await
         .map_err(IdentityError::duplicate("domain", &domain.name))?;
     app.store.commit(change).await?;
-    caller.audit("update", KIND, &domain.id);
-    Ok(())
+    caller.audit("update", KIND, id);
+    Ok(domain.into_inner())
 }
 
 async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> ApiResult {
-    let domain = authorized(&app, &caller, "identity:delete_domain", &id).await?;
-    remove(&app, &caller, &domain).await
+    authorized(&app, &caller, "identity:delete_domain", &id).await?;
+    remove(&app, &caller, &id).await
 }
 
 /// Deletes a domain, which must be disabled.
-pub(super) async fn remove(app: &App, caller: &Caller, domain: &Domain) -> ApiResult {
+pub(super) async fn remove(app: &App, caller: &Caller, id: &str) -> ApiResult {
+    let mut change = app.store.change_identity().await?;
+    let domain = for_change(&mut change, id).await?;
     immutable::check_delete("domain", &domain.name, &domain.options)?;
     if domain.enabled {
         return Err(IdentityError::Forbidden(
             "An enabled domain cannot be deleted; disable it first.".into(),
         ));
     }
-    let mut change = app.store.change_identity().await?;
-    change.delete_domain(&domain.id).await?;
+    change.delete_domain(id).await?;
     app.store.commit(change).await?;
-    caller.audit("delete", KIND, &domain.id);
+    caller.audit("delete", KIND, id);
     Ok(no_content())
 }

@@ -257,6 +257,13 @@ async fn set(
 ) -> ApiResult {
     let mut change = app.store.change_identity().await?;
     if on {
+        // No association may outlive what it is between.
+        if family == GROUP_PROJECT {
+            GROUP.for_change(&mut change, first).await?;
+        } else if change.endpoint(first).await?.is_none() {
+            return Err(IdentityError::NotFound("endpoint", first.to_owned()));
+        }
+        super::projects::for_change(&mut change, second).await?;
         change.associate(family, first, second).await?;
     } else if !change.dissociate(family, first, second).await? {
         return Err(IdentityError::NotFound("association", first.to_owned()));
@@ -283,8 +290,6 @@ async fn add_group(State(app): State<Arc<App>>, caller: Caller, Path((id, to)): 
         "identity:add_endpoint_group_to_project",
         &Target::new(),
     )?;
-    GROUP.load(&app, &id).await?;
-    project(&app, &to).await?;
     set(&app, &caller, GROUP_PROJECT, &id, &to, true).await
 }
 
@@ -324,8 +329,6 @@ async fn add_endpoint(
     Path((to, id)): Pair,
 ) -> ApiResult {
     caller.may(&app, "identity:add_endpoint_to_project", &Target::new())?;
-    endpoint(&app, &id).await?;
-    project(&app, &to).await?;
     set(&app, &caller, ENDPOINT, &id, &to, true).await
 }
 

@@ -18,7 +18,7 @@ use crate::{
     app::App,
     http::{Base, Query},
     policy::Target,
-    store::assignments::Assignment,
+    store::{Change, assignments::Assignment},
 };
 
 const KIND: &str = "data/security/role-assignment";
@@ -313,9 +313,32 @@ async fn list(app: &App, caller: &Caller, base: &Base, query: &Query, place: &Pl
     Ok(collection(base, query, "roles", &["name"], items))
 }
 
+/// No assignment may outlive whom and what it is about: the id of a user of a directory comes back with the user.
+async fn still_there(change: &mut Change, place: &Place) -> Result<(), IdentityError> {
+    let (actor, target) = (&place.actor_id, &place.target);
+    let missing = |kind, id: &str| Err(IdentityError::NotFound(kind, id.to_owned()));
+    let known = match place.actor {
+        ActorKind::User => change.user(actor).await?.is_some(),
+        ActorKind::Group => change.group(actor).await?.is_some(),
+    };
+    if !known {
+        return missing(place.actor.as_str(), actor);
+    }
+    let known = match place.kind {
+        TargetKind::Project => change.project(target).await?.is_some(),
+        TargetKind::Domain => change.domain(target).await?.is_some(),
+        TargetKind::System => true,
+    };
+    if !known {
+        return missing(place.kind.as_str(), target);
+    }
+    Ok(())
+}
+
 async fn create(app: &App, caller: &Caller, place: &Place, role: &str) -> ApiResult {
     authorized(app, caller, "create", place, Some(role)).await?;
     let mut change = app.store.change_identity().await?;
+    still_there(&mut change, place).await?;
     change.insert_assignment(&place.assignment(role)).await?;
     app.store.commit(change).await?;
     audit(caller, "create", place, role);

@@ -174,7 +174,7 @@ async fn update(
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> ApiResult {
-    let mut group = authorized(&app, &caller, "identity:update_group", &id).await?;
+    let group = authorized(&app, &caller, "identity:update_group", &id).await?;
     directory::check_writable(&app, &group.domain_id)?;
     let mut object = fields::body(&bytes, "group")?;
     if fields::text(&mut object, "domain_id")?.is_some_and(|other| other != group.domain_id) {
@@ -182,6 +182,11 @@ async fn update(
             "The domain of a group cannot be changed.".into(),
         ));
     }
+    let mut change = app.store.change_identity().await?;
+    let mut group = change
+        .group(&id)
+        .await?
+        .ok_or_else(|| IdentityError::NotFound("group", id.clone()))?;
     if let Some(name) = fields::new_name(&mut object, NAME_MAX)? {
         group.name = name;
     }
@@ -189,7 +194,6 @@ async fn update(
         group.description = description;
     }
     group.extra = fields::merge_extra(&group.extra, object);
-    let mut change = app.store.change_identity().await?;
     change
         .update_group(&group)
         .await

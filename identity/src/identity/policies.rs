@@ -17,7 +17,12 @@ use super::{
     error::{ApiResult, IdentityError},
     support::{Caller, linked, no_content},
 };
-use crate::{app::App, http::Base, policy::Target, store::catalog::Endpoint};
+use crate::{
+    app::App,
+    http::Base,
+    policy::Target,
+    store::{Change, catalog::Endpoint},
+};
 
 pub(super) const POLICY: Family = Family {
     name: "policy",
@@ -180,6 +185,33 @@ async fn may(
     POLICY.load(app, policy).await.map(|_| ())
 }
 
+/// No association may outlive its policy, or its place.
+async fn still_there(
+    change: &mut Change,
+    family: &str,
+    policy: &str,
+    second: &str,
+) -> Result<(), IdentityError> {
+    POLICY.for_change(change, policy).await?;
+    let (region, id) = match second.rsplit_once('/') {
+        Some((region, id)) if family == REGION => (Some(region), id),
+        _ => (None, second),
+    };
+    let (kind, known) = match family {
+        ENDPOINT => ("endpoint", change.endpoint(id).await?.is_some()),
+        _ => ("service", change.service(id).await?.is_some()),
+    };
+    if !known {
+        return Err(IdentityError::NotFound(kind, id.to_owned()));
+    }
+    if let Some(region) = region
+        && change.region(region).await?.is_none()
+    {
+        return Err(IdentityError::NotFound("region", region.to_owned()));
+    }
+    Ok(())
+}
+
 /// There is one policy for a place: the new one takes it.
 async fn associate(
     app: &App,
@@ -190,9 +222,9 @@ async fn associate(
     second: &str,
 ) -> ApiResult {
     may(app, caller, "create", word, policy).await?;
-    let others = app.store.associated_with(family, second).await?;
     let mut change = app.store.change_identity().await?;
-    for other in others {
+    still_there(&mut change, family, policy, second).await?;
+    for other in change.associated_with(family, second).await? {
         change.dissociate(family, &other, second).await?;
     }
     change.associate(family, policy, second).await?;

@@ -23,7 +23,9 @@ use crate::{
     http::{Base, Query},
     ids::identity_id,
     policy::Target,
-    store::{StoreResult, domains::Domain, limits::Limit, page::Page, projects::Project},
+    store::{
+        Change, Current, StoreResult, domains::Domain, limits::Limit, page::Page, projects::Project,
+    },
 };
 
 const NAME_MAX: usize = 64;
@@ -78,6 +80,15 @@ pub(super) async fn authorized(
         rule,
         &target("project", found.as_ref().map(Project::to_json).as_ref()).text("project_id", id),
     )?;
+    found.ok_or_else(|| IdentityError::NotFound("project", id.into()))
+}
+
+/// A project as it is at this change, to be changed or deleted by it.
+pub(super) async fn for_change(
+    change: &mut Change,
+    id: &str,
+) -> Result<Current<Project>, IdentityError> {
+    let found = change.project(id).await?;
     found.ok_or_else(|| IdentityError::NotFound("project", id.into()))
 }
 
@@ -223,7 +234,9 @@ async fn create(
     )?;
     let name = fields::name(&mut object, NAME_MAX)?;
     let parent = fields::text(&mut object, "parent_id")?;
-    let (domain_id, parent_id) = place(&app, &caller, &mut object, parent).await?;
+    let mut change = app.store.change_identity().await?;
+    let place = place(&app, &caller, &mut change, &mut object, parent);
+    let (domain_id, parent_id) = place.await?;
     let mut project = Project::new(identity_id(), domain_id, parent_id, name);
     project.description = fields::text(&mut object, "description")?.unwrap_or_default();
     project.enabled = fields::boolean(&mut object, "enabled")?.unwrap_or(true);
@@ -233,7 +246,6 @@ async fn create(
     }
     object.retain(|_, value| !value.is_null());
     project.extra = fields::merge_extra("{}", object);
-    let mut change = app.store.change_identity().await?;
     change
         .insert_project(&project)
         .await
@@ -273,6 +285,7 @@ async fn create_domain(
 async fn place(
     app: &App,
     caller: &Caller,
+    change: &mut Change,
     object: &mut fields::Object,
     parent: Option<String>,
 ) -> Result<(String, String), IdentityError> {
@@ -294,15 +307,14 @@ async fn place(
             "The parent project lies in another domain than domain_id says.".into(),
         )
     };
-    if app.store.domain(&parent).await?.is_some() {
+    if change.domain(&parent).await?.is_some() {
         return if asked.is_none_or(|domain| domain == parent) {
             Ok((parent.clone(), parent))
         } else {
             Err(mismatch())
         };
     }
-    let above = app
-        .store
+    let above = change
         .project(&parent)
         .await?
         .ok_or_else(|| IdentityError::NotFound("project", parent.clone()))?;
@@ -320,12 +332,12 @@ async fn place(
                 .into(),
         ));
     }
-    if app.store.ancestors(&parent).await?.len() + 2 > MAX_DEPTH {
+    if change.projects_above(&parent).await?.len() + 2 > MAX_DEPTH {
         return Err(IdentityError::Forbidden(format!(
             "The hierarchy may be {MAX_DEPTH} projects deep at most."
         )));
     }
-    Ok((above.domain_id, parent))
+    Ok((above.into_inner().domain_id, parent))
 }
 
 async fn show(
@@ -455,16 +467,17 @@ async fn update(
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> ApiResult {
-    if let Some(mut domain) = acting_domain(&app, &caller, "update", &id).await? {
-        let mut object = fields::body(&bytes, "project")?;
-        super::domains::apply(&mut domain, &mut object)?;
-        super::domains::store(&app, &caller, &domain).await?;
+    if acting_domain(&app, &caller, "update", &id).await?.is_some() {
+        let object = fields::body(&bytes, "project")?;
+        let domain = super::domains::edit(&app, &caller, &id, object).await?;
         let mut shown = linked(&base, "projects", as_project(&domain));
         shown["extra"] = json!({});
         return Ok(member(StatusCode::OK, "project", shown));
     }
-    let mut project = authorized(&app, &caller, "identity:update_project", &id).await?;
+    authorized(&app, &caller, "identity:update_project", &id).await?;
     let mut object = fields::body(&bytes, "project")?;
+    let mut change = app.store.change_identity().await?;
+    let mut project = for_change(&mut change, &id).await?;
     immutable::check_update("project", &project.name, &project.options, &object)?;
     if fields::boolean(&mut object, "is_domain")?.unwrap_or(false) {
         return Err(IdentityError::BadRequest(
@@ -493,9 +506,8 @@ async fn update(
     }
     if let Some(enabled) = fields::boolean(&mut object, "enabled")? {
         if !enabled
-            && app
-                .store
-                .projects(None, None, Some(&id))
+            && change
+                .projects_below(&id)
                 .await?
                 .iter()
                 .any(|child| child.enabled)
@@ -506,8 +518,7 @@ async fn update(
             ));
         }
         if enabled && !project.enabled {
-            let above = app.store.ancestors(&id).await?;
-            let above = app.store.projects_by_ids(&above).await?;
+            let above = change.projects_above(&id).await?;
             if above.iter().any(|parent| !parent.enabled) {
                 return Err(IdentityError::Forbidden(
                     "A project below a disabled one cannot be enabled; enable that one first."
@@ -522,7 +533,6 @@ async fn update(
         project.set_tags(&super::tags::checked(tags)?);
     }
     project.extra = fields::merge_extra(&project.extra, object);
-    let mut change = app.store.change_identity().await?;
     change
         .update_project(&project)
         .await
@@ -535,17 +545,18 @@ async fn update(
 }
 
 async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> ApiResult {
-    if let Some(domain) = acting_domain(&app, &caller, "delete", &id).await? {
-        return super::domains::remove(&app, &caller, &domain).await;
+    if acting_domain(&app, &caller, "delete", &id).await?.is_some() {
+        return super::domains::remove(&app, &caller, &id).await;
     }
-    let project = authorized(&app, &caller, "identity:delete_project", &id).await?;
+    authorized(&app, &caller, "identity:delete_project", &id).await?;
+    let mut change = app.store.change_identity().await?;
+    let project = for_change(&mut change, &id).await?;
     immutable::check_delete("project", &project.name, &project.options)?;
-    if !app.store.projects(None, None, Some(&id)).await?.is_empty() {
+    if !change.projects_below(&id).await?.is_empty() {
         return Err(IdentityError::Forbidden(
             "A project with projects below it cannot be deleted; delete those first.".into(),
         ));
     }
-    let mut change = app.store.change_identity().await?;
     change.delete_project(&id).await?;
     change.dissociate_all(&id).await?;
     app.store.commit(change).await?;

@@ -22,7 +22,10 @@ use crate::{
     http::{Base, Query},
     ids::identity_id,
     policy::Target,
-    store::roles::{Inference, Role},
+    store::{
+        Change, Current,
+        roles::{Inference, Role},
+    },
 };
 
 const NAME_MAX: usize = 255;
@@ -140,8 +143,10 @@ async fn update(
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> ApiResult {
-    let mut role = authorized(&app, &caller, "update", &id).await?;
+    authorized(&app, &caller, "update", &id).await?;
     let mut object = fields::body(&bytes, "role")?;
+    let mut change = app.store.change_identity().await?;
+    let mut role = for_change(&mut change, &id).await?;
     immutable::check_update("role", &role.name, &role.options, &object)?;
     role.options = fields::merged_options(&mut object, &role.options, OPTIONS)?;
     if let Some(name) = fields::new_name(&mut object, NAME_MAX)? {
@@ -150,7 +155,6 @@ async fn update(
     if object.contains_key("description") {
         role.description = fields::text(&mut object, "description")?;
     }
-    let mut change = app.store.change_identity().await?;
     change
         .update_role(&role)
         .await
@@ -165,13 +169,20 @@ async fn update(
 }
 
 async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> ApiResult {
-    let role = authorized(&app, &caller, "delete", &id).await?;
-    immutable::check_delete("role", &role.name, &role.options)?;
+    authorized(&app, &caller, "delete", &id).await?;
     let mut change = app.store.change_identity().await?;
+    let role = for_change(&mut change, &id).await?;
+    immutable::check_delete("role", &role.name, &role.options)?;
     change.delete_role(&id).await?;
     app.store.commit(change).await?;
     caller.audit("delete", KIND, &id);
     Ok(no_content())
+}
+
+/// A role as it is at this change, to be changed or deleted by it.
+async fn for_change(change: &mut Change, id: &str) -> Result<Current<Role>, IdentityError> {
+    let found = change.role(id).await?;
+    found.ok_or_else(|| IdentityError::NotFound("role", id.into()))
 }
 
 /// `{id, name, links}`.
@@ -310,7 +321,9 @@ async fn imply(
     Path((prior, implied)): Path<(String, String)>,
 ) -> ApiResult {
     caller.may(&app, "identity:create_implied_role", &Target::new())?;
-    let (prior, implied) = (role(&app, &prior).await?, role(&app, &implied).await?);
+    let mut change = app.store.change_identity().await?;
+    let prior = for_change(&mut change, &prior).await?;
+    let implied = for_change(&mut change, &implied).await?;
     // Rules compare roles without regard to case.
     if implied.name.eq_ignore_ascii_case("admin") {
         return Err(IdentityError::Forbidden(
@@ -322,13 +335,12 @@ async fn imply(
             "A global role may not imply a role of one domain.".into(),
         ));
     }
-    if leads_to(&app.store.inferences().await?, &implied.id, &prior.id) {
+    if leads_to(&change.inferences().await?, &implied.id, &prior.id) {
         return Err(IdentityError::Forbidden(format!(
             "The role {} implies {} already; an inference back would be a circle.",
             implied.name, prior.name
         )));
     }
-    let mut change = app.store.change_identity().await?;
     change.insert_inference(&prior.id, &implied.id).await?;
     app.store.commit(change).await?;
     caller.audit("update", KIND, &prior.id);

@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 
 use super::{
     error::{ApiResult, IdentityError},
-    projects::authorized,
+    projects::{authorized, for_change},
     support::{Caller, no_content},
 };
-use crate::{app::App, http::Base, store::projects::Project};
+use crate::{app::App, http::Base};
 
 /// Most tags a project may have, and characters a tag may have.
 const MAX_TAGS: usize = 80;
@@ -54,10 +54,17 @@ fn shown(base: &Base, id: &str, tags: &[String]) -> Value {
     json!({"tags": tags, "links": {"self": format!("{}/projects/{id}/tags", base.identity())}})
 }
 
-async fn store(app: &App, project: &Project, tags: &[String]) -> Result<(), IdentityError> {
+/// Makes others of a project's tags. What they are now.
+async fn edit(
+    app: &App,
+    id: &str,
+    edit: impl FnOnce(Vec<String>) -> Result<Vec<String>, IdentityError>,
+) -> Result<Vec<String>, IdentityError> {
     let mut change = app.store.change_identity().await?;
-    change.set_tags(&project.id, tags).await?;
-    Ok(app.store.commit(change).await?)
+    let tags = edit(for_change(&mut change, id).await?.tags())?;
+    change.set_tags(id, &tags).await?;
+    app.store.commit(change).await?;
+    Ok(tags)
 }
 
 async fn list(
@@ -77,19 +84,18 @@ async fn replace(
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> ApiResult {
-    let project = authorized(&app, &caller, "identity:update_project_tags", &id).await?;
+    authorized(&app, &caller, "identity:update_project_tags", &id).await?;
     let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     let tags = serde_json::from_value(value["tags"].clone()).map_err(|_| {
         IdentityError::BadRequest("The request body must hold a list of strings named tags.".into())
     })?;
-    let tags = checked(tags)?;
-    store(&app, &project, &tags).await?;
+    let tags = edit(&app, &id, |_| checked(tags)).await?;
     Ok(Json(shown(&base, &id, &tags)).into_response())
 }
 
 async fn clear(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> ApiResult {
-    let project = authorized(&app, &caller, "identity:delete_project_tags", &id).await?;
-    store(&app, &project, &[]).await?;
+    authorized(&app, &caller, "identity:delete_project_tags", &id).await?;
+    edit(&app, &id, |_| Ok(Vec::new())).await?;
     Ok(no_content())
 }
 
@@ -113,13 +119,15 @@ async fn add(
     uri: Uri,
     Path((id, tag)): Path<(String, String)>,
 ) -> ApiResult {
-    let project = authorized(&app, &caller, "identity:create_project_tag", &id).await?;
-    let mut tags = project.tags();
-    tags.push(tag);
-    store(&app, &project, &checked(tags)?).await?;
+    authorized(&app, &caller, "identity:create_project_tag", &id).await?;
+    edit(&app, &id, |mut tags| {
+        tags.push(tag);
+        checked(tags)
+    })
+    .await?;
     // As it was sent: the path has it encoded already.
     let sent = uri.path().rsplit_once('/').map_or("", |(_, tag)| tag);
-    let own = format!("{}/projects/{}/tags/{sent}", base.identity(), project.id);
+    let own = format!("{}/projects/{id}/tags/{sent}", base.identity());
     Ok((StatusCode::CREATED, [(LOCATION, own)]).into_response())
 }
 
@@ -128,13 +136,15 @@ async fn remove(
     caller: Caller,
     Path((id, tag)): Path<(String, String)>,
 ) -> ApiResult {
-    let project = authorized(&app, &caller, "identity:delete_project_tag", &id).await?;
-    let mut tags = project.tags();
-    let before = tags.len();
-    tags.retain(|other| *other != tag);
-    if tags.len() == before {
-        return Err(IdentityError::NotFound("project tag", tag));
-    }
-    store(&app, &project, &tags).await?;
+    authorized(&app, &caller, "identity:delete_project_tag", &id).await?;
+    edit(&app, &id, |mut tags| {
+        let before = tags.len();
+        tags.retain(|other| *other != tag);
+        if tags.len() == before {
+            return Err(IdentityError::NotFound("project tag", tag));
+        }
+        Ok(tags)
+    })
+    .await?;
     Ok(no_content())
 }

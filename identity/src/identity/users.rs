@@ -191,8 +191,8 @@ async fn show(
     ))
 }
 
-/// A user with these attributes of a request written over its own; all but its password, and its id and domain, which stay.
-fn edited(mut user: User, mut object: fields::Object) -> Result<User, IdentityError> {
+/// Writes these attributes of a request over a user's own; all but its password, and its id and domain, which stay.
+fn edit(user: &mut User, mut object: fields::Object) -> Result<(), IdentityError> {
     if let Some(name) = fields::new_name(&mut object, NAME_MAX)? {
         user.name = name;
     }
@@ -204,7 +204,7 @@ fn edited(mut user: User, mut object: fields::Object) -> Result<User, IdentityEr
     }
     user.options = fields::merged_options(&mut object, &user.options, OPTIONS)?;
     user.extra = fields::merge_extra(&user.extra, object);
-    Ok(user)
+    Ok(())
 }
 
 async fn update(
@@ -214,7 +214,7 @@ async fn update(
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> ApiResult {
-    let user = authorized(&app, &caller, "identity:update_user", &id).await?;
+    let mut user = authorized(&app, &caller, "identity:update_user", &id).await?;
     directory::check_writable(&app, &user.domain_id)?;
     let mut object = fields::body(&bytes, "user")?;
     if fields::text(&mut object, "id")?.is_some_and(|other| other != id) {
@@ -228,20 +228,21 @@ async fn update(
         ));
     }
     let password = fields::text(&mut object, "password")?.map(SecretString::from);
-    let mut hashed = edited(user, object.clone())?;
+    edit(&mut user, object.clone())?;
     // After the options, which may exempt from the rules.
     if let Some(password) = &password {
-        passwords::set(&app, &mut hashed, password, By::Other).await?;
+        passwords::set(&app, &mut user, password, By::Other).await?;
         #[cfg(test)]
         app.password_pause.after_hashing().await;
     }
     let mut change = app.store.change_identity().await?;
     // A hash takes its time, and the user may be another one by now.
+    let hashed = user;
     let now = change.user(&id).await?;
-    let now = now.ok_or_else(|| IdentityError::NotFound("user", id.clone()))?;
-    let was_enabled = now.enabled;
+    let mut user = now.ok_or_else(|| IdentityError::NotFound("user", id.clone()))?;
+    let was_enabled = user.enabled;
     let unlock = password.is_some() || object.get("enabled") == Some(&Value::Bool(true));
-    let mut user = edited(now, object)?;
+    edit(&mut user, object)?;
     if password.is_some() {
         user.password_hash = hashed.password_hash;
         user.password_expires_at = hashed.password_expires_at;

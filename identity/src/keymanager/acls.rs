@@ -194,7 +194,7 @@ setter!(patch_container, Guarded::Container, true);
 
 async fn set(app: &App, caller: &Caller, base: &Base, request: SetRequest<'_>) -> ApiResult {
     let (kind, id) = (request.kind, request.id);
-    let old = permitted(app, caller, kind, id, Act::Set).await?;
+    permitted(app, caller, kind, id, Act::Set).await?;
     let asked = asked(request.headers, request.bytes)?;
     let now = now_us();
     let mut change = app.store.change_keys().await?;
@@ -203,7 +203,11 @@ async fn set(app: &App, caller: &Caller, base: &Base, request: SetRequest<'_>) -
         None if request.merge => {}
         None => change.delete_acl(kind, id).await?,
         Some((access, users)) => {
-            let kept = old.filter(|_| request.merge).unwrap_or(Acl {
+            let old = match request.merge {
+                true => change.acl(kind, id).await?,
+                false => None,
+            };
+            let kept = old.unwrap_or(Acl {
                 project_access: true,
                 users: Vec::new(),
                 created: now,

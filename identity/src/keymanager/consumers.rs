@@ -98,6 +98,11 @@ trait Used: Sized + Send + Sync + 'static {
     fn same(one: &Self::Consumer, other: &Self::Consumer) -> bool;
 
     fn all(app: &App, id: &str) -> impl Future<Output = StoreResult<Vec<Self::Consumer>>> + Send;
+    /// As the change sees them.
+    fn all_now(
+        change: &mut Change,
+        id: &str,
+    ) -> impl Future<Output = StoreResult<Vec<Self::Consumer>>> + Send;
     fn insert(
         change: &mut Change,
         id: &str,
@@ -170,6 +175,10 @@ impl Used for Secret {
 
     async fn all(app: &App, id: &str) -> StoreResult<Vec<Consumer>> {
         app.store.consumers(id).await
+    }
+
+    async fn all_now(change: &mut Change, id: &str) -> StoreResult<Vec<Consumer>> {
+        change.consumers(id).await
     }
 
     async fn insert(change: &mut Change, id: &str, consumer: &Consumer) -> StoreResult<()> {
@@ -247,6 +256,10 @@ impl Used for Container {
 
     async fn all(app: &App, id: &str) -> StoreResult<Vec<ContainerConsumer>> {
         app.store.container_consumers(id).await
+    }
+
+    async fn all_now(change: &mut Change, id: &str) -> StoreResult<Vec<ContainerConsumer>> {
+        change.container_consumers(id).await
     }
 
     async fn insert(
@@ -332,7 +345,8 @@ async fn remove<U: Used>(
     let (owner, acl) = U::load(&app, &id).await?;
     owner.ask(&app, &caller, U::RULES[2], acl.as_ref())?;
     let wanted = U::sent(&fields::object(&headers, &bytes)?, &caller)?;
-    let known = U::all(&app, &id).await?;
+    let mut change = app.store.change_keys().await?;
+    let known = U::all_now(&mut change, &id).await?;
     let found = known
         .iter()
         .find(|other| U::same(other, &wanted))
@@ -342,7 +356,6 @@ async fn remove<U: Used>(
             "Only the project that registered a consumer may remove it.".into(),
         ));
     }
-    let mut change = app.store.change_keys().await?;
     U::delete(&mut change, &id, &wanted).await?;
     app.store.commit(change).await?;
     caller.audit("update", U::KIND, &id);

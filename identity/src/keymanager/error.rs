@@ -127,6 +127,8 @@ impl From<StoreError> for KeyManagerError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unfit(_) => Self::BadRequest(UNFIT.to_owned()),
+            // Deleted since it was looked up.
+            StoreError::Dangling => Self::NotFound("secret or container"),
             other => Self::Store(other),
         }
     }

@@ -244,12 +244,12 @@ async fn delete(
     caller.may_secret(&app, "secret:delete", &secret, acl.as_ref())?;
     // Before version 1.2 nothing keeps a secret from being deleted.
     let guarded = caller.version.0 >= 2 && !forced(&query)?;
-    if guarded && !app.store.consumers(&id).await?.is_empty() {
+    let mut change = app.store.change_keys().await?;
+    if guarded && !change.consumers(&id).await?.is_empty() {
         return Err(KeyManagerError::BadRequest(
             "The secret has consumers; remove those first, or delete with force=true.".into(),
         ));
     }
-    let mut change = app.store.change_keys().await?;
     if !change.delete_secret(&id).await? {
         return Err(KeyManagerError::NotFound("secret"));
     }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     crypto::SealingKey,
-    store::{Store, StoreError, StoreResult, domain_config::DomainOption, users::User},
+    store::{Change, Store, StoreError, StoreResult, domain_config::DomainOption, users::User},
 };
 
 /// How old what is known of a user may be when its token is validated. Rights taken away in a directory end so soon.
@@ -515,7 +515,7 @@ impl ReloadError {
 /// # Errors
 /// Inside: why not, as a sentence.
 pub async fn check(
-    store: &Store,
+    change: &mut Change,
     domain_id: &str,
     options: Vec<(String, String, serde_json::Value)>,
 ) -> StoreResult<Result<(), String>> {
@@ -527,7 +527,7 @@ pub async fn check(
     if let Err(error) = config::read(&options) {
         return Ok(Err(error.to_string()));
     }
-    if store.own_entries(domain_id).await? > 0 {
+    if change.own_entries(domain_id).await? > 0 {
         return Ok(Err(
             "the domain has users or groups of its own; a directory needs a domain without".into(),
         ));

@@ -80,8 +80,8 @@ fn mapping(domain_id: &str, id: &str, entity: EntityType, local_id: &str) -> Map
 /// What is to be written.
 #[derive(Default)]
 struct Differences {
-    users: Vec<(User, bool, Mapping)>,
-    groups: Vec<(Group, bool, Mapping)>,
+    users: Vec<(User, Mapping)>,
+    groups: Vec<(Group, Mapping)>,
     gone: Vec<String>,
     joined: Vec<(String, String)>,
     left: Vec<(String, String)>,
@@ -99,7 +99,7 @@ impl Differences {
         let new = user_row(old, domain_id, &id, user, now);
         if old.is_none_or(|old| !same_user(old, &new)) {
             let mapping = mapping(domain_id, &id, EntityType::User, &user.local_id);
-            self.users.push((new, old.is_none(), mapping));
+            self.users.push((new, mapping));
         }
         id
     }
@@ -109,7 +109,7 @@ impl Differences {
         let new = group_row(domain_id, &id, group);
         if old.is_none_or(|old| !same_group(old, &new)) {
             let mapping = mapping(domain_id, &id, EntityType::Group, &group.local_id);
-            self.groups.push((new, old.is_none(), mapping));
+            self.groups.push((new, mapping));
         }
         id
     }
@@ -138,11 +138,11 @@ impl Differences {
         for id in &self.gone {
             change.forget_mirrored(id).await?;
         }
-        for (user, new, mapping) in &self.users {
-            put_user(&mut change, user, *new, mapping).await?;
+        for (user, mapping) in self.users {
+            put_user(&mut change, user, &mapping).await?;
         }
-        for (group, new, mapping) in &self.groups {
-            put_group(&mut change, group, *new, mapping).await?;
+        for (group, mapping) in self.groups {
+            put_group(&mut change, group, &mapping).await?;
         }
         for (group, user) in &self.joined {
             change.add_member(group, user).await?;
@@ -151,37 +151,36 @@ impl Differences {
     }
 }
 
-async fn put_user(
-    change: &mut Change,
-    user: &User,
-    new: bool,
-    mapping: &Mapping,
-) -> StoreResult<()> {
+async fn put_user(change: &mut Change, user: User, mapping: &Mapping) -> StoreResult<()> {
     change
         .free_user_name(&user.domain_id, &user.name, &user.id)
         .await?;
     change.remember_mapping(mapping).await?;
-    if new {
-        change.insert_user(user).await
-    } else {
-        change.update_user(user).await
+    match change.user(&user.id).await? {
+        None => change.insert_user(&user).await,
+        Some(mut row) => {
+            // Another look at the directory may have ended the user's tokens meanwhile.
+            let tokens_valid_after = user.tokens_valid_after.max(row.tokens_valid_after);
+            *row = User {
+                tokens_valid_after,
+                ..user
+            };
+            change.update_user(&row).await
+        }
     }
 }
 
-async fn put_group(
-    change: &mut Change,
-    group: &Group,
-    new: bool,
-    mapping: &Mapping,
-) -> StoreResult<()> {
+async fn put_group(change: &mut Change, group: Group, mapping: &Mapping) -> StoreResult<()> {
     change
         .free_group_name(&group.domain_id, &group.name, &group.id)
         .await?;
     change.remember_mapping(mapping).await?;
-    if new {
-        change.insert_group(group).await
-    } else {
-        change.update_group(group).await
+    match change.group(&group.id).await? {
+        None => change.insert_group(&group).await,
+        Some(mut row) => {
+            *row = group;
+            change.update_group(&row).await
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! Access lists of secrets and of containers: the same records in two pairs of tables.
 
-use super::{Change, Store, StoreResult, sql};
+use super::{
+    Change, Store, StoreResult,
+    sql::{self, Records, Scalars, Statement},
+};
 
 /// What an access list guards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +83,30 @@ macro_rules! statements {
     };
 }
 
+/// Project access, created, updated.
+type Row = (bool, i64, i64);
+
+impl Acl {
+    fn of((project_access, created, updated): Row, users: Vec<String>) -> Self {
+        Self {
+            project_access,
+            users,
+            created,
+            updated,
+        }
+    }
+}
+
 impl Guarded {
+    /// For an access list and its users.
+    fn questions(self, id: &str) -> (Statement<'_, Records<Row>>, Statement<'_, Scalars<String>>) {
+        let statements = self.statements();
+        (
+            sql::query_as(statements.read).bind(id),
+            sql::query_scalar(statements.users).bind(id),
+        )
+    }
+
     fn statements(self) -> Statements {
         match self {
             Self::Secret => statements!("secret"),
@@ -95,28 +121,29 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn acl(&self, kind: Guarded, id: &str) -> StoreResult<Option<Acl>> {
-        let statements = kind.statements();
-        let row: Option<(bool, i64, i64)> = sql::query_as(statements.read)
-            .bind(id)
-            .fetch_optional(&self.read)
-            .await?;
-        let Some((project_access, created, updated)) = row else {
-            return Ok(None);
-        };
-        let users = sql::query_scalar(statements.users)
-            .bind(id)
-            .fetch_all(&self.read)
-            .await?;
-        Ok(Some(Acl {
-            project_access,
-            users,
-            created,
-            updated,
-        }))
+        let (read, users) = kind.questions(id);
+        let row = read.fetch_optional(&self.read).await?;
+        Ok(match row {
+            Some(row) => Some(Acl::of(row, users.fetch_all(&self.read).await?)),
+            None => None,
+        })
     }
 }
 
 impl Change {
+    /// The access list of a secret or container, as this change sees it.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn acl(&mut self, kind: Guarded, id: &str) -> StoreResult<Option<Acl>> {
+        let (read, users) = kind.questions(id);
+        let row = read.fetch_optional(&mut *self.tx).await?;
+        Ok(match row {
+            Some(row) => Some(Acl::of(row, users.fetch_all(&mut *self.tx).await?)),
+            None => None,
+        })
+    }
+
     /// Replaces the access list of a secret or container.
     ///
     /// # Errors

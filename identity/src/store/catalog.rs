@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult, sql};
+use super::{Change, Current, Store, StoreResult, sql};
 
 /// A region.
 #[derive(Debug, Clone, FromRow)]
@@ -78,15 +78,15 @@ impl Endpoint {
     }
 }
 
+const REGIONS: &str = "SELECT * FROM regions ORDER BY id";
+
 impl Store {
     /// All regions.
     ///
     /// # Errors
     /// `Query`.
     pub async fn regions(&self) -> StoreResult<Vec<Region>> {
-        Ok(sql::query_as("SELECT * FROM regions ORDER BY id")
-            .fetch_all(&self.read)
-            .await?)
+        Ok(sql::query_as(REGIONS).fetch_all(&self.read).await?)
     }
 
     /// All services.
@@ -115,6 +115,41 @@ impl Store {
 }
 
 impl Change {
+    /// All regions, as this change sees them.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn regions(&mut self) -> StoreResult<Vec<Region>> {
+        Ok(sql::query_as(REGIONS).fetch_all(&mut *self.tx).await?)
+    }
+
+    /// One region, to be changed.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn region(&mut self, id: &str) -> StoreResult<Option<Current<Region>>> {
+        self.current(sql::query_as("SELECT * FROM regions WHERE id = $1").bind(id))
+            .await
+    }
+
+    /// One service, to be changed.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn service(&mut self, id: &str) -> StoreResult<Option<Current<Service>>> {
+        self.current(sql::query_as("SELECT * FROM services WHERE id = $1").bind(id))
+            .await
+    }
+
+    /// One endpoint, to be changed.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn endpoint(&mut self, id: &str) -> StoreResult<Option<Current<Endpoint>>> {
+        self.current(sql::query_as("SELECT * FROM endpoints WHERE id = $1").bind(id))
+            .await
+    }
+
     /// Adds a region.
     ///
     /// # Errors
@@ -133,7 +168,7 @@ impl Change {
     ///
     /// # Errors
     /// `Query`.
-    pub async fn update_region(&mut self, region: &Region) -> StoreResult<()> {
+    pub async fn update_region(&mut self, region: &Current<Region>) -> StoreResult<()> {
         sql::query("UPDATE regions SET description = $2, parent_region_id = $3 WHERE id = $1")
             .bind(&region.id)
             .bind(&region.description)
@@ -147,7 +182,7 @@ impl Change {
     ///
     /// # Errors
     /// `Query`.
-    pub async fn update_service(&mut self, service: &Service) -> StoreResult<()> {
+    pub async fn update_service(&mut self, service: &Current<Service>) -> StoreResult<()> {
         sql::query("UPDATE services SET type = $2, name = $3, description = $4, enabled = $5 WHERE id = $1")
             .bind(&service.id)
             .bind(&service.kind)
@@ -163,7 +198,7 @@ impl Change {
     ///
     /// # Errors
     /// `Dangling`, `Query`.
-    pub async fn update_endpoint(&mut self, endpoint: &Endpoint) -> StoreResult<()> {
+    pub async fn update_endpoint(&mut self, endpoint: &Current<Endpoint>) -> StoreResult<()> {
         sql::query(
             "UPDATE endpoints SET service_id = $2, interface = $3, region_id = $4, url = $5, enabled = $6 WHERE id = $1",
         )

@@ -49,6 +49,9 @@ pub struct ContainerConsumer {
 const SECRETS_OF: &str =
     "SELECT secret_id, name FROM container_secrets WHERE container_id = $1 ORDER BY position";
 
+const CONSUMERS_OF: &str = "SELECT project_id, name, url, created FROM container_consumers
+     WHERE container_id = $1 ORDER BY name, url";
+
 impl Store {
     /// One container.
     ///
@@ -117,17 +120,28 @@ impl Store {
         &self,
         container_id: &str,
     ) -> StoreResult<Vec<ContainerConsumer>> {
-        Ok(sql::query_as(
-            "SELECT project_id, name, url, created FROM container_consumers
-             WHERE container_id = $1 ORDER BY name, url",
-        )
-        .bind(container_id)
-        .fetch_all(&self.read)
-        .await?)
+        Ok(sql::query_as(CONSUMERS_OF)
+            .bind(container_id)
+            .fetch_all(&self.read)
+            .await?)
     }
 }
 
 impl Change {
+    /// The consumers of a container, as this change sees them.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn container_consumers(
+        &mut self,
+        container_id: &str,
+    ) -> StoreResult<Vec<ContainerConsumer>> {
+        Ok(sql::query_as(CONSUMERS_OF)
+            .bind(container_id)
+            .fetch_all(&mut *self.tx)
+            .await?)
+    }
+
     /// The secrets of a container, as this change sees it.
     ///
     /// # Errors

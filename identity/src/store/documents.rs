@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult, json_object, sql};
+use super::{Change, Current, Store, StoreResult, json_object, sql};
 
 /// One record.
 #[derive(Clone, Default, FromRow)]
@@ -72,19 +72,23 @@ impl Document {
     }
 }
 
+const ONE: &str = "SELECT * FROM documents WHERE family = $1 AND id = $2";
+const ALL: &str =
+    "SELECT * FROM documents WHERE family = $1 AND ($2 IS NULL OR user_id = $2) ORDER BY id";
+const FIRST_IDS: &str =
+    "SELECT first_id FROM associations WHERE family = $1 AND second_id = $2 ORDER BY first_id";
+
 impl Store {
     /// One record.
     ///
     /// # Errors
     /// `Query`.
     pub async fn document(&self, family: &str, id: &str) -> StoreResult<Option<Document>> {
-        Ok(
-            sql::query_as("SELECT * FROM documents WHERE family = $1 AND id = $2")
-                .bind(family)
-                .bind(id)
-                .fetch_optional(&self.read)
-                .await?,
-        )
+        Ok(sql::query_as(ONE)
+            .bind(family)
+            .bind(id)
+            .fetch_optional(&self.read)
+            .await?)
     }
 
     /// All records of a family, or those of one user, by id.
@@ -96,13 +100,11 @@ impl Store {
         family: &str,
         user_id: Option<&str>,
     ) -> StoreResult<Vec<Document>> {
-        Ok(sql::query_as(
-            "SELECT * FROM documents WHERE family = $1 AND ($2 IS NULL OR user_id = $2) ORDER BY id",
-        )
-        .bind(family)
-        .bind(user_id)
-        .fetch_all(&self.read)
-        .await?)
+        Ok(sql::query_as(ALL)
+            .bind(family)
+            .bind(user_id)
+            .fetch_all(&self.read)
+            .await?)
     }
 
     /// The second ids that belong to a first one.
@@ -124,13 +126,11 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn associated_with(&self, family: &str, second_id: &str) -> StoreResult<Vec<String>> {
-        Ok(sql::query_scalar(
-            "SELECT first_id FROM associations WHERE family = $1 AND second_id = $2 ORDER BY first_id",
-        )
-        .bind(family)
-        .bind(second_id)
-        .fetch_all(&self.read)
-        .await?)
+        Ok(sql::query_scalar(FIRST_IDS)
+            .bind(family)
+            .bind(second_id)
+            .fetch_all(&self.read)
+            .await?)
     }
 }
 
@@ -156,12 +156,52 @@ impl Change {
         Ok(())
     }
 
-    /// Writes a record anew. Says whether there was one.
+    /// One record, to be changed.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn document(
+        &mut self,
+        family: &str,
+        id: &str,
+    ) -> StoreResult<Option<Current<Document>>> {
+        self.current(sql::query_as(ONE).bind(family).bind(id)).await
+    }
+
+    /// All records of a family, as this change sees them.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn documents(&mut self, family: &str) -> StoreResult<Vec<Document>> {
+        Ok(sql::query_as(ALL)
+            .bind(family)
+            .bind(None::<&str>)
+            .fetch_all(&mut *self.tx)
+            .await?)
+    }
+
+    /// The first ids that belong to a second one, as this change sees them.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn associated_with(
+        &mut self,
+        family: &str,
+        second_id: &str,
+    ) -> StoreResult<Vec<String>> {
+        Ok(sql::query_scalar(FIRST_IDS)
+            .bind(family)
+            .bind(second_id)
+            .fetch_all(&mut *self.tx)
+            .await?)
+    }
+
+    /// Writes a record anew.
     ///
     /// # Errors
     /// `Dangling`, `Query`.
-    pub async fn update_document(&mut self, document: &Document) -> StoreResult<bool> {
-        let done = sql::query(
+    pub async fn update_document(&mut self, document: &Current<Document>) -> StoreResult<()> {
+        sql::query(
             "UPDATE documents SET user_id = $3, project_id = $4, domain_id = $5, body = $6, sealed = $7
              WHERE family = $1 AND id = $2",
         )
@@ -174,7 +214,7 @@ impl Change {
         .bind(&document.sealed)
         .execute(&mut *self.tx)
         .await?;
-        Ok(done.rows_affected() > 0)
+        Ok(())
     }
 
     /// Deletes a record. Says whether there was one.

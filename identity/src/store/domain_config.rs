@@ -33,23 +33,34 @@ impl std::fmt::Debug for DomainOption {
     }
 }
 
+const OPTIONS: &str = "SELECT domain_id, section, name, value, sealed FROM domain_config
+     WHERE ($1 IS NULL OR domain_id = $1) ORDER BY domain_id, section, name";
+
 impl Store {
     /// The options of one domain, or of all, by domain, section and name.
     ///
     /// # Errors
     /// `Query`.
     pub async fn domain_options(&self, domain_id: Option<&str>) -> StoreResult<Vec<DomainOption>> {
-        Ok(sql::query_as(
-            "SELECT domain_id, section, name, value, sealed FROM domain_config WHERE ($1 IS NULL OR domain_id = $1)
-             ORDER BY domain_id, section, name",
-        )
-        .bind(domain_id)
-        .fetch_all(&self.read)
-        .await?)
+        Ok(sql::query_as(OPTIONS)
+            .bind(domain_id)
+            .fetch_all(&self.read)
+            .await?)
     }
 }
 
 impl Change {
+    /// The options of one domain, as this change sees them.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn domain_options(&mut self, domain_id: &str) -> StoreResult<Vec<DomainOption>> {
+        Ok(sql::query_as(OPTIONS)
+            .bind(domain_id)
+            .fetch_all(&mut *self.tx)
+            .await?)
+    }
+
     /// Sets an option.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult, sql};
+use super::{Change, Current, Store, StoreResult, sql};
 
 /// A domain.
 #[derive(Debug, Clone, FromRow)]
@@ -81,11 +81,20 @@ impl Change {
         Ok(())
     }
 
+    /// One domain, to be changed.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn domain(&mut self, id: &str) -> StoreResult<Option<Current<Domain>>> {
+        self.current(sql::query_as("SELECT * FROM domains WHERE id = $1").bind(id))
+            .await
+    }
+
     /// Writes all attributes of a domain.
     ///
     /// # Errors
     /// `Duplicate`, `Query`.
-    pub async fn update_domain(&mut self, domain: &Domain) -> StoreResult<()> {
+    pub async fn update_domain(&mut self, domain: &Current<Domain>) -> StoreResult<()> {
         sql::query("UPDATE domains SET name = $2, description = $3, enabled = $4, options = $5 WHERE id = $1")
             .bind(&domain.id)
             .bind(&domain.name)

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult, sql, users::User};
+use super::{Change, Current, Store, StoreResult, sql, users::User};
 
 /// A group of users.
 #[derive(Debug, Clone, FromRow)]
@@ -108,11 +108,20 @@ impl Change {
         Ok(())
     }
 
+    /// One group, to be changed.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn group(&mut self, id: &str) -> StoreResult<Option<Current<Group>>> {
+        self.current(sql::query_as("SELECT * FROM user_groups WHERE id = $1").bind(id))
+            .await
+    }
+
     /// Writes all attributes of a group but its domain.
     ///
     /// # Errors
     /// `Duplicate`, `Query`.
-    pub async fn update_group(&mut self, group: &Group) -> StoreResult<()> {
+    pub async fn update_group(&mut self, group: &Current<Group>) -> StoreResult<()> {
         sql::query("UPDATE user_groups SET name = $2, description = $3, extra = $4 WHERE id = $1")
             .bind(&group.id)
             .bind(&group.name)

@@ -17,6 +17,10 @@ pub struct Mapping {
     pub local_id: String,
 }
 
+const OWN_ENTRIES: &str =
+    "SELECT (SELECT COUNT(*) FROM users WHERE domain_id = $1 AND id NOT IN (SELECT public_id FROM id_mapping))
+     + (SELECT COUNT(*) FROM user_groups WHERE domain_id = $1 AND id NOT IN (SELECT public_id FROM id_mapping))";
+
 impl Store {
     /// The entry behind an id.
     ///
@@ -49,13 +53,10 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn own_entries(&self, domain_id: &str) -> StoreResult<i64> {
-        Ok(sql::query_scalar(
-            "SELECT (SELECT COUNT(*) FROM users WHERE domain_id = $1 AND id NOT IN (SELECT public_id FROM id_mapping))
-             + (SELECT COUNT(*) FROM user_groups WHERE domain_id = $1 AND id NOT IN (SELECT public_id FROM id_mapping))",
-        )
-        .bind(domain_id)
-        .fetch_one(&self.read)
-        .await?)
+        Ok(sql::query_scalar(OWN_ENTRIES)
+            .bind(domain_id)
+            .fetch_one(&self.read)
+            .await?)
     }
 
     /// Who is in which group of a domain: `(group, user)`.
@@ -74,6 +75,17 @@ impl Store {
 }
 
 impl Change {
+    /// How many users and groups a domain has that are not mirrored, as this change sees it.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn own_entries(&mut self, domain_id: &str) -> StoreResult<i64> {
+        Ok(sql::query_scalar(OWN_ENTRIES)
+            .bind(domain_id)
+            .fetch_one(&mut *self.tx)
+            .await?)
+    }
+
     /// Remembers the entry behind an id; again is no error.
     ///
     /// # Errors

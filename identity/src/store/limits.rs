@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult, sql};
+use super::{Change, Current, Store, StoreResult, sql};
 
 /// The default of a resource for all projects and domains.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
@@ -137,6 +137,28 @@ impl Store {
 }
 
 impl Change {
+    /// One registered limit, to be changed.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn registered_limit(
+        &mut self,
+        id: &str,
+    ) -> StoreResult<Option<Current<RegisteredLimit>>> {
+        self.current(sql::query_as("SELECT * FROM registered_limits WHERE id = $1").bind(id))
+            .await
+    }
+
+    /// One limit, to be changed.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn limit(&mut self, id: &str) -> StoreResult<Option<Current<Limit>>> {
+        let question = sql::query_as(LIMITS).bind(id);
+        self.current(question.bind(None::<&str>).bind(None::<&str>))
+            .await
+    }
+
     /// The registered limit of a resource, as this change sees it.
     ///
     /// # Errors
@@ -204,12 +226,15 @@ impl Change {
         Ok(())
     }
 
-    /// Writes a registered limit anew. Says whether there was one.
+    /// Writes a registered limit anew.
     ///
     /// # Errors
     /// `Duplicate`, `Dangling`, `Query`.
-    pub async fn update_registered_limit(&mut self, limit: &RegisteredLimit) -> StoreResult<bool> {
-        let done = sql::query(
+    pub async fn update_registered_limit(
+        &mut self,
+        limit: &Current<RegisteredLimit>,
+    ) -> StoreResult<()> {
+        sql::query(
             "UPDATE registered_limits SET service_id = $2, region_id = $3, resource_name = $4, default_limit = $5,
              description = $6 WHERE id = $1",
         )
@@ -221,7 +246,7 @@ impl Change {
         .bind(&limit.description)
         .execute(&mut *self.tx)
         .await?;
-        Ok(done.rows_affected() > 0)
+        Ok(())
     }
 
     /// Deletes a registered limit. Says whether there was one.
@@ -256,19 +281,18 @@ impl Change {
         Ok(())
     }
 
-    /// Writes value and description of a limit. Says whether there was one.
+    /// Writes value and description of a limit.
     ///
     /// # Errors
     /// `Query`.
-    pub async fn update_limit(&mut self, limit: &Limit) -> StoreResult<bool> {
-        let done =
-            sql::query("UPDATE limits SET resource_limit = $2, description = $3 WHERE id = $1")
-                .bind(&limit.id)
-                .bind(limit.resource_limit)
-                .bind(&limit.description)
-                .execute(&mut *self.tx)
-                .await?;
-        Ok(done.rows_affected() > 0)
+    pub async fn update_limit(&mut self, limit: &Current<Limit>) -> StoreResult<()> {
+        sql::query("UPDATE limits SET resource_limit = $2, description = $3 WHERE id = $1")
+            .bind(&limit.id)
+            .bind(limit.resource_limit)
+            .bind(&limit.description)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
     }
 
     /// Deletes a limit. Says whether there was one.

@@ -1,8 +1,8 @@
 //! Records in SQL. One file a family; every function is one question or one change, no decisions.
 //!
 //! The database is SQLite, or PostgreSQL where there is more than one replica; statements are the same (see `sql`). Reads go
-//! through a small pool, writes through one connection (see `writer`), so that there are never two writers of ours. A
-//! change of an identity record raises the generation, which empties whatever was worked out from the records before (see
+//! through a small pool, writes through one connection (see `writer`), so that there are never two writers of ours. What a
+//! change writes whole, and what it depends on, is read in that change (see `current`). A change of an identity record raises the generation, which empties whatever was worked out from the records before (see
 //! `token::cache`).
 
 pub mod access_rules;
@@ -11,6 +11,7 @@ pub mod app_credentials;
 pub mod assignments;
 pub mod catalog;
 pub mod containers;
+mod current;
 mod dialect;
 pub mod directory;
 pub mod documents;
@@ -58,6 +59,7 @@ use sqlx::{
 };
 use thiserror::Error;
 
+pub use current::Current;
 pub use place::{Place, PlaceError, PostgresUrl};
 use sql::Pool;
 use writer::{Open, Writer};
@@ -219,6 +221,9 @@ pub struct Store {
     log_dirty: AtomicBool,
     /// When the generation in a shared database was last asked for.
     asked: Asked,
+    /// Where tests stop changes.
+    #[cfg(test)]
+    pub(crate) write_pause: crate::testing::WritePause,
 }
 
 /// Questions for the generation; each has a number.
@@ -328,6 +333,8 @@ impl Store {
             generation,
             log_dirty: AtomicBool::new(false),
             asked: Asked::default(),
+            #[cfg(test)]
+            write_pause: Default::default(),
         }
     }
 
@@ -447,6 +454,8 @@ impl Store {
     }
 
     async fn begin(&self, identity: bool) -> StoreResult<Change> {
+        #[cfg(test)]
+        self.write_pause.before_the_change().await;
         let tx = self.writer.begin().await?;
         Ok(Change { tx, identity })
     }

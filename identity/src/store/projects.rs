@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use sqlx::FromRow;
 
 use super::{
-    Change, Store, StoreResult, json_object,
+    Change, Current, Store, StoreResult, json_object,
     sql::{self, Records, Statement},
 };
 
@@ -197,11 +197,47 @@ impl Change {
         self.set_tags(&project.id, &project.tags()).await
     }
 
+    /// One project, to be changed.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn project(&mut self, id: &str) -> StoreResult<Option<Current<Project>>> {
+        self.current(sql::query_as(select!("WHERE p.id = $1")).bind(id))
+            .await
+    }
+
+    /// The projects right below one, as this change sees them.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn projects_below(&mut self, id: &str) -> StoreResult<Vec<Project>> {
+        Ok(sql::query_as(select!("WHERE p.parent_id = $1"))
+            .bind(id)
+            .fetch_all(&mut *self.tx)
+            .await?)
+    }
+
+    /// The projects above one, as this change sees them.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn projects_above(&mut self, id: &str) -> StoreResult<Vec<Project>> {
+        Ok(sql::query_as(select!(
+            "WHERE p.id IN (WITH RECURSIVE up (id, depth) AS (
+                 SELECT parent_id, 1 FROM projects WHERE id = $1
+                 UNION ALL SELECT a.parent_id, up.depth + 1 FROM projects a JOIN up ON a.id = up.id WHERE up.depth < 64)
+             SELECT id FROM up)"
+        ))
+        .bind(id)
+        .fetch_all(&mut *self.tx)
+        .await?)
+    }
+
     /// Writes all attributes of a project but its domain and parent.
     ///
     /// # Errors
     /// `Duplicate`, `Query`.
-    pub async fn update_project(&mut self, project: &Project) -> StoreResult<()> {
+    pub async fn update_project(&mut self, project: &Current<Project>) -> StoreResult<()> {
         sql::query(
             "UPDATE projects SET name = $2, description = $3, enabled = $4, options = $5, extra = $6 WHERE id = $1",
         )

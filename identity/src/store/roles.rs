@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult, json_object, sql};
+use super::{Change, Current, Store, StoreResult, json_object, sql};
 
 /// A role, global or of one domain.
 #[derive(Debug, Clone, FromRow)]
@@ -38,6 +38,8 @@ pub struct Inference {
     /// … also has this one.
     pub implied_role_id: String,
 }
+
+const INFERENCES: &str = "SELECT * FROM implied_roles ORDER BY prior_role_id, implied_role_id";
 
 impl Store {
     /// One role.
@@ -90,11 +92,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn inferences(&self) -> StoreResult<Vec<Inference>> {
-        Ok(
-            sql::query_as("SELECT * FROM implied_roles ORDER BY prior_role_id, implied_role_id")
-                .fetch_all(&self.read)
-                .await?,
-        )
+        Ok(sql::query_as(INFERENCES).fetch_all(&self.read).await?)
     }
 }
 
@@ -115,11 +113,28 @@ impl Change {
         Ok(())
     }
 
+    /// One role, to be changed.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn role(&mut self, id: &str) -> StoreResult<Option<Current<Role>>> {
+        self.current(sql::query_as("SELECT * FROM roles WHERE id = $1").bind(id))
+            .await
+    }
+
+    /// The whole inference table, as this change sees it.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn inferences(&mut self) -> StoreResult<Vec<Inference>> {
+        Ok(sql::query_as(INFERENCES).fetch_all(&mut *self.tx).await?)
+    }
+
     /// Writes name, description and options of a role.
     ///
     /// # Errors
     /// `Duplicate`, `Query`.
-    pub async fn update_role(&mut self, role: &Role) -> StoreResult<()> {
+    pub async fn update_role(&mut self, role: &Current<Role>) -> StoreResult<()> {
         sql::query("UPDATE roles SET name = $2, description = $3, options = $4 WHERE id = $1")
             .bind(&role.id)
             .bind(&role.name)

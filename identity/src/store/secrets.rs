@@ -149,17 +149,29 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn consumers(&self, secret_id: &str) -> StoreResult<Vec<Consumer>> {
-        Ok(sql::query_as(
-            "SELECT project_id, service, resource_type, resource_id, created FROM secret_consumers
-             WHERE secret_id = $1 ORDER BY created, service, resource_type, resource_id",
-        )
-        .bind(secret_id)
-        .fetch_all(&self.read)
-        .await?)
+        Ok(sql::query_as(CONSUMERS)
+            .bind(secret_id)
+            .fetch_all(&self.read)
+            .await?)
     }
 }
 
+const CONSUMERS: &str =
+    "SELECT project_id, service, resource_type, resource_id, created FROM secret_consumers
+     WHERE secret_id = $1 ORDER BY created, service, resource_type, resource_id";
+
 impl Change {
+    /// The consumers of a secret, as this change sees them.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn consumers(&mut self, secret_id: &str) -> StoreResult<Vec<Consumer>> {
+        Ok(sql::query_as(CONSUMERS)
+            .bind(secret_id)
+            .fetch_all(&mut *self.tx)
+            .await?)
+    }
+
     /// The data key of a project, as this change sees it.
     ///
     /// # Errors

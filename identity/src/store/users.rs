@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::FromRow;
 
-use super::{Change, Store, StoreResult, json_object, sql};
+use super::{Change, Current, Store, StoreResult, json_object, sql};
 
 /// A user.
 #[derive(Clone, FromRow)]
@@ -125,23 +125,33 @@ impl Change {
         Ok(())
     }
 
-    /// A user as it is at this change: nothing else changes it until this one is over.
+    /// One user, to be changed.
     ///
     /// # Errors
     /// `Query`.
-    pub async fn user(&mut self, id: &str) -> StoreResult<Option<User>> {
-        Ok(sql::query_as("SELECT * FROM users WHERE id = $1")
-            .bind(id)
-            .fetch_optional(&mut *self.tx)
-            .await?)
+    pub async fn user(&mut self, id: &str) -> StoreResult<Option<Current<User>>> {
+        self.current(sql::query_as("SELECT * FROM users WHERE id = $1").bind(id))
+            .await
     }
 
-    /// Writes all attributes of a user but its domain. They must come from [`Self::user`] of the same change: else what another
-    /// one wrote meanwhile is lost.
+    /// One user by domain and name, to be changed.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn user_by_name(
+        &mut self,
+        domain_id: &str,
+        name: &str,
+    ) -> StoreResult<Option<Current<User>>> {
+        let question = sql::query_as("SELECT * FROM users WHERE domain_id = $1 AND name = $2");
+        self.current(question.bind(domain_id).bind(name)).await
+    }
+
+    /// Writes all attributes of a user but its domain.
     ///
     /// # Errors
     /// `Duplicate`, `Query`.
-    pub async fn update_user(&mut self, user: &User) -> StoreResult<()> {
+    pub async fn update_user(&mut self, user: &Current<User>) -> StoreResult<()> {
         sql::query(
             "UPDATE users SET name = $2, enabled = $3, default_project_id = $4, password_hash = $5,
              tokens_valid_after = $6, options = $7, extra = $8, password_expires_at = $9 WHERE id = $1",

@@ -216,6 +216,11 @@ async fn delete(
     let rule = "identity:ec2_delete_credential";
     let (document, _) = authorized(&app, &caller, rule, &user_id, &access).await?;
     let mut change = app.store.change_identity().await?;
+    // It may be somebody else's by now.
+    let now = change.document(&document.family, &document.id).await?;
+    if now.is_none_or(|now| now.user_id != document.user_id) {
+        return Err(IdentityError::NotFound("credential", access));
+    }
     change
         .delete_document(&document.family, &document.id)
         .await?;

@@ -190,8 +190,8 @@ async fn obey_model(
         domains.push(match (&limit.domain_id, &limit.project_id) {
             (Some(domain), _) => domain.clone(),
             (None, Some(project)) => {
-                let project = app.store.project(project).await?;
-                project.map_or_else(String::new, |project| project.domain_id)
+                let project = change.project(project).await?;
+                project.map_or_else(String::new, |project| project.into_inner().domain_id)
             }
             (None, None) => String::new(),
         });
@@ -279,8 +279,8 @@ async fn update(
 ) -> ApiResult {
     let mut object = fields::body(&bytes, "limit")?;
     caller.may(&app, "identity:update_limit", &Target::new())?;
-    let mut limit = app
-        .store
+    let mut change = app.store.change_identity().await?;
+    let mut limit = change
         .limit(&id)
         .await?
         .ok_or_else(|| IdentityError::NotFound(KIND, id.clone()))?;
@@ -291,10 +291,7 @@ async fn update(
         limit.description = description(&mut object)?;
     }
     nothing_more(&object)?;
-    let mut change = app.store.change_identity().await?;
-    if !change.update_limit(&limit).await? {
-        return Err(IdentityError::NotFound(KIND, id));
-    }
+    change.update_limit(&limit).await?;
     let touched = std::slice::from_ref(&limit.id);
     obey_model(&app, &mut change, &limit.registered_limit_id, touched).await?;
     app.store.commit(change).await?;

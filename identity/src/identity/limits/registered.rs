@@ -134,7 +134,11 @@ async fn update(
 ) -> ApiResult {
     let mut object = fields::body(&bytes, "registered_limit")?;
     caller.may(&app, "identity:update_registered_limit", &Target::new())?;
-    let mut limit = load(&app, &id).await?;
+    let mut change = app.store.change_identity().await?;
+    let mut limit = change
+        .registered_limit(&id)
+        .await?
+        .ok_or_else(|| IdentityError::NotFound(KIND, id.clone()))?;
     // As in Keystone, naming what makes a registered limit unique asks whether there is such a one, itself included.
     let mut identity = false;
     if object.contains_key("service_id") {
@@ -158,7 +162,6 @@ async fn update(
     }
     nothing_more(&object)?;
     place_exists(&app, Some(&limit.service_id), limit.region_id.as_deref()).await?;
-    let mut change = app.store.change_identity().await?;
     if !change.limits_of(&id).await?.is_empty() {
         return Err(in_use(StoreError::Dangling));
     }
@@ -172,11 +175,10 @@ async fn update(
             .await?
             .is_some()
     {
-        return Err(IdentityError::Conflict(KIND, limit.resource_name));
+        let name = limit.into_inner().resource_name;
+        return Err(IdentityError::Conflict(KIND, name));
     }
-    if !change.update_registered_limit(&limit).await? {
-        return Err(IdentityError::NotFound(KIND, id));
-    }
+    change.update_registered_limit(&limit).await?;
     app.store.commit(change).await?;
     caller.audit("update", AUDIT, &id);
     Ok(member(

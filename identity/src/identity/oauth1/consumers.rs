@@ -108,19 +108,18 @@ async fn update(
         ));
     }
     caller.may(&app, "identity:update_consumer", &Target::new())?;
-    let mut consumer = CONSUMER.load(&app, &id).await?;
+    CONSUMER.load(&app, &id).await?;
     if sent.remove("id").is_some_and(|other| other != id.as_str()) {
         return Err(IdentityError::BadRequest(
             "The id cannot be changed.".into(),
         ));
     }
+    let mut change = app.store.change_identity().await?;
+    let mut consumer = CONSUMER.for_change(&mut change, &id).await?;
     let mut object = consumer.object();
     object.append(&mut sent);
     consumer.set(&object);
-    let mut change = app.store.change_identity().await?;
-    if !change.update_document(&consumer).await? {
-        return Err(CONSUMER.missing(&id));
-    }
+    change.update_document(&consumer).await?;
     app.store.commit(change).await?;
     caller.audit("update", CONSUMER.audit, &id);
     Ok(member(StatusCode::OK, "consumer", shown(&base, &consumer)))
@@ -132,7 +131,7 @@ async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<Stri
     if !change.delete_document(CONSUMER.name, &id).await? {
         return Err(CONSUMER.missing(&id));
     }
-    delete_tokens_of(&app, &mut change, &id).await?;
+    delete_tokens_of(&mut change, &id).await?;
     app.store.commit(change).await?;
     caller.audit("delete", CONSUMER.audit, &id);
     Ok(no_content())

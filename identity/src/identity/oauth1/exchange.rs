@@ -122,6 +122,14 @@ async fn request_token(
     let (mut record, secret) = REQUEST_TOKEN.new_record(&app, &body)?;
     record.project_id = Some(project_id.to_owned());
     let mut change = app.store.change_identity().await?;
+    // No token may outlive its consumer.
+    if change
+        .document(CONSUMER.name, &consumer.id)
+        .await?
+        .is_none()
+    {
+        return Err(refused(&CONSUMER, consumer_id, "UnknownConsumer"));
+    }
     change.insert_document(&record).await?;
     app.store.commit(change).await?;
     audit::by_consumer(&consumer.id, "create", REQUEST_TOKEN.audit, &record.id);
@@ -155,8 +163,7 @@ async fn authorize(
         .as_array()
         .filter(|list| !list.is_empty())
         .ok_or_else(bad)?;
-    let mut record = live(&app, &id).await?;
-    let project = record.project_id.clone().unwrap_or_default();
+    let project = live(&app, &id).await?.project_id.unwrap_or_default();
     let user = caller.0.user.id.as_str();
     let held = app.store.effective_roles(user, "project", &project).await?;
     let mut roles: Vec<String> = Vec::new();
@@ -173,15 +180,14 @@ async fn authorize(
         }
     }
     let verifier = new_verifier();
+    let mut change = app.store.change_identity().await?;
+    let mut record = REQUEST_TOKEN.for_change(&mut change, &id).await?;
     let mut body = record.object();
     body.insert("role_ids".into(), json!(roles));
     body.insert("verifier".into(), verifier.as_str().into());
     record.set(&body);
     record.user_id = Some(user.to_owned());
-    let mut change = app.store.change_identity().await?;
-    if !change.update_document(&record).await? {
-        return Err(REQUEST_TOKEN.missing(&id));
-    }
+    change.update_document(&record).await?;
     app.store.commit(change).await?;
     caller.audit("update", REQUEST_TOKEN.audit, &id);
     Ok(Json(json!({"token": {"oauth_verifier": verifier}})).into_response())
@@ -231,13 +237,15 @@ async fn access_token(
     record.user_id = Some(user_id.clone());
     record.project_id = Some(project_id.clone());
     let mut change = app.store.change_identity().await?;
-    // It is used up by this; who comes second with it finds none.
-    if !change
-        .delete_document(REQUEST_TOKEN.name, request_id)
-        .await?
-    {
-        return Err(REQUEST_TOKEN.missing(request_id));
+    let now = REQUEST_TOKEN.for_change(&mut change, request_id).await?;
+    // Authorized anew meanwhile, perhaps by somebody else: then this verifier is over.
+    if (&now.user_id, &now.body) != (&request.user_id, &request.body) {
+        return Err(refused(&REQUEST_TOKEN, request_id, "WrongVerifier"));
     }
+    // It is used up by this; who comes second with it finds none.
+    change
+        .delete_document(REQUEST_TOKEN.name, request_id)
+        .await?;
     change.insert_document(&record).await?;
     app.store.commit(change).await?;
     audit::by_consumer(&consumer.id, "create", ACCESS_TOKEN.audit, &record.id);

@@ -7,7 +7,7 @@ use crate::{
     crypto::SealError,
     identity::{error::IdentityError, fields::Object},
     ids::identity_id,
-    store::{Change, StoreResult, documents::Document},
+    store::{Change, Current, StoreResult, documents::Document},
     time::now_us,
 };
 
@@ -78,6 +78,19 @@ impl Kind {
         self.find(app, id).await?.ok_or_else(|| self.missing(id))
     }
 
+    /// The record as it is at this change, to be changed by it or referred to.
+    ///
+    /// # Errors
+    /// 404.
+    pub(super) async fn for_change(
+        &self,
+        change: &mut Change,
+        id: &str,
+    ) -> Result<Current<Document>, IdentityError> {
+        let found = change.document(self.name, id).await?;
+        found.ok_or_else(|| self.missing(id))
+    }
+
     pub(super) fn missing(&self, id: &str) -> IdentityError {
         IdentityError::NotFound(self.word, id.chars().take(64).collect())
     }
@@ -98,13 +111,9 @@ pub(super) fn role_ids(record: &Document) -> Vec<String> {
 }
 
 /// Deletes the tokens that a consumer was given, or was to be given.
-pub(super) async fn delete_tokens_of(
-    app: &App,
-    change: &mut Change,
-    consumer_id: &str,
-) -> StoreResult<()> {
+pub(super) async fn delete_tokens_of(change: &mut Change, consumer_id: &str) -> StoreResult<()> {
     for kind in [&REQUEST_TOKEN, &ACCESS_TOKEN] {
-        for record in app.store.documents(kind.name, None).await? {
+        for record in change.documents(kind.name).await? {
             if record.text("consumer_id").as_deref() == Some(consumer_id) {
                 change.delete_document(kind.name, &record.id).await?;
             }

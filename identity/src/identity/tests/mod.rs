@@ -4,6 +4,8 @@
 
 mod access_rules;
 mod catalog;
+mod changes_amid;
+mod checks_amid;
 mod domain_config;
 mod ec2;
 mod factors;
