@@ -25,6 +25,8 @@ use crate::workdir::WorkDir;
 
 /// Writers at each replica.
 const WRITERS: u64 = 2;
+/// Writers at the one that is stopped: one of them shall have a change open.
+const WRITERS_STOPPED: u64 = 6;
 /// What each writer at the other replica has to get done after a blow.
 const AFTERWARDS: u32 = 2;
 /// Secrets that the user with a quota gets anew for each round.
@@ -215,7 +217,7 @@ impl Ground {
             .spawn(go_on(lives, "stopped-1".into(), 1, Arc::clone(&gone)));
         let mut parts = Vec::new();
         let mut writers = Vec::new();
-        for writer in 0..WRITERS {
+        for writer in 0..WRITERS_STOPPED {
             let (http, over) = (self.admins[0].clone(), Some(Arc::clone(&over)));
             let task = write_until_gone(http, format!("stopped-0-{writer}"), writer, over);
             writers.push(self.runtime.spawn(task));
@@ -272,7 +274,7 @@ impl Ground {
     fn holds_the_lock(&self) -> Result<bool> {
         let held = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND granted
                     AND state = 'idle in transaction' AND clock_timestamp() - state_change > interval '1 second'";
-        for _ in 0..30 {
+        for _ in 0..20 {
             if self.postgres.sql(held)? != "0" {
                 return Ok(true);
             }

@@ -369,7 +369,9 @@ impl App {
             tracing::error!(%error, reason = error.reason(), "key-encryption keys not read again");
             Vec::new()
         });
-        change.announce_replica(&self.replica, &keys).await
+        change
+            .announce_replica(&self.replica, &keys, self.store.knows())
+            .await
     }
 
     /// Says that this process ends.
@@ -393,6 +395,7 @@ impl App {
         self.token_cache.sweep();
         self.directories.sweep();
         self.read_model.sweep();
+        self.store.refresh().await?;
         let mut change = self.store.change_keys().await?;
         let now = now_us();
         let lockout = i64::from(self.config.passwords.lockout_secs) * MICROSECONDS;

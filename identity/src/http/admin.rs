@@ -21,7 +21,12 @@ pub fn admin_router(app: Arc<App>) -> Router {
 /// Ready when the database answers and was bootstrapped. Policy files that cannot be used are told, but do not
 /// take the service away from its clients: the rules of before stay in force.
 async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, String) {
-    match app.store.services().await {
+    // Asked first, for a replica of a release that the records have outgrown is not to get requests.
+    let services = match app.store.refresh().await {
+        Ok(()) => app.store.services().await,
+        Err(error) => Err(error),
+    };
+    match services {
         Ok(services) if !services.is_empty() => {
             let refused: Vec<String> = [&app.identity_policy, &app.key_policy]
                 .iter()

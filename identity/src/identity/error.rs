@@ -112,9 +112,10 @@ impl IdentityError {
             | Self::UnsupportedMethod => StatusCode::UNAUTHORIZED,
             Self::TooManyAttempts => StatusCode::TOO_MANY_REQUESTS,
             Self::PasswordRules(_) => StatusCode::BAD_REQUEST,
-            Self::Directory(_)
-            | Self::Store(StoreError::Unavailable(_))
-            | Self::Password(PasswordError::Busy) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Directory(_) | Self::Password(PasswordError::Busy) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Store(error) if error.is_unavailable() => StatusCode::SERVICE_UNAVAILABLE,
             Self::Policy(_) | Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(..) | Self::TokenNotFound => StatusCode::NOT_FOUND,
             Self::Conflict(..) | Self::Store(StoreError::Duplicate) => StatusCode::CONFLICT,

@@ -288,6 +288,8 @@ async fn change_password(
     let original = fields::text(&mut object, "original_password")?
         .ok_or_else(|| missing("original_password"))?;
     let new = fields::text(&mut object, "password")?.ok_or_else(|| missing("password"))?;
+    // No token is looked at, which would ask this.
+    app.store.refresh().await?;
     let user = app.store.user(&id).await?.filter(|user| user.enabled);
     if let Some(user) = &user {
         directory::check_writable(&app, &user.domain_id)?;

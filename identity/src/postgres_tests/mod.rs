@@ -7,3 +7,4 @@ mod replicas;
 mod server;
 mod texts;
 mod tls;
+mod upgrade;

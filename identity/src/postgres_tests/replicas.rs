@@ -5,11 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::server::{Server, comes_back, kek};
-use crate::{
-    store::{Store, StoreError},
-    testing::Bench,
-    token_keys,
-};
+use crate::{testing::Bench, token_keys};
 
 /// Stores a secret: status and path.
 pub(super) async fn stored(bench: &Bench, token: &str, name: &str) -> (u16, String) {
@@ -39,9 +35,11 @@ async fn replicas_on_one_server() {
     let token = bench.member("u", ("p", &project), "member").await;
     for path in [
         "/identity/v3/users?name=u",
+        "/identity/v3/users?name__contains=D&domain_id=default&limit=2",
         "/identity/v3/projects",
         "/identity/v3/domains",
         "/identity/v3/groups",
+        "/identity/v3/groups?name__contains=5_%25%5C&limit=1",
         "/identity/v3/roles",
         "/identity/v3/role_inferences",
         "/identity/v3/role_assignments?effective&include_names",
@@ -178,12 +176,6 @@ async fn replicas_on_one_server() {
         assert_eq!(shown.status, 404);
     }
 
-    // A database that a later release has written is refused.
-    bench.app.store.later_release(9_999).await.unwrap();
-    assert!(matches!(
-        Store::open_at(&server.place()).await,
-        Err(StoreError::Migrate(_))
-    ));
     for one in [bench, second] {
         one.app.store.close().await;
     }

@@ -93,6 +93,8 @@ pub(super) fn for_postgres() -> Migrator {
     migrations.sort();
     Migrator {
         migrations: migrations.into(),
+        // Those of a later release, beside which this one may work: see `upgrade`.
+        ignore_missing: true,
         ..Migrator::DEFAULT
     }
 }

@@ -38,6 +38,7 @@ pub mod snapshot;
 mod sql;
 pub mod token_state;
 pub mod trusts;
+pub(crate) mod upgrade;
 pub mod users;
 mod writer;
 
@@ -53,8 +54,8 @@ use std::{
 };
 
 use sqlx::{
-    ConnectOptions, Connection, PgPool,
-    postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions},
+    ConnectOptions, Connection,
+    postgres::{PgDatabaseError, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use thiserror::Error;
@@ -62,6 +63,7 @@ use thiserror::Error;
 pub use current::Current;
 pub use place::{Place, PlaceError, PostgresUrl};
 use sql::Pool;
+use upgrade::Schema;
 use writer::{Open, Writer};
 
 /// Name of the database file in the data directory.
@@ -110,6 +112,24 @@ pub enum StoreError {
     /// The schema cannot be brought up to date.
     #[error("cannot migrate the database: {0}; was it written by a newer release?")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A later release changed the records so that this program cannot work on them.
+    #[error(
+        "the records need a program that knows the migration {needs}, and this one knows those up to {knows}: a later release works on \
+         them; start that one"
+    )]
+    Outdated {
+        /// The lowest migration that has to be known.
+        needs: i64,
+        /// The highest one that is.
+        knows: i64,
+    },
+    /// There are replicas that could not go on.
+    #[error(
+        "the replicas {} are of an earlier release, which cannot work on the records as this release changes them: end them first, then \
+         start this one; one that was killed is forgotten after three minutes",
+        .0.join(", ")
+    )]
+    OlderReplicas(Vec<String>),
     /// A name or id that must be unique exists already.
     #[error("an object with this name or id exists already")]
     Duplicate,
@@ -131,6 +151,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether a later request may find it otherwise, here or at another replica: 503.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Outdated { .. })
+    }
+
     /// Machine-readable reason.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -140,6 +165,8 @@ impl StoreError {
             Self::Connect { .. } => "DatabaseNotConnected",
             Self::Encoding(..) => "DatabaseEncoding",
             Self::Migrate(_) => "DatabaseNotMigrated",
+            Self::Outdated { .. } => "ReleaseOutdated",
+            Self::OlderReplicas(_) => "OlderReplicas",
             Self::Duplicate => "Duplicate",
             Self::Dangling => "DanglingReference",
             Self::Unfit(_) => "TextUnfit",
@@ -184,17 +211,19 @@ fn proof_hint(source: &sqlx::Error) -> &'static str {
     }
 }
 
-/// Whether a failure says something about the machine and not about the statement. SQLite: busy (5), locked (6), out of memory
+/// Whether a failure says something about the machine or the moment and not about the statement. SQLite: busy (5), locked (6), out of memory
 /// (7), read-only (8), failed I/O (10), full (13), cannot open (14); the higher bits say more. PostgreSQL, by class: connection
 /// (08), a transaction ended from outside or that is read-only, as on a standby (25), not let in any more, as after a change of the
 /// password there (28), deadlock (40), resources (53), a lock that was not had in time (55), shutdown and cancellation (57), failed
-/// I/O (58).
+/// I/O (58); and a statement that was prepared before a later release added a column (see `sql::is_stale`).
 fn passes(error: &dyn sqlx::error::DatabaseError) -> bool {
     match error.try_downcast_ref::<PgDatabaseError>() {
-        Some(error) => matches!(
-            error.code().get(..2),
-            Some("08" | "25" | "28" | "40" | "53" | "55" | "57" | "58")
-        ),
+        Some(error) => {
+            matches!(
+                error.code().get(..2),
+                Some("08" | "25" | "28" | "40" | "53" | "55" | "57" | "58")
+            ) || error.code() == sql::STALE
+        }
         None => error
             .code()
             .and_then(|code| code.parse::<u32>().ok())
@@ -224,6 +253,8 @@ pub struct Store {
     /// Where tests stop changes.
     #[cfg(test)]
     pub(crate) write_pause: crate::testing::WritePause,
+    /// The highest migration that this program knows, where others may have made the schema.
+    knows: i64,
 }
 
 /// Questions for the generation; each has a number.
@@ -290,8 +321,13 @@ impl Store {
     /// Opens the records in a PostgreSQL server and brings their schema up to date; of several that start at once, one does.
     ///
     /// # Errors
-    /// `Connect`, `Encoding`, `Migrate`.
+    /// `Connect`, `Encoding`, `Outdated`, `OlderReplicas`, `Migrate`.
     pub async fn connect(url: &PostgresUrl) -> StoreResult<Self> {
+        Self::connect_as(url, &Schema::ours()).await
+    }
+
+    /// As [`Self::connect`], as the program with this schema.
+    pub(crate) async fn connect_as(url: &PostgresUrl, schema: &Schema) -> StoreResult<Self> {
         let failed = |source| StoreError::Connect {
             place: Place::Postgres(url.clone()),
             source,
@@ -315,26 +351,27 @@ impl Store {
         if encoding != "UTF8" {
             return Err(StoreError::Encoding(Place::Postgres(url.clone()), encoding));
         }
-        migrate(options.clone()).await?;
+        schema.bring_up(options.clone()).await?;
         let read = postgres_pool(url.connections())
             .connect_with(options)
             .await
             .map_err(failed)?;
-        let store = Self::new(Pool::Postgres(read), Pool::Postgres(write));
+        let store = Self::new(Pool::Postgres(read), Pool::Postgres(write), schema.knows());
         store.refresh().await?;
         Ok(store)
     }
 
-    fn new(read: Pool, write: Pool) -> Self {
+    fn new(read: Pool, write: Pool, knows: i64) -> Self {
         let generation = Arc::default();
         Self {
             read,
-            writer: Writer::new(write, Arc::clone(&generation)),
+            writer: Writer::new(write, Arc::clone(&generation), knows),
             generation,
             log_dirty: AtomicBool::new(false),
             asked: Asked::default(),
             #[cfg(test)]
             write_pause: Default::default(),
+            knows,
         }
     }
 
@@ -398,7 +435,7 @@ impl Store {
             .connect_with(options)
             .await
             .map_err(open_error)?;
-        Ok(Self::new(Pool::Sqlite(read), Pool::Sqlite(write)))
+        Ok(Self::new(Pool::Sqlite(read), Pool::Sqlite(write), 0))
     }
 
     /// Learns what other replicas changed until now, so that [`Self::generation`] tells of it: whatever was acknowledged by any
@@ -406,7 +443,7 @@ impl Store {
     /// next one.
     ///
     /// # Errors
-    /// `Unavailable`, `Query`.
+    /// `Outdated`, `Unavailable`, `Query`.
     pub async fn refresh(&self) -> StoreResult<()> {
         if !self.is_shared() {
             return Ok(());
@@ -418,9 +455,10 @@ impl Store {
             return Ok(());
         }
         let number = self.asked.begun.fetch_add(1, Ordering::AcqRel) + 1;
-        let value: i64 = sql::query_scalar("SELECT value FROM generation")
+        let (value, needs): (i64, i64) = sql::query_as("SELECT value, needs FROM generation")
             .fetch_one(&self.read)
             .await?;
+        upgrade::suffices(self.knows, needs)?;
         self.generation
             .fetch_max(value.cast_unsigned(), Ordering::AcqRel);
         self.asked.answered.store(number, Ordering::Release);
@@ -560,14 +598,6 @@ fn postgres_pool(connections: u32) -> PgPoolOptions {
                 Ok(idle.idle_for < Duration::from_secs(1) || connection.ping().await.is_ok())
             })
         })
-}
-
-/// On a connection of its own, without limits of time; the driver takes a lock meanwhile.
-async fn migrate(options: PgConnectOptions) -> StoreResult<()> {
-    let pool: PgPool = postgres_pool(1).connect_with(options).await?;
-    let done = dialect::for_postgres().run(&pool).await;
-    pool.close().await;
-    Ok(done?)
 }
 
 /// A stored JSON object; a damaged one reads as empty.

@@ -8,7 +8,16 @@ use super::{
 /// A replica that was not heard of for so long (seconds) is gone. Each says every minute that it is there.
 const GONE: &str = "180";
 
+/// The replicas that are there and do not know a migration ($1).
+pub(super) const OLDER: &str = "SELECT name FROM replicas
+    WHERE knows < $1 AND seen > extract(epoch FROM clock_timestamp())::bigint - 180 ORDER BY name";
+
 impl Store {
+    /// The highest migration that this program knows; 0 where it has the records for itself.
+    pub fn knows(&self) -> i64 {
+        self.knows
+    }
+
     /// The replicas that are there: their names, and the fingerprints of the keys that each has.
     ///
     /// # Errors
@@ -29,20 +38,27 @@ impl Store {
 }
 
 impl Change {
-    /// Says that a replica is there and which keys it has, and forgets those that are gone. By the clock of the server.
+    /// Says that a replica is there, which keys it has and which migrations its program knows, and forgets those that are gone. By
+    /// the clock of the server.
     ///
     /// # Errors
     /// `Unavailable`, `Query`.
-    pub async fn announce_replica(&mut self, name: &str, keys: &[String]) -> StoreResult<()> {
+    pub async fn announce_replica(
+        &mut self,
+        name: &str,
+        keys: &[String],
+        knows: i64,
+    ) -> StoreResult<()> {
         if matches!(*self.tx, Tx::Sqlite(_)) {
             return Ok(());
         }
         sql::query(
-            "INSERT INTO replicas (name, keys, seen) VALUES ($1, $2, extract(epoch FROM clock_timestamp())::bigint)
-             ON CONFLICT (name) DO UPDATE SET keys = excluded.keys, seen = excluded.seen",
+            "INSERT INTO replicas (name, keys, seen, knows) VALUES ($1, $2, extract(epoch FROM clock_timestamp())::bigint, $3)
+             ON CONFLICT (name) DO UPDATE SET keys = excluded.keys, seen = excluded.seen, knows = excluded.knows",
         )
         .bind(name)
         .bind(keys.join(" "))
+        .bind(knows)
         .execute(&mut *self.tx)
         .await?;
         let text = format!(

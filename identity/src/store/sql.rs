@@ -4,8 +4,8 @@
 use std::{borrow::Cow, marker::PhantomData};
 
 use sqlx::{
-    Arguments as _, AssertSqlSafe, FromRow, PgPool, Postgres, SqlSafeStr, SqlStr, Sqlite,
-    SqlitePool, Transaction,
+    Arguments as _, AssertSqlSafe, Connection as _, FromRow, PgPool, Postgres, SqlSafeStr, SqlStr,
+    Sqlite, SqlitePool, Transaction,
     error::BoxDynError,
     postgres::{PgArguments, PgRow},
     sqlite::{SqliteArguments, SqliteRow},
@@ -210,9 +210,9 @@ impl<'q, K> Statement<'q, K> {
         ))
     }
 
-    fn postgres(self) -> sqlx::Result<(SqlStr, PgArguments)> {
-        let text = as_sql(dialect::statement(self.text));
-        Ok((text, arguments!(self.values => PgArguments)))
+    fn postgres(&self) -> sqlx::Result<(SqlStr, PgArguments)> {
+        let text = as_sql(dialect::statement(self.text.clone()));
+        Ok((text, arguments!(&self.values => PgArguments)))
     }
 }
 
@@ -222,6 +222,17 @@ fn as_sql(text: Cow<'static, str>) -> SqlStr {
         Cow::Borrowed(text) => text.into_sql_str(),
         Cow::Owned(text) => AssertSqlSafe(text).into_sql_str(),
     }
+}
+
+/// SQLSTATE of a statement that has to be prepared anew.
+pub(super) const STALE: &str = "0A000";
+
+/// PostgreSQL refuses a statement that a connection prepared before a column was added to a table of which it reads all columns,
+/// as a later release does while this one runs: "cached plan must not change result type".
+fn is_stale(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .is_some_and(|error| error.code().as_deref() == Some(STALE))
 }
 
 macro_rules! run {
@@ -238,13 +249,23 @@ macro_rules! run {
                 given$(.map(|given| given.$part()))?
             }
             On::Pool(Pool::Postgres(pool)) => {
+                let mut connection = pool.acquire().await?;
                 let (text, values) = $statement.postgres()?;
-                let given = sqlx::$build::<Postgres, $($gives,)? _>(text, values).$fetch(pool).await;
+                let mut given = sqlx::$build::<Postgres, $($gives,)? _>(text, values).$fetch(&mut *connection).await;
+                if given.as_ref().is_err_and(is_stale) {
+                    connection.clear_cached_statements().await?;
+                    let (text, values) = $statement.postgres()?;
+                    given = sqlx::$build::<Postgres, $($gives,)? _>(text, values).$fetch(&mut *connection).await;
+                }
                 given$(.map(|given| given.$part()))?
             }
             On::Tx(Tx::Postgres(tx)) => {
                 let (text, values) = $statement.postgres()?;
                 let given = sqlx::$build::<Postgres, $($gives,)? _>(text, values).$fetch(&mut **tx).await;
+                if given.as_ref().is_err_and(is_stale) {
+                    // What was done before in this change is lost; the next one finds it well.
+                    tx.clear_cached_statements().await?;
+                }
                 given$(.map(|given| given.$part()))?
             }
         }

@@ -21,11 +21,12 @@ use tokio::sync::{OwnedMappedMutexGuard, OwnedMutexGuard, oneshot};
 use super::{
     StoreError, StoreResult,
     sql::{self, Pool, Tx},
+    upgrade,
 };
 
 type Group = Option<Tx>;
 /// Number of the advisory lock that makes one writer of all replicas.
-const ONE_WRITER: i64 = 0x6372_7970_7476_6f6c;
+pub(super) const ONE_WRITER: i64 = 0x6372_7970_7476_6f6c;
 
 type Waiting = oneshot::Sender<StoreResult<()>>;
 
@@ -43,6 +44,8 @@ pub(super) struct Writer {
     /// The task that commits is on its way.
     called: AtomicBool,
     generation: Arc<AtomicU64>,
+    /// The highest migration that this program knows.
+    knows: i64,
 }
 
 /// A connection in the midst of a change; given up unless [`Writer::commit`] takes it.
@@ -75,8 +78,8 @@ impl Drop for Open {
 }
 
 impl Writer {
-    /// `pool` has one connection; `generation` grows with every commit of identity records.
-    pub(super) fn new(pool: Pool, generation: Arc<AtomicU64>) -> Arc<Self> {
+    /// `pool` has one connection; `generation` grows with every commit of identity records; the program `knows` so many migrations.
+    pub(super) fn new(pool: Pool, generation: Arc<AtomicU64>, knows: i64) -> Arc<Self> {
         Arc::new(Self {
             pool,
             group: Arc::default(),
@@ -85,6 +88,7 @@ impl Writer {
             identity: AtomicBool::new(false),
             called: AtomicBool::new(false),
             generation,
+            knows,
         })
     }
 
@@ -202,7 +206,7 @@ impl Writer {
         let identity = self.identity.swap(false, Ordering::AcqRel);
         match self.make_durable(transaction, identity).await {
             Ok(()) => self.tell(|| Ok(())),
-            Err(error) => self.lost(group, &StoreError::from(error)),
+            Err(error) => self.lost(group, &error),
         }
     }
 
@@ -223,14 +227,13 @@ impl Writer {
     }
 
     /// Commits, and raises the generation: on PostgreSQL the one in the database, by the same commit, so that no replica can see
-    /// the change and not that something changed.
-    async fn make_durable(&self, mut tx: Tx, identity: bool) -> sqlx::Result<()> {
+    /// the change and not that something changed. One that a later release has made too old changes nothing.
+    async fn make_durable(&self, mut tx: Tx, identity: bool) -> StoreResult<()> {
         let raised = match &mut tx {
             Tx::Postgres(_) if identity => {
-                let raised: i64 =
-                    sql::query_scalar("UPDATE generation SET value = value + 1 RETURNING value")
-                        .fetch_one(&mut tx)
-                        .await?;
+                let raise = "UPDATE generation SET value = value + 1 RETURNING value, needs";
+                let (raised, needs): (i64, i64) = sql::query_as(raise).fetch_one(&mut tx).await?;
+                upgrade::suffices(self.knows, needs)?;
                 Some(raised.cast_unsigned())
             }
             _ => None,
@@ -265,6 +268,10 @@ fn same(error: &StoreError) -> StoreError {
     let text = std::io::Error::other(error.to_string());
     match error {
         StoreError::Unavailable(_) => StoreError::Unavailable(sqlx::Error::Io(text)),
+        StoreError::Outdated { needs, knows } => StoreError::Outdated {
+            needs: *needs,
+            knows: *knows,
+        },
         _ => StoreError::Query(sqlx::Error::Io(text)),
     }
 }
