@@ -177,7 +177,7 @@ async fn admin_user(app: &App, password: &SecretString) -> Result<String, Bootst
         if !same {
             user.password_hash = hash;
             user.password_expires_at = None;
-            user.tokens_valid_after = now_us();
+            user.end_tokens(now_us());
         }
         if !same || !user.enabled {
             user.enabled = true;

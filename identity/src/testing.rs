@@ -116,7 +116,7 @@ impl LoginPause {
     }
 }
 
-/// Stops a change of records before it may begin, hence after all that is read before it.
+/// Stops a change of records at one place: before it may begin, hence after all that is read before it, or before its commit.
 #[derive(Default)]
 pub(crate) struct WritePause {
     armed: AtomicBool,
@@ -125,15 +125,15 @@ pub(crate) struct WritePause {
 }
 
 impl WritePause {
-    /// By a change that wants to begin.
-    pub(crate) async fn before_the_change(&self) {
+    /// By a change that comes to the place.
+    pub(crate) async fn stop_here(&self) {
         if self.armed.swap(false, Ordering::SeqCst) {
             self.arrived.notify_one();
             self.go_on.notified().await;
         }
     }
 
-    /// Runs `first`, and `second` from its beginning to its end at the moment when `first` wants to begin its (first) change.
+    /// Runs `first`, and `second` from its beginning to its end while the (first) change of `first` stands there.
     pub(crate) async fn amid<T>(
         &self,
         first: impl Future<Output = T>,

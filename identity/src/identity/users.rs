@@ -248,7 +248,7 @@ async fn update(
         user.password_expires_at = hashed.password_expires_at;
     }
     if password.is_some() || (was_enabled && !user.enabled) {
-        user.tokens_valid_after = now_us();
+        user.end_tokens(now_us());
     }
     change
         .update_user(&user)
@@ -314,7 +314,7 @@ async fn change_password(
     let mut user = now.ok_or_else(|| refused("ChangedMeanwhile"))?;
     user.password_hash = hashed.password_hash;
     user.password_expires_at = hashed.password_expires_at;
-    user.tokens_valid_after = now_us();
+    user.end_tokens(now_us());
     change.update_user(&user).await?;
     passwords::remember(&app, &mut change, &user).await?;
     app.store.commit(change).await?;

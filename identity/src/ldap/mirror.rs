@@ -24,7 +24,7 @@ fn user_row(old: Option<&User>, domain_id: &str, id: &str, user: &DirectoryUser,
     let valid_after = match old {
         // An account that is disabled, or new or back again: tokens of before are dead.
         None => now,
-        Some(old) if old.enabled && !user.enabled => now,
+        Some(old) if old.enabled && !user.enabled => now.max(old.tokens_valid_after + 1),
         Some(old) => old.tokens_valid_after,
     };
     User {

@@ -128,6 +128,20 @@ async fn replicas_on_one_server() {
         assert_eq!(other.status_of(&token).await, 404);
     }
 
+    // A token that one is asked for, while the other one has ended all of its user and nobody sees that yet, is one of them.
+    let user = bench.app.store.user_by_name("default", "u").await;
+    let path = format!("/identity/v3/users/{}", user.unwrap().unwrap().id);
+    let mut made = String::new();
+    let asked = async || made = second.login("u", "u-pw", Some("p")).await.unwrap();
+    let body = json!({"user": {"password": "u-pw"}});
+    let ended = bench.call("PATCH", &path, &bench.admin, body);
+    let ended = bench.app.store.commit_pause.amid(ended, asked).await;
+    assert_eq!(ended.status, 200);
+    for one in [&bench, &second] {
+        assert_eq!(one.status_of(&made).await, 404);
+    }
+    let token = bench.login("u", "u-pw", Some("p")).await.unwrap();
+
     // A quota holds with writers on both.
     let quota = json!({"project_quotas": {"secrets": 7, "orders": -1, "containers": -1, "consumers": -1, "cas": -1}});
     let path = format!("/key-manager/v1/project-quotas/{project}");

@@ -253,6 +253,9 @@ pub struct Store {
     /// Where tests stop changes.
     #[cfg(test)]
     pub(crate) write_pause: crate::testing::WritePause,
+    /// Where tests stop what is whole and not yet visible.
+    #[cfg(test)]
+    pub(crate) commit_pause: crate::testing::WritePause,
     /// The highest migration that this program knows, where others may have made the schema.
     knows: i64,
 }
@@ -371,6 +374,8 @@ impl Store {
             asked: Asked::default(),
             #[cfg(test)]
             write_pause: Default::default(),
+            #[cfg(test)]
+            commit_pause: Default::default(),
             knows,
         }
     }
@@ -493,7 +498,7 @@ impl Store {
 
     async fn begin(&self, identity: bool) -> StoreResult<Change> {
         #[cfg(test)]
-        self.write_pause.before_the_change().await;
+        self.write_pause.stop_here().await;
         let tx = self.writer.begin().await?;
         Ok(Change { tx, identity })
     }
@@ -503,6 +508,8 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn commit(&self, change: Change) -> StoreResult<()> {
+        #[cfg(test)]
+        self.commit_pause.stop_here().await;
         self.writer.commit(change.tx, change.identity).await
     }
 

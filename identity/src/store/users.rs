@@ -22,7 +22,7 @@ pub struct User {
     pub password_hash: Option<String>,
     /// When the password must be changed (microseconds).
     pub password_expires_at: Option<i64>,
-    /// Tokens issued at or before this moment are dead (microseconds).
+    /// When all tokens of the user ended last (microseconds); each token notes what it was made under, and ends when it is another.
     pub tokens_valid_after: i64,
     /// JSON object.
     pub options: String,
@@ -41,6 +41,12 @@ impl std::fmt::Debug for User {
 }
 
 impl User {
+    /// Ends all tokens of the user.
+    pub fn end_tokens(&mut self, now: i64) {
+        // Another value than ever before, also if a clock went back.
+        self.tokens_valid_after = now.max(self.tokens_valid_after.saturating_add(1));
+    }
+
     /// The object of the identity API, without links. The password hash is not in it.
     pub fn to_json(&self) -> Value {
         let mut object = json!({

@@ -219,20 +219,12 @@ pub async fn resolve(store: &Store, payload: &TokenPayload) -> Result<AuthContex
     resolve_of(store, payload, user, domain).await
 }
 
-/// The same for a token that nobody has yet, and so none can have revoked, of a user who proved itself while its tokens were
-/// valid after `proved_after`: what ends all its tokens since then ends this one too.
+/// The same for a token that nobody has yet, and so none can have revoked.
 ///
 /// # Errors
 /// As [`resolve`].
-pub async fn resolve_new(
-    store: &Store,
-    payload: &TokenPayload,
-    proved_after: i64,
-) -> Result<AuthContext, TokenError> {
+pub async fn resolve_new(store: &Store, payload: &TokenPayload) -> Result<AuthContext, TokenError> {
     let (user, domain) = user_and_domain(store, payload).await?;
-    if user.tokens_valid_after != proved_after {
-        return Err(TokenError::Revoked);
-    }
     resolve_of(store, payload, user, domain).await
 }
 
@@ -285,7 +277,7 @@ fn may_have_token(user: &User, domain: &Domain, payload: &TokenPayload) -> Resul
     if !user.enabled || !domain.enabled {
         return Err(TokenError::User);
     }
-    if payload.issued_at <= user.tokens_valid_after {
+    if !payload.stands(payload.valid_after, user) {
         return Err(TokenError::Revoked);
     }
     Ok(())
@@ -336,7 +328,7 @@ pub async fn worth(
         let chain = trust::chain(store, id, now_us(), false).await?;
         let (trustor, given) = trust::worth(store, &chain, &user.id).await?;
         // What ends the tokens of the trustor ends those with its roles too.
-        if payload.issued_at <= trustor.tokens_valid_after {
+        if !payload.stands(payload.trustor_valid_after, &trustor) {
             return Err(TokenError::Revoked);
         }
         let own = &chain.own().trust;
@@ -473,6 +465,21 @@ fn creds(user: &UserRef, scope: &Scope, roles: &[EffectiveRole]) -> Value {
 }
 
 impl TokenPayload {
+    /// Whether nothing ended all tokens of a user since `seen`, which is what the login saw of it. Times of clocks decide only
+    /// about tokens of releases that did not note it: between the time of a change and its commit, and between the clocks of two
+    /// machines, a token could otherwise be made that the change does not end.
+    fn stands(&self, seen: Option<i64>, user: &User) -> bool {
+        match seen {
+            Some(seen) => seen == user.tokens_valid_after,
+            None => self.issued_at > user.tokens_valid_after,
+        }
+    }
+
+    /// Whether nothing ended all tokens of its user since it was made.
+    pub fn stands_for(&self, user: &User) -> bool {
+        self.stands(self.valid_after, user)
+    }
+
     /// The methods as the protocol lists them.
     pub fn method_names(&self) -> Vec<&'static str> {
         self.methods

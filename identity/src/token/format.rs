@@ -7,9 +7,10 @@ use zeroize::Zeroizing;
 
 use crate::crypto::{SealError, SealingKey};
 
-/// Written since there are trusts and OAuth1.
-const VERSION: u8 = 2;
-/// Of before: still opened, so that no token ends with an upgrade.
+/// Written since tokens say which state of their user they belong to.
+const VERSION: u8 = 3;
+/// Of before: still opened, so that no token ends with an upgrade. The second since there are trusts and OAuth1.
+const VERSION_2: u8 = 2;
 const VERSION_1: u8 = 1;
 const HEAD: usize = 5;
 /// Longer texts are not tokens of ours; do not even decode them.
@@ -109,6 +110,43 @@ pub struct TokenPayload {
     pub trust_id: Option<String>,
     /// The OAuth1 access token that it was made with.
     pub access_token_id: Option<String>,
+    /// `User::tokens_valid_after` as the login saw it. `None` in tokens of older releases.
+    pub valid_after: Option<i64>,
+    /// The same of the trustor, if it was made with a trust.
+    pub trustor_valid_after: Option<i64>,
+}
+
+/// As version 2 wrote it.
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
+struct PayloadV2 {
+    user_id: String,
+    methods: Vec<Method>,
+    scope: TokenScope,
+    app_credential_id: Option<String>,
+    issued_at: i64,
+    expires_at: i64,
+    audit_ids: Vec<String>,
+    trust_id: Option<String>,
+    access_token_id: Option<String>,
+}
+
+impl From<PayloadV2> for TokenPayload {
+    fn from(old: PayloadV2) -> Self {
+        Self {
+            user_id: old.user_id,
+            methods: old.methods,
+            scope: old.scope,
+            app_credential_id: old.app_credential_id,
+            issued_at: old.issued_at,
+            expires_at: old.expires_at,
+            audit_ids: old.audit_ids,
+            trust_id: old.trust_id,
+            access_token_id: old.access_token_id,
+            valid_after: None,
+            trustor_valid_after: None,
+        }
+    }
 }
 
 /// As version 1 wrote it.
@@ -124,7 +162,7 @@ struct PayloadV1 {
     audit_ids: Vec<String>,
 }
 
-impl From<PayloadV1> for TokenPayload {
+impl From<PayloadV1> for PayloadV2 {
     fn from(old: PayloadV1) -> Self {
         Self {
             user_id: old.user_id,
@@ -147,17 +185,18 @@ pub struct ReceiptPayload {
     pub user_id: String,
     /// What was proved.
     pub methods: Vec<Method>,
-    /// When.
-    pub issued_at: i64,
+    /// `User::tokens_valid_after` as the login saw it.
+    pub valid_after: i64,
     /// Until when.
     pub expires_at: i64,
 }
 
-const RECEIPT_VERSION: u8 = 1;
+/// Those of before are not opened: they live for minutes, and the login begins anew.
+const RECEIPT_VERSION: u8 = 2;
 
 /// What the seal of a receipt is bound to: none passes for a token.
 fn receipt_bound_to(version: u8) -> Option<&'static str> {
-    (version == RECEIPT_VERSION).then_some("receipt")
+    (version == RECEIPT_VERSION).then_some("receipt-2")
 }
 
 /// What a version's seal is bound to: what was sealed as one version never opens as another one, which would drop the limits
@@ -165,7 +204,8 @@ fn receipt_bound_to(version: u8) -> Option<&'static str> {
 fn bound_to(version: u8) -> Option<&'static str> {
     match version {
         VERSION_1 => Some("token"),
-        VERSION => Some("token-2"),
+        VERSION_2 => Some("token-2"),
+        VERSION => Some("token-3"),
         _ => None,
     }
 }
@@ -249,7 +289,10 @@ impl TokenKeys {
     pub fn open(&self, text: &str) -> Result<TokenPayload, FormatError> {
         let (version, plain) = self.open_bytes(text, bound_to)?;
         let payload = match version {
-            VERSION_1 => postcard::from_bytes::<PayloadV1>(&plain).map(Into::into),
+            VERSION_1 => {
+                postcard::from_bytes::<PayloadV1>(&plain).map(|old| PayloadV2::from(old).into())
+            }
+            VERSION_2 => postcard::from_bytes::<PayloadV2>(&plain).map(Into::into),
             _ => postcard::from_bytes(&plain),
         };
         payload.map_err(|_| FormatError::Malformed)
@@ -307,6 +350,8 @@ mod tests {
             audit_ids: vec![crate::ids::audit_id(), crate::ids::audit_id()],
             trust_id: None,
             access_token_id: None,
+            valid_after: Some(1_794_000_000_000_000),
+            trustor_valid_after: None,
         }
     }
 
@@ -328,9 +373,28 @@ mod tests {
         bytes.extend(keys.0[0].1.seal(&["token", "1"], &plain).unwrap());
         let opened = keys.open(&URL_SAFE_NO_PAD.encode(&bytes)).unwrap();
         assert_eq!(opened.app_credential_id.as_deref(), Some("a"));
-        assert_eq!((opened.user_id, opened.trust_id), (old.user_id, None));
-        bytes[0] = VERSION;
-        assert!(keys.open(&URL_SAFE_NO_PAD.encode(&bytes)).is_err());
+        assert_eq!((&opened.user_id, opened.trust_id), (&old.user_id, None));
+        for other in [VERSION_2, VERSION] {
+            bytes[0] = other;
+            assert!(keys.open(&URL_SAFE_NO_PAD.encode(&bytes)).is_err());
+        }
+        let old = PayloadV2 {
+            trust_id: Some("t".into()),
+            ..old.into()
+        };
+        let mut bytes = vec![VERSION_2, 0, 0, 0, 1];
+        let plain = postcard::to_allocvec(&old).unwrap();
+        bytes.extend(keys.0[0].1.seal(&["token-2", "1"], &plain).unwrap());
+        let opened = keys.open(&URL_SAFE_NO_PAD.encode(&bytes)).unwrap();
+        assert_eq!(opened.trust_id.as_deref(), Some("t"));
+        assert_eq!(
+            (opened.issued_at, opened.valid_after),
+            (now.issued_at, None)
+        );
+        for other in [VERSION_1, VERSION] {
+            bytes[0] = other;
+            assert!(keys.open(&URL_SAFE_NO_PAD.encode(&bytes)).is_err());
+        }
         // A token with a trust does not become one without.
         let text = keys
             .seal(&TokenPayload {
@@ -396,7 +460,7 @@ mod tests {
         let receipt = ReceiptPayload {
             user_id: "u".into(),
             methods: vec![Method::Password],
-            issued_at: 1,
+            valid_after: 1,
             expires_at: 2,
         };
         let text = keys.seal_receipt(&receipt).unwrap();
@@ -404,7 +468,7 @@ mod tests {
         assert!(keys.open(&text).is_err());
         assert!(keys.open_receipt(&keys.seal(&payload()).unwrap()).is_err());
         let mut bytes = URL_SAFE_NO_PAD.decode(&text).unwrap();
-        for version in [0, VERSION, 3] {
+        for version in [0, 1, VERSION, 4] {
             bytes[0] = version;
             let text = URL_SAFE_NO_PAD.encode(&bytes);
             assert!(keys.open(&text).is_err() && keys.open_receipt(&text).is_err());

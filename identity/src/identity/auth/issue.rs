@@ -36,14 +36,20 @@ pub(in crate::identity) async fn issue(
             i64::min,
         );
     let ahead = proof.ahead;
-    let proved_after = proof.user.tokens_valid_after;
+    let trustor_valid_after = match trust {
+        Some(trust) => app.store.user(&trust.trustor_id).await?,
+        None => None,
+    }
+    .map(|trustor| trustor.tokens_valid_after);
     let payload = TokenPayload {
-        user_id: proof.user.id,
+        user_id: proof.user.id.clone(),
         methods: proof.methods,
         scope: wanted.scope,
         app_credential_id: proof.app_credential_id,
         trust_id: trust.map(|trust| trust.id.clone()),
         access_token_id: proof.access_token_id,
+        valid_after: Some(proof.user.tokens_valid_after),
+        trustor_valid_after,
         issued_at,
         expires_at,
         audit_ids: std::iter::once(audit_id()).chain(proof.parent).collect(),
@@ -62,7 +68,7 @@ pub(in crate::identity) async fn issue(
         read.map_or((None, None), |(records, catalog)| (Some(records), catalog));
     let resolved = match (looked_up, records) {
         (Ok(()), Some(records)) => worth(&app.store, &payload, records).await,
-        (Ok(()), None) => resolve_new(&app.store, &payload, proved_after).await,
+        (Ok(()), None) => resolve_new(&app.store, &payload).await,
         (Err(error), _) => Err(error),
     };
     let context = resolved.map_err(|error| match error {

@@ -186,6 +186,10 @@ pub(super) async fn token(
         .user(&shown.user.id)
         .await?
         .ok_or_else(|| Failure::denied("UnknownUser"))?;
+    // What ended the token since it was looked at ends what is made with it.
+    if !shown.payload.stands_for(&user) {
+        return Err(Failure::denied("ChangedMeanwhile"));
+    }
     let mut methods = vec![Method::Token];
     methods.extend(
         shown

@@ -62,6 +62,9 @@ impl Proof {
         {
             return Err(Failure::denied("MethodsDisagree"));
         }
+        if self.user.tokens_valid_after != next.user.tokens_valid_after {
+            return Err(Failure::denied("ChangedMeanwhile"));
+        }
         let mut methods = self.methods;
         for method in next.methods {
             if !methods.contains(&method) {

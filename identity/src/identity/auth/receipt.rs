@@ -37,7 +37,7 @@ pub(super) fn shown(app: &App, headers: &HeaderMap, user: &User) -> Result<Vec<M
     let good = receipt.user_id == user.id
         && receipt.expires_at > now_us()
         // A new password makes void what the old one proved.
-        && receipt.issued_at > user.tokens_valid_after;
+        && receipt.valid_after == user.tokens_valid_after;
     if good {
         Ok(receipt.methods)
     } else {
@@ -89,7 +89,7 @@ pub(super) async fn answer(
     let receipt = ReceiptPayload {
         user_id: user.id.clone(),
         methods,
-        issued_at,
+        valid_after: user.tokens_valid_after,
         expires_at: issued_at + LIFETIME,
     };
     let names = |methods: &[Method]| -> Vec<&'static str> {
@@ -108,7 +108,7 @@ pub(super) async fn answer(
                 "id": user.id, "name": user.name,
                 "domain": {"id": user.domain_id, "name": domain.map(|domain| domain.name)},
             },
-            "expires_at": token_time(receipt.expires_at), "issued_at": token_time(receipt.issued_at),
+            "expires_at": token_time(receipt.expires_at), "issued_at": token_time(issued_at),
         },
         "required_auth_methods": required,
     });

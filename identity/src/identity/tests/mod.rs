@@ -18,6 +18,7 @@ mod oauth1;
 mod requests;
 mod rights;
 mod token_ends;
+mod tokens_amid;
 mod trusts;
 mod users_amid;
 
