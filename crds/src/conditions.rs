@@ -196,6 +196,10 @@ reasons! {
     NotOurs => "Remove or rename what the message names: cryptvol does not touch what it did not make.",
     /// A step did not end in its time.
     DeadlineExceeded => "See the message for the step; a hung device or array is the usual cause. cryptvol tries again by itself.",
+    /// A new volume with authenticated sectors is written once from end to end.
+    Initialising => "Nothing: cryptvol goes on by itself. Until then no sector of it could be read.",
+    /// What lies on the disk is not what was written there.
+    IntegrityViolated => "Something else than this node wrote to the disk, or the array lost a write: the guest got read errors and no wrong bytes. Find out who has access to the disk on the array, and bring the data back from a backup.",
     /// The kernel or a tool refused for another cause.
     StepFailed => "See the message and the agent's log on that node; cryptvol tries again by itself.",
 }
@@ -220,6 +224,7 @@ impl Reason {
                 | Self::PathsFailing
                 | Self::KeyReleaseUnavailable
                 | Self::DeviceBusy
+                | Self::Initialising
                 | Self::DeadlineExceeded
                 | Self::StepFailed
         )

@@ -70,6 +70,27 @@ pub fn mapping_uuid(luks_uuid: &str, volume_uid: &str) -> String {
     format!("{DM_UUID_PREFIX}{luks_uuid}-{volume_uid}")
 }
 
+/// Device-mapper name of the layer below a volume's mapping that keeps the tags of authenticated sectors.
+pub fn tags_name(mapping_name: &str) -> String {
+    format!("{mapping_name}-tags")
+}
+
+/// Device-mapper UUID of that layer (87 characters of 128).
+pub fn tags_uuid(mapping_uuid: &str) -> String {
+    let whose = mapping_uuid
+        .strip_prefix(DM_UUID_PREFIX)
+        .unwrap_or(mapping_uuid);
+    format!("{DM_UUID_PREFIX}TAGS-{whose}")
+}
+
+/// UUID of the mapping that a layer of tags is for.
+pub fn mapping_of_tags(tags_uuid: &str) -> Option<String> {
+    let whose = tags_uuid
+        .strip_prefix(DM_UUID_PREFIX)?
+        .strip_prefix("TAGS-")?;
+    Some(format!("{DM_UUID_PREFIX}{whose}"))
+}
+
 /// Device-mapper name of the map above the paths to a volume's disk (51 characters of 127).
 pub fn paths_name(volume_uid: &str) -> String {
     format!("cryptvol-paths-{volume_uid}")

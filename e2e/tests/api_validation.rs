@@ -197,11 +197,6 @@ async fn what_cannot_work_is_refused_at_apply_with_a_sentence() -> Result<()> {
             says: "detachedHeader is refused",
         },
         Case {
-            what: "integrity",
-            patch: spec(json!({"encryption": {"integrity": "hmac-sha256"}})),
-            says: "integrity is not implemented",
-        },
-        Case {
             what: "integrity of LUKS1",
             patch: spec(json!({"encryption": {"provider": "luks", "integrity": "hmac-sha256"}})),
             says: "integrity is for provider luks2 alone",
@@ -474,6 +469,13 @@ async fn what_describes_the_disk_cannot_be_changed_later() -> Result<()> {
     let answer = refusal(&plane, &changed).await?;
     assert!(
         answer.contains("the spec of an EncryptionClass is immutable"),
+        "{answer}"
+    );
+    let discards = json!({"apiVersion": "cryptvol.dev/v1alpha1", "kind": "EncryptionClass", "metadata": {"name": "discards"},
+        "spec": {"encryption": {"integrity": "hmac-sha256"}, "activation": {"allowDiscards": true}}});
+    let answer = refusal(&plane, &discards).await?;
+    assert!(
+        answer.contains("allowDiscards cannot be had with encryption.integrity"),
         "{answer}"
     );
     plane.check()

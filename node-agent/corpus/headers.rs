@@ -298,6 +298,26 @@ pub const ALL: &[Forgery] = &[
     objected("integrity", "integrity", |j| {
         j["segments"]["0"]["integrity"] = json!({"type": "hmac(sha256)"});
     }),
+    objected(
+        "integrity without a key",
+        "integrity protection by \"none\"",
+        |j| {
+            j["segments"]["0"]["integrity"] =
+                json!({"type": "none", "journal_encryption": "none", "journal_integrity": "none"});
+        },
+    ),
+    objected("integrity with a short key", "a key of 16 bytes", |j| {
+        j["segments"]["0"]["integrity"] = json!({
+            "type": "hmac(sha256)", "journal_encryption": "none", "journal_integrity": "none", "key_size": 16
+        });
+    }),
+    objected(
+        "integrity with an encrypted journal",
+        "a journal of \"ctr(aes)\"",
+        |j| {
+            j["segments"]["0"]["integrity"] = json!({"type": "hmac(sha256)", "journal_encryption": "ctr(aes)", "journal_integrity": "none"});
+        },
+    ),
     objected("odd sector size", "sector size is 3", |j| {
         j["segments"]["0"]["sector_size"] = json!(3);
     }),

@@ -65,6 +65,36 @@ pub enum Integrity {
     HmacSha256,
 }
 
+impl Integrity {
+    /// Bytes of its key, which is the last part of the volume key.
+    pub fn key_bytes(self) -> usize {
+        match self {
+            Self::HmacSha256 => 32,
+        }
+    }
+
+    /// Bytes of a sector's tag.
+    pub fn tag_bytes(self) -> u64 {
+        match self {
+            Self::HmacSha256 => 32,
+        }
+    }
+
+    /// The word in a spec.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::HmacSha256 => "hmac-sha256",
+        }
+    }
+
+    /// Its name in the kernel's crypto API, and in a LUKS2 header.
+    pub fn kernel_name(self) -> &'static str {
+        match self {
+            Self::HmacSha256 => "hmac(sha256)",
+        }
+    }
+}
+
 /// Where encryption happens. Only `front-end`, on the hypervisor node, keeps array and network blind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -81,7 +111,6 @@ pub enum ControlLocation {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = ("!self.detachedHeader", "detachedHeader is refused: a header apart from its disk would have to lie where each node finds it, and be lost there with all data; for a disk that holds nothing but ciphertext use provider plain"),
-    validation = ("!has(self.integrity)", "integrity is not implemented in this version: remove it"),
     validation = ("self.provider != 'luks' || self.sectorSize == 512", "provider luks (LUKS1) knows no sectors but of 512 bytes: use luks2 for sectorSize 4096"),
     validation = ("!has(self.hash) || self.provider == 'plain'", "hash is for provider plain alone: LUKS headers say how their key is made"),
     validation = ("!has(self.integrity) || self.provider == 'luks2'", "integrity is for provider luks2 alone: no other header says how the tags are laid out"),
@@ -113,7 +142,8 @@ pub struct Encryption {
     /// Keep a backup of each LUKS2 header in its volume's `status.headerBackup`, sealed under the volume's key.
     #[serde(default = "Encryption::default_header_backup")]
     pub header_backup: bool,
-    /// Authenticate sectors (dm-integrity below dm-crypt): what the array changes gives a read error instead of noise.
+    /// Authenticate sectors (dm-integrity below dm-crypt): what the array changes gives a read error instead of noise. The whole
+    /// disk is written once before the volume can be used, and it cannot grow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub integrity: Option<Integrity>,
     /// For provider `plain`: how the key is made from the passphrase; `sha256` where absent.

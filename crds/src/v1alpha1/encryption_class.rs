@@ -22,6 +22,7 @@ use super::encryption::{Activation, Encryption};
     printcolumn(json_path = ".spec.encryption.keySize", name = "Key size", type_ = "integer"),
     printcolumn(json_path = ".metadata.annotations.cryptvol\\.dev/is-default-class", name = "Default", type_ = "string"),
     printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date"),
+    validation = ("!has(self.spec.encryption) || !has(self.spec.encryption.integrity) || !has(self.spec.activation) || !self.spec.activation.allowDiscards", "activation.allowDiscards cannot be had with encryption.integrity: a discarded sector has no tag and could not be read. Remove one of them"),
     validation = ("self.spec == oldSelf.spec", "the spec of an EncryptionClass is immutable: create a class with another name for new volumes"),
 )]
 #[serde(rename_all = "camelCase")]

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    encryption::{Activation, Encryption, PlainHash, Provider},
+    encryption::{Activation, Encryption, Integrity, PlainHash, Provider},
     header_backup::{HeaderBackup, HeaderRestore},
     rotation::{NodeRotation, NodeRotationStatus},
     status::LastError,
@@ -210,9 +210,42 @@ pub struct HeaderFacts {
     pub sector_size: i32,
     /// Where data begins on the raw device, in bytes.
     pub data_offset: i64,
+    /// How sectors are authenticated; absent where they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub integrity: Option<IntegrityFacts>,
     /// SHA-256 (lower-case hex) over the header's volume key digest: another volume key is another volume. Empty without
     /// a header.
     pub digest: String,
+}
+
+impl HeaderFacts {
+    /// Bytes of the volume key: that of the cipher, and behind it that of the authentication.
+    pub fn volume_key_bytes(&self) -> usize {
+        let cipher = usize::try_from(self.key_size / 8).unwrap_or_default();
+        cipher + self.integrity.as_ref().map_or(0, |i| i.kind.key_bytes())
+    }
+
+    /// Bytes that a mapping has on a raw device of this size: whole encryption sectors behind the header; of authenticated ones what
+    /// dm-integrity said when they were initialised, however long the device is by now.
+    pub fn data_bytes(&self, device_bytes: u64) -> u64 {
+        if let Some(integrity) = &self.integrity {
+            return u64::try_from(integrity.data_bytes).unwrap_or_default();
+        }
+        let offset = u64::try_from(self.data_offset).unwrap_or(u64::MAX);
+        let sector = u64::try_from(self.sector_size).unwrap_or(512).max(512);
+        let room = device_bytes.saturating_sub(offset);
+        room - room % sector
+    }
+}
+
+/// What is known of sectors that are authenticated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IntegrityFacts {
+    /// How.
+    pub kind: Integrity,
+    /// Bytes that there is room for beside the tags: fixed when the header is written.
+    pub data_bytes: i64,
 }
 
 /// How far the agent has come. Stages follow each other in this order.

@@ -145,6 +145,8 @@ impl Walk {
             HeaderFound::Luks(header) => *header,
             HeaderFound::Blank => {
                 let order = FormatOrder {
+                    mapping_name: query.mapping_name.clone(),
+                    mapping_uuid: names::mapping_uuid(LUKS_UUID, VOLUME_UID),
                     luks_uuid: LUKS_UUID.into(),
                     encryption: Encryption::default(),
                     passphrase: self.passphrase.clone(),

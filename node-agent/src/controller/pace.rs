@@ -11,6 +11,8 @@ const CALM: Duration = Duration::from_secs(60);
 const FIRST: Duration = Duration::from_secs(1);
 /// Longest one.
 const LONGEST: Duration = Duration::from_secs(30);
+/// Pause of a volume that only lets others have their turn.
+const NOW: Duration = Duration::from_millis(100);
 /// First pause after an error that a person mends, on the array for example, which tells nobody. It doubles up to `CALM`:
 /// who mends at once sees it go on at once.
 const ATTENTIVE: Duration = Duration::from_secs(5);
@@ -25,6 +27,11 @@ impl Pace {
     /// Pause after a run that ended well, or with this reason; `dice` between 0 and 1.
     fn pause(&mut self, end: Result<(), Reason>, dice: f64) -> Duration {
         let base = match end {
+            // It has just worked for some seconds, and the rest is worked off likewise.
+            Err(Reason::Initialising) => {
+                self.failures = 0;
+                NOW
+            }
             Err(reason) => {
                 let (first, longest) = if reason.is_transient() {
                     (FIRST, LONGEST)
@@ -76,5 +83,8 @@ mod tests {
         }
         assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
         assert_eq!(pace.pause(Ok(()), 1.0).as_secs(), 72);
+        for _ in 0..20 {
+            assert!(pace.pause(Err(Reason::Initialising), 0.5) < FIRST);
+        }
     }
 }

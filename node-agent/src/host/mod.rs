@@ -79,6 +79,14 @@ pub trait Host {
     /// `KeyDoesNotOpen`, `HeaderMismatch`, `DeviceNotBlank`, `NotOurs` (another mapping of that name), `StepFailed`.
     fn open(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError>;
 
+    /// Writes zeros through a new mapping whose sectors are authenticated, for a few seconds, from `from` on: without that no sector
+    /// could be read. What was written and is on stable storage counts whoever wrote it, as far as the disk shows. The last block is
+    /// written when all others are on stable storage: where it can be read nothing is written, for the volume may have been used.
+    ///
+    /// # Errors
+    /// `DeviceUnreadable`, `StepFailed`.
+    fn initialise(&mut self, mapping: &Mapping, from: u64) -> Result<Initialised, StepError>;
+
     /// Makes the link lead to the mapping, by rename. Refuses to replace what is not ours.
     ///
     /// # Errors

@@ -2,7 +2,9 @@
 
 use cryptvol_crds::{
     conditions::Reason,
-    v1alpha1::{Activation, Encryption, HeaderBackup, HeaderFacts, KeySlotRef, Provider},
+    v1alpha1::{
+        Activation, Encryption, HeaderBackup, HeaderFacts, Integrity, KeySlotRef, Provider,
+    },
 };
 use std::net::IpAddr;
 
@@ -460,6 +462,10 @@ pub struct CryptTable {
     /// Options of an activation that are set.
     #[serde(default)]
     pub options: Vec<String>,
+    /// How sectors are authenticated. Their tags are kept by a layer of dm-integrity below, which is part of the mapping and not shown
+    /// by itself: `dev` and `data_offset` are those of the raw device. A layer without a mapping is a mapping without a table.
+    #[serde(default)]
+    pub integrity: Option<Integrity>,
 }
 
 impl CryptTable {
@@ -582,6 +588,10 @@ pub struct FormatOrder {
     pub encryption: Encryption,
     /// Opens key slot 0.
     pub passphrase: Passphrase,
+    /// Device-mapper name of the volume's mapping: of authenticated sectors the layer below it is made for a moment.
+    pub mapping_name: String,
+    /// Device-mapper UUID of the volume's mapping.
+    pub mapping_uuid: String,
     /// Whether a header with this UUID that does not open may be written over: what an earlier, interrupted format of
     /// this very volume left, as the caller saw it before it spent the permit.
     pub over_torn: bool,
@@ -652,6 +662,15 @@ pub struct RestoreOrder {
     pub backup: HeaderBackup,
     /// Opens the backup, and will open key slot 0.
     pub passphrase: Passphrase,
+}
+
+/// How far a new volume with authenticated sectors is initialised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Initialised {
+    /// Bytes from the beginning that read as zeros.
+    pub done: u64,
+    /// Bytes in all. Only when both are the same may the volume be used.
+    pub total: u64,
 }
 
 /// Result of an erasure.

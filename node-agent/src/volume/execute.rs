@@ -13,6 +13,7 @@ use std::{
 
 use cryptvol_crds::{
     conditions::Reason,
+    names,
     v1alpha1::{HeaderBackup, HeaderFacts, KeySlotRef, Stage},
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -26,8 +27,8 @@ use super::{
 };
 use crate::host::{
     AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder,
-    Header, HeaderFound, MapOrder, Mapping, NameOrder, Observed, OpenOrder, Passphrase, Query,
-    RestoreOrder, StepError, Target,
+    Header, HeaderFound, Initialised, MapOrder, Mapping, NameOrder, Observed, OpenOrder,
+    Passphrase, Query, RestoreOrder, StepError, Target,
 };
 
 /// `host::Host` as the agent calls it: in a worker process, with a deadline.
@@ -41,6 +42,7 @@ pub trait Node {
     async fn read_header(&self, device: &DeviceId) -> Result<HeaderFound, StepError>;
     async fn format(&self, device: &DeviceId, order: FormatOrder) -> Result<Header, StepError>;
     async fn open(&self, device: &DeviceId, order: OpenOrder) -> Result<Mapping, StepError>;
+    async fn initialise(&self, mapping: &Mapping, from: u64) -> Result<Initialised, StepError>;
     async fn link(&self, link: &str, mapping: &Mapping) -> Result<(), StepError>;
     async fn unlink(&self, link: &str) -> Result<(), StepError>;
     async fn name(&self, order: NameOrder) -> Result<(), StepError>;
@@ -365,13 +367,15 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 Ok(())
             }
             Step::Format { device, luks_uuid } => {
-                hand.permit = None;
+                (hand.permit, hand.initialised) = (None, 0);
                 let before = at.run.reading.take();
                 at.run.torn = false;
                 let order = FormatOrder {
                     luks_uuid: luks_uuid.clone(),
                     encryption: wanted.encryption.clone(),
                     passphrase: at.passphrase()?,
+                    mapping_name: query.mapping_name.clone(),
+                    mapping_uuid: names::mapping_uuid(luks_uuid, &wanted.volume_uid),
                     over_torn: before.is_some_and(|r| matches!(r.found, HeaderFound::Luks(_))),
                 };
                 let header = node.format(device, order).await?;
@@ -415,6 +419,12 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                     backup: at.run.backup.clone(),
                 };
                 *memory = self.office.record(receipt).await?;
+                Ok(())
+            }
+            Step::Initialise(mapping) => {
+                let initialised = node.initialise(mapping, hand.initialised).await?;
+                hand.initialised = initialised.done;
+                at.run.initialised = Some(initialised);
                 Ok(())
             }
             Step::Link(mapping) => node.link(&query.link, mapping).await,
@@ -495,7 +505,14 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             Step::Sample { device, mapping } => {
                 at.run.sample = Some(match node.sample(device, mapping).await {
                     // Not the end: the plan knows what becomes of the mapping then.
-                    Err(e) if e.reason() == Reason::PlaintextOnDisk => Err(e.message),
+                    Err(e)
+                        if matches!(
+                            e.reason(),
+                            Reason::PlaintextOnDisk | Reason::IntegrityViolated
+                        ) =>
+                    {
+                        Err(e)
+                    }
                     result => Ok(result?),
                 });
                 Ok(())
@@ -640,6 +657,7 @@ fn changes_the_node(step: &Step) -> bool {
             | Step::SpendPermit { .. }
             | Step::Format { .. }
             | Step::RecordFirstOpened { .. }
+            | Step::Initialise(_)
             | Step::Sample { .. }
             | Step::RecordErased(_)
             | Step::AddKeySlot { .. }

@@ -10,7 +10,7 @@ use cryptvol_crds::conditions::Reason;
 
 use std::time::Instant;
 
-use crate::host::{DeviceId, Erased, HeaderFound, StepError};
+use crate::host::{DeviceId, Erased, HeaderFound, Initialised, StepError};
 
 /// What the NodeVolume's status says, as last acknowledged by the API server.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,8 +31,8 @@ pub struct Memory {
     pub backed_up: bool,
     /// What was done of a rotation.
     pub rotation: Option<NodeRotationStatus>,
-    /// Plaintext was found on the disk: with which generation of the spec, and where.
-    pub plaintext: Option<(i64, String)>,
+    /// A sample was not of this volume's ciphertext.
+    pub broken: Option<BrokenSample>,
     /// Name of the last look at the disk's size that was asked for and made.
     pub rescan: Option<String>,
     /// Nothing of this volume was left on the node, for this generation of the spec.
@@ -56,7 +56,7 @@ impl Memory {
                     .as_ref()
                     .is_some_and(|e| e.reason == Reason::HeaderBackupUnsupported.as_str()),
             rotation: status.rotation.clone(),
-            plaintext: plaintext(status),
+            broken: broken(status),
             rescan: status.rescan.clone(),
             detached_at: status.observed_generation.filter(|_| {
                 status.error.is_none() && matches!(status.stage, Stage::Detached | Stage::Erased)
@@ -65,16 +65,29 @@ impl Memory {
     }
 }
 
-/// Plaintext that was found on the disk.
-fn plaintext(status: &NodeVolumeStatus) -> Option<(i64, String)> {
+/// What a sample of the disk showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokenSample {
+    /// Generation of the spec with which it was taken.
+    pub generation: i64,
+    /// `PlaintextOnDisk` or `IntegrityViolated`.
+    pub reason: Reason,
+    /// Where.
+    pub what: String,
+}
+
+fn broken(status: &NodeVolumeStatus) -> Option<BrokenSample> {
     let error = status.proof.as_ref()?.error.as_ref()?;
-    let reason = Reason::PlaintextOnDisk;
-    if error.reason != reason.as_str() {
-        return None;
-    }
+    let reason = [Reason::PlaintextOnDisk, Reason::IntegrityViolated]
+        .into_iter()
+        .find(|r| error.reason == r.as_str())?;
     let what = error.message.strip_suffix(reason.next_step());
     let what = what.unwrap_or(&error.message).trim().trim_end_matches('.');
-    Some((status.observed_generation?, what.to_owned()))
+    Some(BrokenSample {
+        generation: status.observed_generation?,
+        reason,
+        what: what.to_owned(),
+    })
 }
 
 /// What this process knows of one volume from one run to the next. Lost when it ends, on purpose.
@@ -85,6 +98,8 @@ pub struct Hand {
     /// Permit that this process recorded (or tried to record) as spent and has not used: no byte was written with it. It
     /// counts only together with the receipt in [`Memory`], and is given up before the first write.
     pub permit: Option<String>,
+    /// Bytes of a new volume that were initialised and are on stable storage. What it forgets, the disk shows.
+    pub initialised: u64,
 }
 
 /// What one run has found out and done so far.
@@ -99,6 +114,8 @@ pub struct Run {
     pub torn: bool,
     /// Facts of the header that this run wrote.
     pub written: Option<HeaderFacts>,
+    /// How far a new volume was initialised in this run.
+    pub initialised: Option<Initialised>,
     /// The kernel read the LUN's identity anew in this run, or a loop device was given its file.
     pub scanned: bool,
     /// Devices without use that were removed to be found anew, as major:minor; once is enough.
@@ -126,7 +143,7 @@ pub struct Run {
     /// Key slots were wiped, or there are none.
     pub erased: Option<Erased>,
     /// What the comparison of mapping and disk showed: that they differ, or where they do not.
-    pub sample: Option<Result<(), String>>,
+    pub sample: Option<Result<(), StepError>>,
     /// Backup of the header, or why there is none.
     pub backup: Option<Result<HeaderBackup, StepError>>,
     /// The header was written anew from its backup, or was found to open.

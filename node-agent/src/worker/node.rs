@@ -14,8 +14,8 @@ use super::{
 use crate::{
     host::{
         AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, DropSlotsOrder, Erased,
-        FormatOrder, Header, HeaderFound, MapOrder, Mapping, NameOrder, Observed, OpenOrder, Query,
-        RestoreOrder, StepError, Target,
+        FormatOrder, Header, HeaderFound, Initialised, MapOrder, Mapping, NameOrder, Observed,
+        OpenOrder, Query, RestoreOrder, StepError, Target,
     },
     volume::execute::Node,
 };
@@ -103,6 +103,11 @@ impl Node for Workers {
 
     async fn open(&self, device: &DeviceId, order: OpenOrder) -> Result<Mapping, StepError> {
         self.ask(Call::Open(device.clone(), order), of!(Opened))
+            .await
+    }
+
+    async fn initialise(&self, mapping: &Mapping, from: u64) -> Result<Initialised, StepError> {
+        self.ask(Call::Initialise(mapping.clone(), from), of!(Initialised))
             .await
     }
 

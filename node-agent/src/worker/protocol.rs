@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 
 use crate::host::{
     AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder,
-    Header, HeaderFound, Host, MapOrder, Mapping, NameOrder, Observed, OpenOrder, Query,
-    RestoreOrder, StepError, Target,
+    Header, HeaderFound, Host, Initialised, MapOrder, Mapping, NameOrder, Observed, OpenOrder,
+    Query, RestoreOrder, StepError, Target,
     probe::{self, NodeCheck},
 };
 
@@ -41,6 +41,8 @@ pub enum Call {
     Format(DeviceId, FormatOrder),
     /// `Host::open`.
     Open(DeviceId, OpenOrder),
+    /// `Host::initialise`.
+    Initialise(Mapping, u64),
     /// `Host::link`.
     Link(String, Mapping),
     /// `Host::unlink`.
@@ -98,6 +100,8 @@ pub enum Answer {
     Formatted(Header),
     /// Of `open`.
     Opened(Mapping),
+    /// Of `initialise`.
+    Initialised(Initialised),
     /// Of `erase`.
     Erased(Erased),
     /// Of `add_key_slot`.
@@ -136,6 +140,7 @@ impl Call {
             Self::ReadHeader(_) => "read the header",
             Self::Format(..) => "format",
             Self::Open(..) => "open",
+            Self::Initialise(..) => "initialise",
             Self::Link(..) => "link",
             Self::Unlink(_) => "unlink",
             Self::Name(_) => "give or take a name",
@@ -186,6 +191,7 @@ impl Call {
             | Self::Resume(..) => 45,
             Self::BackupHeader(..) => 45,
             Self::Format(..)
+            | Self::Initialise(..)
             | Self::Erase(..)
             | Self::RestoreHeader(..)
             | Self::AddKeySlot(..)
@@ -236,6 +242,9 @@ impl Call {
             Self::ReadHeader(device) => host.read_header(device).map(Answer::Found),
             Self::Format(device, order) => host.format(device, order).map(Answer::Formatted),
             Self::Open(device, order) => host.open(device, order).map(Answer::Opened),
+            Self::Initialise(mapping, from) => {
+                host.initialise(mapping, *from).map(Answer::Initialised)
+            }
             Self::Link(link, mapping) => unit(host.link(link, mapping)),
             Self::Unlink(link) => unit(host.unlink(link)),
             Self::Name(order) => unit(host.name(order)),

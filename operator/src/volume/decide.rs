@@ -211,6 +211,7 @@ pub fn encryption(world: &World, status: &EncryptedVolumeStatus) -> Result<Encry
             cipher: header.cipher.clone(),
             key_size: header.key_size,
             sector_size: header.sector_size,
+            integrity: header.integrity.as_ref().map(|i| i.kind),
             ..Encryption::default()
         }),
         None => world.encryption.clone(),

@@ -119,7 +119,8 @@ pub fn between(old: &EncryptedVolumeStatus, new: &EncryptedVolumeStatus) -> Vec<
             }
             Some(r) if !r.next_step().is_empty() => {
                 let text = get(&new.conditions, READY).map(|c| c.message.clone());
-                note(true, &now, "Reconcile", text.unwrap_or_default());
+                let warning = r != Reason::Initialising;
+                note(warning, &now, "Reconcile", text.unwrap_or_default());
             }
             _ => {}
         }

@@ -29,17 +29,18 @@ use super::{
     disk::{Aligned, Disk},
     error::{because, failed},
     header::{self, digest},
+    integrity,
     luks::{self, Made, Memory, VolumeKey},
-    pinned_header,
+    pinned_header, with_room_of,
 };
-use crate::host::{BackupOrder, Passphrase, RestoreOrder, StepError};
+use crate::host::{BackupOrder, Header, Passphrase, RestoreOrder, StepError};
 
 /// Begins what the seal is made over; another form of backup has another one.
 const FORM: &str = "cryptvol header backup 1";
 /// Least length of a passphrase that seals, in lower-case hex: 256 bits.
 const LEAST_HEX: usize = 64;
-/// Longest volume key in bytes.
-const MAX_KEY: usize = 64;
+/// Longest volume key in bytes: that of the cipher, and that of an authentication behind it.
+const MAX_KEY: usize = header::MAX_KEY_BYTES as usize;
 
 /// See [`crate::host::Host::backup_header`].
 pub fn make(disk: &Disk, order: &BackupOrder) -> Result<HeaderBackup, StepError> {
@@ -102,6 +103,16 @@ pub fn restore(disk: &Disk, order: &RestoreOrder) -> Result<(), StepError> {
     }
     let key = opened(backup, expected, passphrase)?;
     let made = make_header(disk.size(), backup, passphrase, &key)?;
+    let mut behind = expected.clone();
+    if let Some(why) = integrity::complete(disk, &mut behind)? {
+        return Err(because(
+            Reason::HeaderMismatch,
+            format!(
+                "the header of {} cannot be restored: {why}, and without that there are no tags",
+                disk.name()
+            ),
+        ));
+    }
     luks::write_luks2(disk, &made, true)?;
 
     let now = pinned_header(disk, expected)?;
@@ -193,7 +204,7 @@ fn opened(
     let bytes = sealing
         .open_in_place(nonce(), Aad::from(&bound), &mut text)
         .map_err(|_| invalid("was changed, or the key on record does not open it"))?;
-    if i32::try_from(bytes.len() * 8) != Ok(expected.key_size) {
+    if bytes.len() != expected.volume_key_bytes() {
         return Err(invalid("holds a key of another size"));
     }
     let mut key = SafeMemHandle::alloc(bytes.len()).map_err(|e| failed("opening a backup", e))?;
@@ -219,6 +230,9 @@ fn make_header(
     }
     let memory = Memory::new(size).map_err(|e| failed(what, e))?;
     make_in(&memory, expected, passphrase, key).map_err(|e| failed(what, e))?;
+    if let Some(integrity) = &expected.integrity {
+        luks::authenticate(&memory, integrity.kind).map_err(|e| failed(what, e))?;
+    }
     let mut head = Aligned::zeroed(size.min(header::USUAL_HEADER) as usize);
     let read = |head: &mut Aligned| memory.file.read_exact_at(head, 0);
     read(&mut head).map_err(|e| failed(what, e))?;
@@ -236,12 +250,17 @@ fn make_header(
         header::Parsed::Luks(luks) => *luks,
         other => return Err(failed(what, format!("{other:?}"))),
     };
-    if let Some(difference) = difference(expected, &luks.header) {
+    // How many bytes are authenticated says the disk behind the header.
+    let found = Header {
+        facts: with_room_of(expected, &luks.header.facts),
+        ..luks.header.clone()
+    };
+    if let Some(difference) = difference(expected, &found) {
         return Err(failed(what, difference));
     }
     // libcryptsetup compares with the digest: it is the volume key that the lost header had.
-    let len = expected.key_size as usize / 8;
-    let proof = luks::open_in(&memory, EncryptionFormat::Luks2, len, passphrase);
+    let (len, of_cipher) = (expected.volume_key_bytes(), expected.key_size as usize / 8);
+    let proof = luks::open_in(&memory, EncryptionFormat::Luks2, len, of_cipher, passphrase);
     let proof = proof.map_err(|e| failed(what, e))?;
     if proof.bytes() != key.bytes() {
         return Err(failed(what, "its key slot holds another volume key"));
@@ -262,6 +281,16 @@ fn make_in(
         .split_once('-')
         .ok_or_else(|| other("cipher"))?;
     let offset = u64::try_from(facts.data_offset).map_err(|_| other("data offset"))?;
+    // A longer key than the cipher's belongs to no segment before that has the word of its authentication.
+    let authenticated = facts.integrity.is_some();
+    let (of_cipher, _) = key
+        .bytes()
+        .split_at_checked(facts.key_size as usize / 8)
+        .ok_or_else(|| other("key size"))?;
+    let (slot_key, flags) = match authenticated {
+        true => (Some(Either::Left(key.bytes())), CryptVolumeKey::NO_SEGMENT),
+        false => (None, CryptVolumeKey::empty()),
+    };
     let mut device = memory.device()?;
     device.set_data_offset(offset / 512)?;
     let mut settings = device.settings_handle();
@@ -282,17 +311,12 @@ fn make_in(
         EncryptionFormat::Luks2,
         cipher,
         Some(uuid),
-        Either::Left(key.bytes()),
+        Either::Left(of_cipher),
         Some(&mut params),
     )?;
     device
         .keyslot_handle()
-        .add_by_key(
-            Some(0),
-            None,
-            passphrase.0.as_bytes(),
-            CryptVolumeKey::empty(),
-        )
+        .add_by_key(Some(0), slot_key, passphrase.0.as_bytes(), flags)
         .map(drop)
 }
 

@@ -144,11 +144,24 @@ impl Disk {
     /// # Errors
     /// `DeviceUnreadable`; `StepFailed` when another device is at its path.
     pub fn open_mapping(mapping: &Mapping) -> Result<Self, StepError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC)
+        Self::open_mapping_with(mapping, OpenOptions::new().read(true), 0)
+    }
+
+    fn open_mapping_with(
+        mapping: &Mapping,
+        options: &mut OpenOptions,
+        flags: i32,
+    ) -> Result<Self, StepError> {
+        let file = options
+            .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC | flags)
             .open(&mapping.path)
-            .map_err(|e| unreadable(&mapping.path, e))?;
+            .map_err(|e| match e.raw_os_error() {
+                Some(libc::EBUSY) => because(
+                    Reason::DeviceBusy,
+                    format!("{} is opened exclusively", mapping.path),
+                ),
+                _ => unreadable(&mapping.path, e),
+            })?;
         let meta = file.metadata().map_err(|e| unreadable(&mapping.path, e))?;
         let dev = format!("{}:{}", libc::major(meta.rdev()), libc::minor(meta.rdev()));
         if !meta.file_type().is_block_device() || dev != mapping.dev {
@@ -162,6 +175,16 @@ impl Disk {
             #[cfg(test)]
             writes_left: std::cell::Cell::new(u32::MAX),
         })
+    }
+
+    /// A mapping that nobody has yet, to write its first bytes.
+    ///
+    /// # Errors
+    /// `DeviceUnreadable`; `DeviceBusy` when somebody has it exclusively; `StepFailed` when another device is at its path.
+    pub fn open_new_mapping(mapping: &Mapping) -> Result<Self, StepError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        Self::open_mapping_with(mapping, &mut options, libc::O_EXCL)
     }
 
     /// A plain file in place of a device, without direct I/O.

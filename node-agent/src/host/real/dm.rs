@@ -5,7 +5,7 @@ use std::{io, thread, time::Duration};
 
 use cryptvol_crds::{
     conditions::Reason,
-    names::DM_UUID_PREFIX,
+    names::{self, DM_UUID_PREFIX},
     v1alpha1::{Activation, HeaderFacts},
 };
 use devicemapper::{
@@ -15,13 +15,20 @@ use nix::libc;
 use zeroize::Zeroize;
 
 use super::{
-    error::{because, failed},
+    error::{because, failed, no_module},
     luks::VolumeKey,
     sys::{self, DmCommand, LogonKey},
     sysfs,
 };
 use crate::host::{CryptTable, Mapping, StepError};
 
+mod table;
+
+use table::authenticated;
+pub(crate) use table::crypt_table;
+
+/// What a module of the kernel is missed for.
+const AUTHENTICATED: &str = "authenticated sectors";
 /// How long a remove waits for somebody who only looks (udev, a monitoring tool) to close the device.
 const BUSY_WAIT: Duration = Duration::from_millis(500);
 const BUSY_STEP: Duration = Duration::from_millis(5);
@@ -58,15 +65,14 @@ impl Plan<'_> {
 
     /// Length of the mapping in units of 512 bytes: whole encryption sectors only.
     pub(super) fn length(&self) -> u64 {
-        let sectors = (self.size_bytes / 512).saturating_sub(self.offset());
-        let unit = (self.facts.sector_size as u64 / 512).max(1);
-        sectors - sectors % unit
+        self.facts.data_bytes(self.size_bytes) / 512
     }
 
-    /// The table to load: one target over the whole length.
-    pub(super) fn table(&self) -> [(u64, u64, String, String); 1] {
+    /// The table to load: one target over the whole length, on the raw device or on the layer of tags above it, which has the number
+    /// `tags`.
+    pub(super) fn table(&self, tags: Option<&str>) -> [(u64, u64, String, String); 1] {
         let params = match self.facts.provider.encrypts() {
-            true => self.params(&self.key_reference()),
+            true => self.params(&self.key_reference(), tags),
             false => format!("{} {}", self.dev, self.offset()),
         };
         [(
@@ -93,19 +99,29 @@ impl Plan<'_> {
     }
 
     /// Parameters of the crypt target, as cryptsetup writes them for the same header, but for the key's description.
-    fn params(&self, key: &str) -> String {
-        let mut params = format!(
-            "{} {key} 0 {} {}",
-            self.facts.cipher,
-            self.dev,
-            self.offset()
-        );
+    fn params(&self, key: &str, tags: Option<&str>) -> String {
+        let integrity = self.facts.integrity.as_ref().map(|i| i.kind);
+        let mut params = match (integrity, tags) {
+            (Some(kind), Some(tags)) => {
+                let cipher = authenticated(&self.facts.cipher, kind);
+                format!("{cipher} {key} 0 {tags} 0")
+            }
+            _ => format!(
+                "{} {key} 0 {} {}",
+                self.facts.cipher,
+                self.dev,
+                self.offset()
+            ),
+        };
         let mut options: Vec<_> = self
             .activation
             .options()
             .iter()
             .map(|o| (*o).into())
             .collect();
+        if let Some(kind) = integrity {
+            options.push(format!("integrity:{}:aead", kind.tag_bytes()));
+        }
         if self.facts.sector_size != 512 {
             // LUKS2 counts IVs in units of 512 bytes whatever the sector size is: no iv_large_sectors.
             options.push(format!("sector_size:{}", self.facts.sector_size));
@@ -120,7 +136,7 @@ impl Plan<'_> {
     pub(super) fn key_reference(&self) -> String {
         format!(
             ":{}:logon:{}",
-            self.facts.key_size / 8,
+            self.facts.volume_key_bytes(),
             self.key_description()
         )
     }
@@ -154,6 +170,7 @@ impl Plan<'_> {
                     && t.dev == self.dev
                     && t.data_offset == self.facts.data_offset as u64
                     && i64::from(t.sector_size) == i64::from(self.facts.sector_size)
+                    && t.integrity == self.facts.integrity.as_ref().map(|i| i.kind)
                     && (!self.facts.provider.encrypts()
                         || same_options(&t.options, &self.activation))
             })
@@ -209,7 +226,17 @@ pub fn ours() -> Result<Vec<Mapping>, StepError> {
         let Ok(name) = std::str::from_utf8(name.as_bytes()) else {
             continue;
         };
-        mappings.extend(describe(&dm, name)?.filter(|m| m.uuid.starts_with(DM_UUID_PREFIX)));
+        // A layer of tags belongs to the mapping above it, or, where there is none, is what is left of one.
+        let of_tags = name.strip_suffix("-tags");
+        let has_mapping = of_tags.is_some_and(|name| {
+            let name = DmName::new(name).map(DevId::Name);
+            name.is_ok_and(|id| dm.device_info(&id).is_ok())
+        });
+        if has_mapping {
+            continue;
+        }
+        let found = describe(&dm, of_tags.unwrap_or(name))?;
+        mappings.extend(found.filter(|m| m.uuid.starts_with(DM_UUID_PREFIX)));
     }
     Ok(mappings)
 }
@@ -227,7 +254,7 @@ pub fn existing(plan: &Plan<'_>) -> Result<Option<Mapping>, StepError> {
         Some(found) if found.uuid != plan.uuid => Err(taken(&found)),
         Some(found) if plan.is(&found) => Ok(Some(found)),
         // Without a table nobody can have it open.
-        Some(found) if found.table.is_none() => remove(&dm, plan.uuid).map(|()| None),
+        Some(found) if found.table.is_none() => remove_all(&dm, plan.uuid).map(|()| None),
         Some(found) => Err(failed(
             format!("mapping {} is there", plan.name),
             format!("but is not what it should be: {found:?}"),
@@ -249,14 +276,10 @@ pub fn create(plan: &Plan<'_>, key: Option<&VolumeKey>) -> Result<Mapping, StepE
     if let Some(found) = existing(plan)? {
         return Ok(found);
     }
-    let name = DmName::new(plan.name).map_err(|e| failed("mapping name", e))?;
-    let uuid = DmUuid::new(plan.uuid).map_err(|e| failed("mapping UUID", e))?;
-    dm.device_create(name, Some(uuid), DmOptions::default())
-        .map_err(|e| failed(format!("creating mapping {}", plan.name), e))?;
     match fill(&dm, plan, key) {
         Ok(mapping) => Ok(mapping),
         Err(e) => {
-            if let Err(undo) = remove(&dm, plan.uuid) {
+            if let Err(undo) = remove_all(&dm, plan.uuid) {
                 tracing::warn!(mapping = plan.name, error = %undo, "half-made mapping stays");
             }
             Err(e)
@@ -264,18 +287,101 @@ pub fn create(plan: &Plan<'_>, key: Option<&VolumeKey>) -> Result<Mapping, StepE
     }
 }
 
+/// Has the kernel begin a layer of tags on a device that has none yet: its superblock and an empty journal. Nothing of it stays in
+/// the kernel.
+///
+/// # Errors
+/// `NotOurs` when the name is taken, `KernelModuleMissing`, `StepFailed`.
+pub fn begin_tags(plan: &Plan<'_>) -> Result<(), StepError> {
+    let Some(dm) = context()? else {
+        return Err(failed(
+            "beginning the tags",
+            "no device-mapper on this node",
+        ));
+    };
+    if let Some(found) = existing(plan)? {
+        return Err(failed(
+            format!("mapping {} is there", plan.name),
+            format!("and its disk has no header yet: {found:?}"),
+        ));
+    }
+    // As short as it can be: how long it can be the kernel says afterwards.
+    let begun = load_tags(&dm, plan, 8);
+    remove_all(&dm, plan.uuid).and(begun).map(drop)
+}
+
+/// Makes the layer of tags, and gives its number.
+fn load_tags(dm: &DM, plan: &Plan<'_>, length: u64) -> Result<String, StepError> {
+    let (name, uuid) = (names::tags_name(plan.name), names::tags_uuid(plan.uuid));
+    let what = |step: &str| format!("{step} the layer of tags {name}");
+    let tag = plan
+        .facts
+        .integrity
+        .as_ref()
+        .map_or(0, |i| i.kind.tag_bytes());
+    let id = DmUuid::new(&uuid).map_err(|e| failed("mapping UUID", e))?;
+    dm.device_create(
+        DmName::new(&name).map_err(|e| failed("mapping name", e))?,
+        Some(id),
+        DmOptions::default(),
+    )
+    .map_err(|e| failed(what("creating"), e))?;
+    let mut options = vec!["fix_padding".to_owned()];
+    if plan.facts.sector_size != 512 {
+        options.push(format!("block_size:{}", plan.facts.sector_size));
+    }
+    // With the journal: a sector and its tag are written both or neither, whatever dies between the two.
+    let params = format!(
+        "{} {} {tag} J {} {}",
+        plan.dev,
+        plan.offset(),
+        options.len(),
+        options.join(" ")
+    );
+    let table = [(0, length, "integrity".to_owned(), params)];
+    let id = DevId::Uuid(id);
+    dm.table_load(&id, &table, DmOptions::default())
+        .map_err(|e| match has_target(dm, "integrity") {
+            true => failed(what("loading the table of"), e),
+            false => no_module(AUTHENTICATED, "dm_integrity"),
+        })?;
+    sys::dm_command(dm.file(), DmCommand::Resume, &uuid, udev_flags())
+        .map_err(|e| failed(what("resuming"), e))?;
+    let info = dm
+        .device_info(&id)
+        .map_err(|e| failed(what("reading"), e))?;
+    Ok(number(info.device()))
+}
+
+/// Whether the kernel has a target now. Asked once it had reason to load its module.
+pub(super) fn has_target(dm: &DM, target: &str) -> bool {
+    dm.list_versions()
+        .is_ok_and(|all| all.iter().any(|v| v.0 == target))
+}
+
 fn fill(dm: &DM, plan: &Plan<'_>, key: Option<&VolumeKey>) -> Result<Mapping, StepError> {
     let what = |step: &str| format!("{step} mapping {}", plan.name);
+    let tags = match plan.facts.integrity {
+        Some(_) => Some(load_tags(dm, plan, plan.length())?),
+        None => None,
+    };
+    let name = DmName::new(plan.name).map_err(|e| failed("mapping name", e))?;
+    let id = DmUuid::new(plan.uuid).map_err(|e| failed("mapping UUID", e))?;
+    dm.device_create(name, Some(id), DmOptions::default())
+        .map_err(|e| failed(what("creating"), e))?;
     let uuid = DmUuid::new(plan.uuid).map_err(|e| failed("mapping UUID", e))?;
     {
         let _key = plan.lend(key, "making")?;
         dm.table_load(
             &DevId::Uuid(uuid),
-            &plan.table(),
+            &plan.table(tags.as_deref()),
             DmOptions::default().set_flags(DmFlags::DM_SECURE_DATA),
         )
-        .map_err(|e| {
-            too_old(dm, &plan.activation).unwrap_or_else(|| failed(what("loading the table of"), e))
+        .map_err(|e| match errno(&e) {
+            // Of the cipher's parts only this is wanted by nobody else.
+            Some(libc::ENOENT) if tags.is_some() => no_module(AUTHENTICATED, "authenc"),
+            _ => too_old(dm, &plan.activation)
+                .unwrap_or_else(|| failed(what("loading the table of"), e)),
         })?;
     }
     sys::dm_command(dm.file(), DmCommand::Resume, plan.uuid, udev_flags())
@@ -311,8 +417,14 @@ pub fn close(name: &str, uuid: &str) -> Result<(), StepError> {
         Some(found) if found.uuid != uuid || !uuid.starts_with(DM_UUID_PREFIX) => {
             Err(taken(&found))
         }
-        Some(_) => remove(&dm, uuid),
+        Some(_) => remove_all(&dm, uuid),
     }
+}
+
+/// Removes a mapping and, of authenticated sectors, the layer of tags below it.
+fn remove_all(dm: &DM, uuid: &str) -> Result<(), StepError> {
+    remove(dm, uuid)?;
+    remove(dm, &names::tags_uuid(uuid))
 }
 
 pub(super) fn remove(dm: &DM, uuid: &str) -> Result<(), StepError> {
@@ -400,7 +512,48 @@ pub(super) fn context() -> Result<Option<DM>, StepError> {
     }
 }
 
+/// A mapping with the layer of tags that belongs to it, as one: over the raw device. What is left of one whose upper part is not there
+/// (any more) is shown as a mapping without a table.
 pub(super) fn describe(dm: &DM, name: &str) -> Result<Option<Mapping>, StepError> {
+    let found = describe_alone(dm, name)?;
+    let has_tags = |m: &Mapping| m.table.as_ref().is_none_or(|t| t.integrity.is_some());
+    if found.as_ref().is_some_and(|m| !has_tags(m)) {
+        return Ok(found);
+    }
+    let tags = describe_alone(dm, &names::tags_name(name))?;
+    let (tags, whose) = match tags.map(|t| (names::mapping_of_tags(&t.uuid), t)) {
+        Some((Some(whose), tags)) => (tags, whose),
+        _ => return Ok(found),
+    };
+    let Some(mut mapping) = found else {
+        return Ok(Some(Mapping {
+            name: name.to_owned(),
+            uuid: whose,
+            table: None,
+            ..tags
+        }));
+    };
+    if mapping.table.is_none() && mapping.uuid == whose {
+        mapping.deps = tags.deps;
+        return Ok(Some(mapping));
+    }
+    if let (Some(table), Some(below)) = (&mut mapping.table, &tags.table)
+        && mapping.uuid == whose
+        && mapping.deps == [tags.dev.clone()]
+        && table.data_offset == 0
+        && table.dev == tags.dev
+        && below.target_type == "integrity"
+        && below.sector_size == table.sector_size
+        && !tags.suspended
+    {
+        mapping.deps = tags.deps;
+        table.dev.clone_from(&below.dev);
+        table.data_offset = below.data_offset;
+    }
+    Ok(Some(mapping))
+}
+
+fn describe_alone(dm: &DM, name: &str) -> Result<Option<Mapping>, StepError> {
     let id = DmName::new(name).map_err(|e| failed("mapping name", e))?;
     let id = DevId::Name(id);
     let what = || format!("reading mapping {name}");
@@ -444,6 +597,7 @@ pub(super) fn describe(dm: &DM, name: &str) -> Result<Option<Mapping>, StepError
             data_offset: 0,
             sector_size: 512,
             options: Vec::new(),
+            integrity: None,
         },
     });
     // A mapping that somebody made without the keyring shows its key here.
@@ -451,38 +605,6 @@ pub(super) fn describe(dm: &DM, name: &str) -> Result<Option<Mapping>, StepError
         params.zeroize();
     }
     Ok(Some(mapping))
-}
-
-/// Reads a target's parameters: `<cipher> <key> <IV offset> <device> <offset> [<n> <option>…]`, or `<device> <offset>` of a
-/// linear one.
-pub(crate) fn crypt_table(target: &str, params: &str) -> CryptTable {
-    let fields: Vec<_> = params.split(' ').collect();
-    let field = |at: usize| fields.get(at).copied().unwrap_or_default();
-    let crypt = target == "crypt";
-    let (dev, offset) = match target {
-        "crypt" => (field(3), field(4)),
-        "linear" => (field(0), field(1)),
-        _ => ("", ""),
-    };
-    CryptTable {
-        target_type: target.to_owned(),
-        cipher: if crypt { field(0) } else { "" }.to_owned(),
-        key_in_keyring: crypt && field(1).starts_with(':'),
-        dev: dev.to_owned(),
-        data_offset: offset.parse::<u64>().unwrap_or(0).saturating_mul(512),
-        sector_size: fields
-            .iter()
-            .skip(5)
-            .find_map(|o| o.strip_prefix("sector_size:")?.parse().ok())
-            .unwrap_or(512),
-        options: fields
-            .iter()
-            .skip(5)
-            .filter(|o| crypt && Activation::OPTIONS.contains(o))
-            .take(Activation::OPTIONS.len())
-            .map(|o| (*o).to_owned())
-            .collect(),
-    }
 }
 
 fn suspended(info: &DeviceInfo) -> bool {
@@ -499,82 +621,18 @@ fn text(bytes: &[u8]) -> String {
 
 /// Whether an error says that there is no such mapping.
 pub(super) fn gone(error: &DmError) -> bool {
+    errno(error) == Some(libc::ENXIO)
+}
+
+/// What the kernel answered, where it was asked.
+fn errno(error: &DmError) -> Option<i32> {
     match error {
         DmError::Core(devicemapper::errors::Error::Ioctl(_, _, _, errno)) => {
-            io::Error::from(**errno).raw_os_error() == Some(libc::ENXIO)
+            io::Error::from(**errno).raw_os_error()
         }
-        _ => false,
+        _ => None,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn facts() -> HeaderFacts {
-        HeaderFacts {
-            luks_uuid: "0f6e6f0a-5a7c-4c0e-9a55-0c5a2f0d4e11".into(),
-            cipher: "aes-xts-plain64".into(),
-            key_size: 512,
-            sector_size: 4096,
-            data_offset: 16 << 20,
-            digest: String::new(),
-            ..HeaderFacts::default()
-        }
-    }
-
-    #[test]
-    fn tables_read_as_they_are_written() {
-        let facts = facts();
-        let plan = Plan {
-            name: "cryptvol-x",
-            uuid: "CRYPTVOL-x",
-            dev: "8:16",
-            size_bytes: (64 << 20) + 512,
-            facts: &facts,
-            activation: Activation::default(),
-        };
-        assert_eq!(plan.length(), (48 << 20) / 512);
-        let params = plan.params(&plan.key_reference());
-        assert_eq!(
-            params,
-            "aes-xts-plain64 :64:logon:cryptvol:0f6e6f0a-5a7c-4c0e-9a55-0c5a2f0d4e11 0 8:16 32768 1 sector_size:4096"
-        );
-        let mut mapping = Mapping {
-            name: "cryptvol-x".into(),
-            uuid: "CRYPTVOL-x".into(),
-            path: "/dev/dm-0".into(),
-            dev: "253:0".into(),
-            deps: vec!["8:16".into()],
-            table: Some(crypt_table("crypt", &params)),
-            suspended: false,
-            open_count: 0,
-            size_bytes: 48 << 20,
-        };
-        assert!(plan.is(&mapping));
-        let plan = Plan {
-            activation: Activation {
-                allow_discards: true,
-                no_read_workqueue: true,
-                high_priority: true,
-                ..Activation::default()
-            },
-            ..plan
-        };
-        assert!(!plan.is(&mapping));
-        let params = plan.params(&plan.key_reference());
-        assert!(
-            params.ends_with(" 4 allow_discards no_read_workqueue high_priority sector_size:4096"),
-            "{params}"
-        );
-        mapping.table = Some(crypt_table("crypt", &params));
-        assert!(plan.is(&mapping));
-        mapping.deps = vec!["8:0".into()];
-        assert!(!plan.is(&mapping));
-        mapping.deps = vec!["8:16".into()];
-        mapping.table = Some(crypt_table("crypt", &params.replace(":64:logon", "00ff")));
-        assert!(!plan.is(&mapping));
-        mapping.table = Some(crypt_table("linear", "8:16 32768"));
-        assert!(!plan.is(&mapping));
-    }
-}
+mod tests;

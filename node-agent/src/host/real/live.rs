@@ -20,6 +20,9 @@ pub fn grow(plan: &Plan<'_>, key: Option<&VolumeKey>) -> Result<Mapping, StepErr
     if plan.is(&found) {
         return Ok(found);
     }
+    if plan.facts.integrity.is_some() {
+        return Err(failed(what("growing"), "its sectors are authenticated"));
+    }
     if found.suspended {
         return Err(failed(what("growing"), "it is suspended"));
     }
@@ -39,7 +42,7 @@ pub fn grow(plan: &Plan<'_>, key: Option<&VolumeKey>) -> Result<Mapping, StepErr
     {
         let _key = plan.lend(key, "growing")?;
         let options = DmOptions::default().set_flags(DmFlags::DM_SECURE_DATA);
-        dm.table_load(&id, &plan.table(), options)
+        dm.table_load(&id, &plan.table(None), options)
             .map_err(|e| failed(what("loading a longer table of"), e))?;
     }
     if let Err(e) = sys::dm_command(dm.file(), DmCommand::Resume, plan.uuid, dm::udev_flags()) {

@@ -10,7 +10,7 @@ use std::{
 
 use cryptvol_crds::{
     conditions::Reason,
-    v1alpha1::{Encryption, Provider},
+    v1alpha1::{Encryption, HeaderFacts, Integrity, Provider},
 };
 use libcryptsetup_rs::{
     CryptDevice, CryptInit, CryptParamsLuks1, CryptParamsLuks1Ref, CryptParamsLuks2,
@@ -67,6 +67,48 @@ impl VolumeKey {
 /// # Errors
 /// `DeviceNotBlank`, `ForeignSignature`, `HeaderMismatch`, `KeyDoesNotOpen`, `DeviceUnreadable`, `StepFailed`.
 pub fn format(disk: &Disk, order: &FormatOrder) -> Result<Header, StepError> {
+    let over = match judge(disk, order)? {
+        Verdict::Keep(header) => return Ok(header),
+        Verdict::Write { over } => over,
+    };
+    let made = make(disk.size(), order)?;
+    write(disk, &made, over)?;
+    let read = match header::read_luks(disk)? {
+        Ok(luks) => luks,
+        Err(other) => {
+            return Err(failed(
+                format!("reading back the header of {}", disk.name()),
+                format!("found {other:?}"),
+            ));
+        }
+    };
+    if read.bytes != made.luks.bytes {
+        return Err(failed(
+            format!("reading back the header of {}", disk.name()),
+            "it is not what was written",
+        ));
+    }
+    // Proves that the key slot, too, is on the disk as it was made.
+    unlock(disk, &read, &order.passphrase)?;
+    Ok(read.header)
+}
+
+/// What is to become of what a device carries.
+pub enum Verdict {
+    /// It is what was ordered.
+    Keep(Header),
+    /// A header may be written.
+    Write {
+        /// Over one that does not open.
+        over: bool,
+    },
+}
+
+/// Looks whether a header may be written. Writes nothing.
+///
+/// # Errors
+/// As of [`format`].
+pub fn judge(disk: &Disk, order: &FormatOrder) -> Result<Verdict, StepError> {
     let mut over = false;
     match header::read_luks(disk)? {
         Ok(luks) if luks.header.facts.luks_uuid != order.luks_uuid => {
@@ -104,7 +146,7 @@ pub fn format(disk: &Disk, order: &FormatOrder) -> Result<Header, StepError> {
         }
         Ok(luks) => match unlock(disk, &luks, &order.passphrase) {
             // Written before, and only the report got lost.
-            Ok(_) => return Ok(luks.header),
+            Ok(_) => return Ok(Verdict::Keep(luks.header)),
             Err(e) if e.reason() == Reason::KeyDoesNotOpen && order.over_torn => over = true,
             Err(e) => return Err(e),
         },
@@ -122,26 +164,15 @@ pub fn format(disk: &Disk, order: &FormatOrder) -> Result<Header, StepError> {
             ));
         }
     }
-    let made = make(disk.size(), order)?;
-    write(disk, &made, over)?;
-    let read = match header::read_luks(disk)? {
-        Ok(luks) => luks,
-        Err(other) => {
-            return Err(failed(
-                format!("reading back the header of {}", disk.name()),
-                format!("found {other:?}"),
-            ));
-        }
-    };
-    if read.bytes != made.luks.bytes {
-        return Err(failed(
-            format!("reading back the header of {}", disk.name()),
-            "it is not what was written",
-        ));
-    }
-    // Proves that the key slot, too, is on the disk as it was made.
-    unlock(disk, &read, &order.passphrase)?;
-    Ok(read.header)
+    Ok(Verdict::Write { over })
+}
+
+/// Facts of a header as it would be written, without a word of what only the device can say.
+///
+/// # Errors
+/// `StepFailed`.
+pub fn facts_to_be(device_size: u64, order: &FormatOrder) -> Result<HeaderFacts, StepError> {
+    Ok(make(device_size, order)?.luks.header.facts)
 }
 
 /// A header that is in memory only.
@@ -155,6 +186,9 @@ fn make(device_size: u64, order: &FormatOrder) -> Result<Made, StepError> {
     let what = "making a LUKS header";
     let memory = Memory::new(device_size).map_err(|e| failed(what, e))?;
     make_in(&memory, order).map_err(|e| failed(what, e))?;
+    if let Some(integrity) = order.encryption.integrity {
+        authenticate(&memory, integrity).map_err(|e| failed(what, e))?;
+    }
 
     let mut head = Aligned::zeroed(device_size.min(header::USUAL_HEADER) as usize);
     memory
@@ -171,6 +205,7 @@ fn make(device_size: u64, order: &FormatOrder) -> Result<Made, StepError> {
         cipher,
         key_size,
         sector_size,
+        integrity,
         ..
     } = &order.encryption;
     if !luks.header.objections.is_empty()
@@ -179,6 +214,7 @@ fn make(device_size: u64, order: &FormatOrder) -> Result<Made, StepError> {
         || facts.cipher != *cipher
         || facts.key_size != *key_size
         || facts.sector_size != *sector_size
+        || facts.integrity.as_ref().map(|i| i.kind) != *integrity
     {
         return Err(failed(
             what,
@@ -259,13 +295,56 @@ fn make_in(memory: &Memory, order: &FormatOrder) -> Result<(), LibcryptErr> {
             return Err(LibcryptErr::Other(what));
         }
     }
+    let (key, flags) = match order.encryption.integrity {
+        None => (None, CryptVolumeKey::empty()),
+        // A key that is longer than the cipher's belongs to no segment as long as that has no word of its authentication.
+        Some(integrity) => {
+            let len = order.encryption.key_size as usize / 8 + integrity.key_bytes();
+            let key = VolumeKey::random(len).map_err(|e| LibcryptErr::Other(e.to_string()))?;
+            (Some(key), CryptVolumeKey::NO_SEGMENT)
+        }
+    };
     device.keyslot_handle().add_by_key(
         Some(0),
-        None,
+        key.as_ref()
+            .map(|key| libcryptsetup_rs::Either::Left(key.bytes())),
         order.passphrase.0.as_bytes(),
-        CryptVolumeKey::empty(),
+        flags,
     )?;
     Ok(())
+}
+
+/// Binds the longer key to the segment and says how that is authenticated. libcryptsetup would have the kernel make the layer of tags
+/// in the same call, for which it would need the disk itself.
+pub(super) fn authenticate(memory: &Memory, integrity: Integrity) -> Result<(), String> {
+    let size = memory.file.metadata().map_err(|e| e.to_string())?.len();
+    let mut head = vec![0; size.min(1 << 20) as usize];
+    let read = memory.file.read_exact_at(&mut head, 0);
+    read.map_err(|e| e.to_string())?;
+    let header::Parsed::Luks(luks) = header::parse(&head, size) else {
+        return Err("libcryptsetup made no header".into());
+    };
+    let mut json: serde_json::Value =
+        serde_json::from_str(header::metadata(&luks)?).map_err(|e| e.to_string())?;
+    let unbound = json["digests"]
+        .as_object()
+        .and_then(|digests| {
+            digests
+                .values()
+                .find(|d| d["keyslots"] == serde_json::json!(["0"]))
+        })
+        .cloned();
+    let mut digest = unbound.ok_or("its key slot has no digest")?;
+    digest["segments"] = serde_json::json!(["0"]);
+    json["digests"] = serde_json::json!({ "0": digest });
+    json["segments"]["0"]["integrity"] = serde_json::json!({
+        "type": integrity.kernel_name(),
+        "journal_encryption": "none",
+        "journal_integrity": "none",
+    });
+    let bytes = header::with_metadata(&luks, &json.to_string())?;
+    let written = memory.file.write_all_at(&bytes, 0);
+    written.map_err(|e| e.to_string())
 }
 
 fn write(disk: &Disk, made: &Made, over: bool) -> Result<(), StepError> {
@@ -324,12 +403,13 @@ fn write_areas(disk: &Disk, made: &Made) -> Result<(), StepError> {
 pub fn unlock(disk: &Disk, luks: &Luks, passphrase: &Passphrase) -> Result<VolumeKey, StepError> {
     let what = || format!("opening the header of {}", disk.name());
     let memory = Memory::of(disk, luks)?;
-    let len = luks.header.facts.key_size as usize / 8;
+    let len = luks.header.facts.volume_key_bytes();
+    let of_cipher = luks.header.facts.key_size as usize / 8;
     let format = match luks.header.facts.provider {
         Provider::Luks => EncryptionFormat::Luks1,
         _ => EncryptionFormat::Luks2,
     };
-    let opened = open_in(&memory, format, len, passphrase);
+    let opened = open_in(&memory, format, len, of_cipher, passphrase);
     match opened {
         Ok(key) => Ok(key),
         Err(LibcryptErr::IOError(e)) if e.raw_os_error() == Some(libc::EPERM) => Err(because(
@@ -348,6 +428,7 @@ pub(super) fn open_in(
     memory: &Memory,
     format: EncryptionFormat,
     len: usize,
+    of_cipher: usize,
     passphrase: &Passphrase,
 ) -> Result<VolumeKey, LibcryptErr> {
     let mut device = memory.device()?;
@@ -357,7 +438,7 @@ pub(super) fn open_in(
         device
             .volume_key_handle()
             .get(None, key.as_mut(), Some(passphrase.0.as_bytes()))?;
-    let halves = key.as_ref().split_at(len / 2);
+    let halves = key.as_ref()[..of_cipher].split_at(of_cipher / 2);
     if got != len || halves.0 == halves.1 {
         return Err(LibcryptErr::Other("the volume key is not usable".into()));
     }
@@ -406,6 +487,52 @@ impl Memory {
 mod tests {
     use super::*;
     use crate::host::real::testing::{device, order, rewrite};
+
+    #[test]
+    fn a_header_for_authenticated_sectors_is_made_and_opened() {
+        use crate::host::real::{integrity::tests::made_by_kernel, pinned_header};
+        for sector_size in [512, 4096] {
+            let (_path, disk) = device(128 << 20);
+            rewrite(&disk, 16 << 20, &made_by_kernel(sector_size));
+            let mut order = order();
+            order.encryption.integrity = Some(Integrity::HmacSha256);
+            order.encryption.sector_size = sector_size;
+            let header = format(&disk, &order).unwrap();
+            assert_eq!(header.objections, Vec::<String>::new());
+            assert_eq!((header.key_slots, header.facts.key_size), (1, 512));
+            assert_eq!(header.facts.volume_key_bytes(), 96);
+            let integrity = header.facts.integrity.clone().unwrap();
+            assert_eq!(integrity.kind, Integrity::HmacSha256);
+            assert_eq!(
+                integrity.data_bytes,
+                if sector_size == 512 { 213_008 } else { 225_728 } * 512
+            );
+
+            let luks = header::read_luks(&disk).unwrap().unwrap();
+            let key = unlock(&disk, &luks, &order.passphrase).unwrap();
+            assert_eq!(key.bytes().len(), 96);
+            assert_eq!(format(&disk, &order).unwrap(), header, "kept");
+            let wrong = Passphrase("8".repeat(64));
+            let error = unlock(&disk, &luks, &wrong).map(drop).unwrap_err();
+            assert_eq!(error.reason(), Reason::KeyDoesNotOpen);
+
+            // Pinned: no less room, no other kind, no superblock that went.
+            let mut pinned = header.facts.clone();
+            pinned_header(&disk, &pinned).unwrap();
+            pinned.integrity.as_mut().unwrap().data_bytes -= 4096;
+            pinned_header(&disk, &pinned).unwrap();
+            pinned.integrity.as_mut().unwrap().data_bytes += 8192;
+            assert!(pinned_header(&disk, &pinned).is_err());
+            pinned.integrity = None;
+            assert!(pinned_header(&disk, &pinned).is_err());
+            rewrite(&disk, 16 << 20, &[0; 4096]);
+            let error = pinned_header(&disk, &header.facts).unwrap_err();
+            assert!(
+                error.message.contains("no superblock of dm-integrity"),
+                "{error}"
+            );
+        }
+    }
 
     #[test]
     fn formats_and_opens() {

@@ -9,6 +9,7 @@ pub mod erase;
 mod error;
 mod files;
 pub mod header;
+pub mod integrity;
 pub mod iscsi;
 pub mod links;
 mod live;
@@ -28,13 +29,13 @@ pub(crate) mod testing;
 
 use cryptvol_crds::{
     conditions::Reason,
-    v1alpha1::{HeaderBackup, HeaderFacts, KeySlotRef, Provider},
+    v1alpha1::{Activation, HeaderBackup, HeaderFacts, KeySlotRef, Provider},
 };
 
 use super::{
     AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, DropSlotsOrder, Erased, FileState,
-    FormatOrder, Header, HeaderFound, Host, MapOrder, Mapping, NameOrder, NameTo, Observed,
-    OpenOrder, Passphrase, Path, Query, RawKind, RestoreOrder, Source, StepError, Target,
+    FormatOrder, Header, HeaderFound, Host, Initialised, MapOrder, Mapping, NameOrder, NameTo,
+    Observed, OpenOrder, Passphrase, Path, Query, RawKind, RestoreOrder, Source, StepError, Target,
 };
 use disk::{Access, Disk};
 use error::{because, failed};
@@ -127,6 +128,29 @@ impl Host for RealHost {
     fn format(&mut self, device: &DeviceId, order: &FormatOrder) -> Result<Header, StepError> {
         let disk = Disk::open(&self.sysfs, device, Access::Write)?;
         self.sysfs.unused(device, "reading sysfs")?;
+        if order.encryption.integrity.is_none() {
+            return luks::format(&disk, order);
+        }
+        let facts = match luks::judge(&disk, order)? {
+            luks::Verdict::Keep(header) => return Ok(header),
+            luks::Verdict::Write { .. } => luks::facts_to_be(disk.size(), order)?,
+        };
+        // What is there of another volume would be taken for this one's.
+        let at = facts.data_offset as u64;
+        disk.write(at, &[0; integrity::SUPERBLOCK])?;
+        disk.sync()?;
+        drop(disk); // who has a local disk to himself keeps the kernel's own layer away too
+        let activation = Activation::default();
+        dm::begin_tags(&dm::Plan {
+            name: &order.mapping_name,
+            uuid: &order.mapping_uuid,
+            dev: &device.dev,
+            size_bytes: device.size_bytes,
+            facts: &facts,
+            activation,
+        })?;
+        let disk = Disk::open(&self.sysfs, device, Access::Write)?;
+        self.sysfs.unused(device, "reading sysfs")?;
         luks::format(&disk, order)
     }
 
@@ -137,6 +161,10 @@ impl Host for RealHost {
             return Ok(found);
         }
         dm::create(&plan, volume_key(&disk, order)?.as_ref())
+    }
+
+    fn initialise(&mut self, mapping: &Mapping, from: u64) -> Result<Initialised, StepError> {
+        integrity::initialise(mapping, from)
     }
 
     fn link(&mut self, link: &str, mapping: &Mapping) -> Result<(), StepError> {
@@ -355,8 +383,26 @@ fn difference(expected: &HeaderFacts, found: &Header) -> Option<String> {
         e if e.data_offset != facts.data_offset => {
             pair("data offset", &e.data_offset, &facts.data_offset)
         }
+        e if !same_integrity(e, facts) => Some("its integrity is not as it was".into()),
         e if e.digest != facts.digest => pair("volume key digest", &e.digest, &facts.digest),
-        e if e != facts => Some("it has other facts than were pinned".into()),
+        e if *e != with_room_of(e, facts) => Some("it has other facts than were pinned".into()),
         _ => None,
+    }
+}
+
+/// Whether sectors are authenticated alike, and there is no less room. The kernel notes more where the disk has grown.
+fn same_integrity(expected: &HeaderFacts, found: &HeaderFacts) -> bool {
+    match (&expected.integrity, &found.integrity) {
+        (None, None) => true,
+        (Some(e), Some(f)) => e.kind == f.kind && e.data_bytes <= f.data_bytes,
+        _ => false,
+    }
+}
+
+/// Facts with the room that is on record.
+fn with_room_of(expected: &HeaderFacts, found: &HeaderFacts) -> HeaderFacts {
+    HeaderFacts {
+        integrity: expected.integrity.clone(),
+        ..found.clone()
     }
 }

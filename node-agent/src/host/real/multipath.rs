@@ -206,12 +206,15 @@ fn fill(dm: &DM, sysfs: &Sysfs, id: &DevId<'_>, order: &MapOrder) -> Result<(), 
             params(&devs, order.queues),
         )];
         dm.table_load(id, &table, DmOptions::default())
-            .map_err(
-                |e| match missing(has_target(dm), sysfs.has_module(SELECTOR_MODULE)) {
+            .map_err(|e| {
+                match missing(
+                    dm::has_target(dm, TARGET),
+                    sysfs.has_module(SELECTOR_MODULE),
+                ) {
                     Some(module) => no_module("several paths", module),
                     None => failed(what("loading the table of"), e),
-                },
-            )?;
+                }
+            })?;
         let command = match grows {
             true => DmCommand::Resume,
             false => DmCommand::Exchange,
@@ -330,11 +333,6 @@ fn missing(has_target: bool, has_selector: bool) -> Option<&'static str> {
         (true, false) => Some(SELECTOR_MODULE),
         (true, true) => None,
     }
-}
-
-fn has_target(dm: &DM) -> bool {
-    dm.list_versions()
-        .is_ok_and(|all| all.iter().any(|v| v.0 == TARGET))
 }
 
 fn unsupported(why: &str) -> StepError {

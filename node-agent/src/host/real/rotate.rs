@@ -19,7 +19,7 @@ use super::{
     error::{because, failed},
     header::{self, KeySlot, Luks},
     luks::{self, Memory, VolumeKey},
-    pinned_header,
+    pinned_header, with_room_of,
 };
 use crate::host::{AddSlotOrder, DropSlotsOrder, Passphrase, StepError};
 
@@ -176,7 +176,7 @@ fn opened_by(
     luks: &Luks,
     passphrase: &Passphrase,
 ) -> Result<Vec<(u32, VolumeKey)>, LibcryptErr> {
-    let len = luks.header.facts.key_size as usize / 8;
+    let len = luks.header.facts.volume_key_bytes();
     let mut opened = Vec::new();
     for slot in &luks.slots {
         let mut key = SafeMemHandle::alloc(len)?;
@@ -201,7 +201,7 @@ fn judged(disk: &Disk, memory: &Memory, before: &Luks) -> Result<Luks, StepError
     let head = read(memory, &(0..end.min(disk.size())), &what())?;
     match header::parse(&head, disk.size()) {
         header::Parsed::Luks(made)
-            if made.header.facts == before.header.facts
+            if with_room_of(&before.header.facts, &made.header.facts) == before.header.facts
                 && made.header.objections.is_empty()
                 && made.copy_size() == before.copy_size() =>
         {

@@ -1,13 +1,14 @@
 //! Whether what lies on the disk is what the mapping shows: one block of both, compared.
 
-use std::io::Read;
+use std::{io::Read, os::unix::fs::FileExt};
 
 use cryptvol_crds::conditions::Reason;
 
 use super::{
     disk::{Aligned, Disk},
     dm,
-    error::{because, failed},
+    error::{because, failed, unreadable},
+    header, integrity,
 };
 use crate::host::{DeviceId, Mapping, StepError};
 
@@ -34,9 +35,35 @@ pub fn compare(raw: &Disk, device: &DeviceId, mapping: &Mapping) -> Result<(), S
     let at = place(mapping.size_bytes).map_err(|e| failed(what(), e))?;
     let Some(at) = at else { return Ok(()) };
     let (mut above, mut below) = (Aligned::zeroed(BLOCK), Aligned::zeroed(BLOCK));
-    plain.read(at, &mut above)?;
-    raw.read(offset + at, &mut below)?;
+    let read = plain.file().read_exact_at(&mut above, at);
+    read.map_err(|e| match integrity::is_wrong_tag(&e) {
+        true => because(
+            Reason::IntegrityViolated,
+            format!("what lies on the disk for the {BLOCK} bytes at {at} of {} was not written there by a node with its key", mapping.path),
+        ),
+        false => unreadable(format!("reading {BLOCK} bytes at {at} of {}", mapping.path), e),
+    })?;
+    raw.read(offset + place_below(raw, mapping, at)?, &mut below)?;
     differ(&above, &below, at, &mapping.path)
+}
+
+/// Where on the raw device, from the beginning of the data on, a block lies: with tags between the data not where it lies above.
+fn place_below(raw: &Disk, mapping: &Mapping, at: u64) -> Result<u64, StepError> {
+    let Some(kind) = mapping.table.as_ref().and_then(|t| t.integrity) else {
+        return Ok(at);
+    };
+    let what = || format!("finding the bytes at {at} of {} on the disk", mapping.path);
+    let facts = match header::read_luks(raw)? {
+        Ok(luks) if luks.header.objections.is_empty() => luks.header.facts,
+        other => return Err(failed(what(), format!("its header is {other:?}"))),
+    };
+    let data = u64::try_from(facts.data_offset).unwrap_or_default();
+    let bytes = raw.read_vec(data, integrity::SUPERBLOCK)?;
+    let layout = integrity::superblock(&bytes, &facts, raw.size().saturating_sub(data));
+    let layout = layout.map_err(|e| failed(what(), e))?;
+    layout
+        .raw(at, kind.tag_bytes())
+        .ok_or_else(|| failed(what(), "it lies behind the end"))
 }
 
 /// The mapping as it was seen, with the number of those who have it open now.

@@ -19,6 +19,8 @@ pub fn order() -> FormatOrder {
         luks_uuid: "0f6e6f0a-5a7c-4c0e-9a55-0c5a2f0d4e11".into(),
         encryption: Encryption::default(),
         passphrase: Passphrase("7".repeat(64)),
+        mapping_name: "cryptvol-test".into(),
+        mapping_uuid: "CRYPTVOL-test".into(),
         over_torn: false,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cryptvol_crds::v1alpha1::{HeaderFacts, KeySlotRef, Provider};
+use cryptvol_crds::v1alpha1::{HeaderFacts, IntegrityFacts, KeySlotRef, Provider};
 
 use crate::host::FormatOrder;
 
@@ -38,6 +38,8 @@ pub struct Disk {
     pub zeros: bool,
     /// Bytes that the agent wrote.
     pub written: u64,
+    /// Bytes of authenticated sectors that can be read: those that were written once.
+    pub initialised: u64,
     /// Mapping UUID through which a guest wrote last: there is data to lose.
     pub data: Option<String>,
 }
@@ -78,6 +80,7 @@ impl Disk {
             unreadable: false,
             zeros: false,
             written: 0,
+            initialised: 0,
             data: None,
         }
     }
@@ -125,6 +128,10 @@ impl SimHeader {
         facts.provider = order.encryption.provider;
         facts.key_size = order.encryption.key_size;
         facts.sector_size = order.encryption.sector_size;
+        facts.integrity = order.encryption.integrity.map(|kind| IntegrityFacts {
+            kind,
+            data_bytes: 900 << 20,
+        });
         if facts.provider == Provider::Luks {
             facts.data_offset = 2 << 20;
         }

@@ -9,9 +9,9 @@ use cryptvol_crds::{
 use super::{Content, Disk, SimHeader, SimLink, SimMap, WIPED, World, fingerprint};
 use crate::host::{
     AddSlotOrder, BackingFile, BackupOrder, Chap, CryptTable, Device, DeviceId, DropSlotsOrder,
-    Erased, FileState, FormatOrder, Header, HeaderFound, Host, LinkFound, Lun, MapOrder, Mapping,
-    NameOrder, Observed, OpenOrder, Path, Portal, Query, RawKind, RestoreOrder, Session, Source,
-    StepError, Target,
+    Erased, FileState, FormatOrder, Header, HeaderFound, Host, Initialised, LinkFound, Lun,
+    MapOrder, Mapping, NameOrder, Observed, OpenOrder, Path, Portal, Query, RawKind, RestoreOrder,
+    Session, Source, StepError, Target,
 };
 
 /// What the kernel holds.
@@ -394,7 +394,7 @@ impl World {
         let disk = self.check(id)?;
         self.found(disk)?;
         match &mut self.disks[disk].content {
-            Content::Luks(h) if h.facts == *expected && h.objections.is_empty() => Ok(h),
+            Content::Luks(h) if as_pinned(&h.facts, expected) && h.objections.is_empty() => Ok(h),
             _ => error(Reason::HeaderMismatch, "the header is another one"),
         }
     }
@@ -408,7 +408,8 @@ impl World {
             };
         }
         match self.found(disk)? {
-            HeaderFound::Luks(h) if h.facts == order.expected && h.objections.is_empty() => {}
+            HeaderFound::Luks(h)
+                if as_pinned(&h.facts, &order.expected) && h.objections.is_empty() => {}
             _ => return error(Reason::HeaderMismatch, "the header is another one"),
         }
         match &self.disks[disk].content {
@@ -462,10 +463,11 @@ impl World {
                     .into_iter()
                     .map(str::to_owned)
                     .collect(),
+                integrity: facts.integrity.as_ref().map(|i| i.kind),
             }),
             suspended: false,
             open_count: 0,
-            size_bytes: id.size_bytes - offset,
+            size_bytes: facts.data_bytes(id.size_bytes),
         }
     }
 }
@@ -495,6 +497,16 @@ fn restored(order: &RestoreOrder, passphrase: &str) -> SimHeader {
     let mut header = SimHeader::new(&order.expected.luks_uuid, passphrase);
     header.facts = order.backup.header.clone();
     header
+}
+
+/// The room of authenticated sectors may be more than what is on record.
+fn as_pinned(found: &HeaderFacts, expected: &HeaderFacts) -> bool {
+    let room = |f: &HeaderFacts| f.integrity.as_ref().map_or(0, |i| i.data_bytes);
+    let mut same = found.clone();
+    if let (Some(s), Some(e)) = (&mut same.integrity, &expected.integrity) {
+        s.data_bytes = e.data_bytes;
+    }
+    same == *expected && room(found) >= room(expected)
 }
 
 fn write(disk: &mut Disk, content: Content) {
@@ -672,6 +684,7 @@ impl Host for World {
         if !self.opens(disk, order) {
             let header = SimHeader::to(order);
             write(&mut self.disks[disk], Content::Luks(header));
+            self.disks[disk].initialised = 0;
         }
         let facts = SimHeader::to(order).facts;
         Ok(Header {
@@ -702,6 +715,29 @@ impl Host for World {
             disk,
         });
         Ok(mapping)
+    }
+
+    fn initialise(&mut self, mapping: &Mapping, from: u64) -> Result<Initialised, StepError> {
+        let m = self.kernel.mappings.iter().find(|m| m.mapping == *mapping);
+        let Some(disk) = m.map(|m| m.disk) else {
+            return error(Reason::StepFailed, "the mapping is not what it was");
+        };
+        let total = mapping.size_bytes;
+        let disk = &mut self.disks[disk];
+        assert!(
+            from <= disk.initialised,
+            "more is believed to be written than is"
+        );
+        if disk.initialised < total {
+            assert!(disk.data.is_none(), "2: a used volume is written over");
+            // A third in each turn.
+            disk.initialised = total.min(disk.initialised + total.div_ceil(3));
+            disk.written += 1;
+        }
+        Ok(Initialised {
+            done: disk.initialised,
+            total,
+        })
     }
 
     fn link(&mut self, link: &str, mapping: &Mapping) -> Result<(), StepError> {
@@ -823,9 +859,9 @@ impl Host for World {
         if self.mapping_of(&mapping.name, &mapping.uuid)?.suspended {
             return error(Reason::DeadlineExceeded, "the read waits");
         }
-        match self.bare {
-            true => error(Reason::PlaintextOnDisk, "4096 bytes are the same"),
-            false => Ok(()),
+        match self.bad_sample {
+            Some(reason) => error(reason, "4096 bytes are not as they should be"),
+            None => Ok(()),
         }
     }
 

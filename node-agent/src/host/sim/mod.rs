@@ -18,6 +18,8 @@ pub use paths::*;
 
 use std::collections::BTreeMap;
 
+use cryptvol_crds::conditions::Reason;
+
 /// Node, array and everything on them.
 #[derive(Clone, Debug, Default)]
 pub struct World {
@@ -33,8 +35,8 @@ pub struct World {
     pub links: BTreeMap<String, SimLink>,
     /// What udev is told of names.
     pub names: SimNames,
-    /// Mappings show what lies on the disk.
-    pub bare: bool,
+    /// What a comparison of mapping and disk shows that is not as it should be.
+    pub bad_sample: Option<Reason>,
     /// What was done, in order, for assertions and for reading a failed test.
     pub log: Vec<String>,
 }
@@ -86,6 +88,8 @@ impl World {
             .iter_mut()
             .find(|m| m.mapping.path == path)?;
         mapping.mapping.open_count += 1;
+        let integrity = mapping.mapping.table.as_ref().and_then(|t| t.integrity);
+        let size = mapping.mapping.size_bytes;
         let (disk, uuid) = (mapping.disk, mapping.mapping.uuid.clone());
         // Only where the mapping still lies over a living device do the bytes get anywhere.
         let dev = mapping.mapping.deps.first().cloned();
@@ -98,6 +102,10 @@ impl World {
                 devices.filter(|d| Some(&d.dev) == dev.as_ref()).collect()
             }
         };
+        assert!(
+            integrity.is_none() || self.disks[disk].initialised == size,
+            "the guest cannot read {link}"
+        );
         let alive = below.iter().any(|d| d.disk == disk && d.state == "running");
         if !alive {
             return None;

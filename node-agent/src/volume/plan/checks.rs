@@ -2,7 +2,7 @@
 
 use cryptvol_crds::{
     conditions::Reason,
-    v1alpha1::{HeaderFacts, Stage},
+    v1alpha1::{HeaderFacts, Integrity, Stage},
 };
 
 use super::{At, Next, Step, stop};
@@ -83,7 +83,8 @@ impl<'a> At<'a> {
     }
 
     /// A LUKS header is this volume's and acceptable. The header is input from an array that is not trusted.
-    pub(super) fn acceptable(&self, header: &Header) -> Result<(), Next> {
+    /// Gives back its facts; the room of authenticated sectors is that of the record, for the kernel notes more where the disk has grown.
+    pub(super) fn acceptable(&self, header: &Header) -> Result<HeaderFacts, Next> {
         let mismatch = |what: String| Err(stop(Stage::Header, Reason::HeaderMismatch, what));
         if !header.objections.is_empty() {
             return mismatch(format!(
@@ -120,6 +121,11 @@ impl<'a> At<'a> {
                 facts.sector_size.to_string(),
                 self.wanted_sector(facts).to_string(),
             ),
+            (
+                "integrity",
+                integrity_word(facts.integrity.as_ref().map(|i| i.kind)),
+                integrity_word(wanted.integrity),
+            ),
         ] {
             if found != expected {
                 return mismatch(format!("{what}: {found} in the header, {expected} wanted"));
@@ -130,7 +136,11 @@ impl<'a> At<'a> {
                 return mismatch(format!("the header's {what} is not what was pinned"));
             }
         }
-        Ok(())
+        let mut facts = facts.clone();
+        if let Some(pin) = self.pins().next() {
+            facts.integrity.clone_from(&pin.integrity);
+        }
+        Ok(facts)
     }
 
     /// The encryption sector that a header must have. cryptsetup chooses one by the disk where nobody says, and Cinder has no word
@@ -223,10 +233,28 @@ pub(super) fn table_agrees(mapping: &Mapping, facts: &HeaderFacts) -> Result<(),
     if facts.provider.encrypts() && !table.key_in_keyring {
         return Err("its key lies open in the table".to_owned());
     }
-    Ok(())
+    let kind = facts.integrity.as_ref().map(|i| i.kind);
+    if table.integrity != kind {
+        return Err(format!(
+            "its sectors are authenticated by {}, the header's by {}",
+            integrity_word(table.integrity),
+            integrity_word(kind)
+        ));
+    }
+    match &facts.integrity {
+        Some(i) if i64::try_from(mapping.size_bytes) != Ok(i.data_bytes) => Err(format!(
+            "it has {} bytes, of which {} are authenticated",
+            mapping.size_bytes, i.data_bytes
+        )),
+        _ => Ok(()),
+    }
 }
 
-/// Name of the first fact that differs.
+fn integrity_word(kind: Option<Integrity>) -> String {
+    kind.map_or("none", Integrity::as_str).to_owned()
+}
+
+/// Name of the first fact of `a` that is not as it was in `b`.
 pub(super) fn difference(a: &HeaderFacts, b: &HeaderFacts) -> Option<&'static str> {
     if a.luks_uuid != b.luks_uuid {
         return Some("UUID");
@@ -249,5 +277,14 @@ pub(super) fn difference(a: &HeaderFacts, b: &HeaderFacts) -> Option<&'static st
     if a.sector_size != b.sector_size {
         return Some("sector size");
     }
-    (a.data_offset != b.data_offset).then_some("data offset")
+    if a.data_offset != b.data_offset {
+        return Some("data offset");
+    }
+    match (&a.integrity, &b.integrity) {
+        (None, None) => None,
+        (Some(a), Some(b)) if a.kind == b.kind => {
+            (a.data_bytes < b.data_bytes).then_some("room for data")
+        }
+        _ => Some("integrity"),
+    }
 }

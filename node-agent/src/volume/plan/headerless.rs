@@ -60,6 +60,7 @@ impl At<'_> {
         };
         let facts = match encryption.provider.encrypts() {
             true => HeaderFacts {
+                integrity: None,
                 provider: encryption.provider,
                 hash: (encryption.provider == Provider::Plain)
                     .then(|| encryption.hash.unwrap_or_default()),

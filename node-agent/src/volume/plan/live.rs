@@ -6,7 +6,7 @@ use cryptvol_crds::{
 };
 
 use super::{At, Done, Next, Step, stop};
-use crate::host::{Device, DeviceId, HeaderFound, Mapping, Source};
+use crate::host::{Device, DeviceId, HeaderFound, Initialised, Mapping, Source};
 
 impl At<'_> {
     /// Has the kernel read the disk's identity and size anew, where that was not done in this run.
@@ -37,7 +37,7 @@ impl At<'_> {
         device: &DeviceId,
         facts: &HeaderFacts,
     ) -> Result<(), Next> {
-        if usable(device, facts) <= mapping.size_bytes {
+        if facts.data_bytes(device.size_bytes) <= mapping.size_bytes {
             return Ok(());
         }
         let facts = self.facts_below(device)?;
@@ -47,6 +47,30 @@ impl At<'_> {
             expected: facts,
             mapping_uuid: mapping.uuid.clone(),
         }))
+    }
+
+    /// A new volume with authenticated sectors is written once from end to end before anything leads to it: what was never written cannot
+    /// be read. Once it was opened, here or elsewhere, it never comes to that again, and never to one that was made elsewhere: of what
+    /// cannot be read there only its owner knows whether it was ever written.
+    pub(super) fn initialise(&self, mapping: &Mapping, facts: &HeaderFacts) -> Result<(), Next> {
+        let made_here = self.memory.permit.is_some() || self.wanted.formatted_before;
+        if facts.integrity.is_none() || self.opened() || !made_here {
+            return Ok(());
+        }
+        match self.run.initialised {
+            None => Err(Next::Do(Step::Initialise(Box::new(mapping.clone())))),
+            Some(Initialised { done, total }) if done < total => Err(stop(
+                Stage::Mapping,
+                Reason::Initialising,
+                // In steps, each of which is written to the record: not more than a hundred, however long it takes.
+                format!(
+                    "{} % of {} MiB are written",
+                    done / (total / 100).max(1),
+                    total >> 20
+                ),
+            )),
+            Some(_) => Ok(()),
+        }
     }
 
     /// No mapping, and none is to be made as long as the volume is suspended: its key has no business in the kernel.
@@ -68,7 +92,7 @@ impl At<'_> {
                 false => Ok(Next::Done(Done::Suspended)),
             };
         }
-        self.was_plaintext()?;
+        self.was_broken()?;
         let Some(Device { id, .. }) = self.observed.device() else {
             return Err(self.make_anew(mapping, "its disk is gone from the kernel"));
         };
@@ -94,8 +118,7 @@ impl At<'_> {
             HeaderFound::Luks(header)
                 if Some(&header.facts.luks_uuid) == self.wanted.luks_uuid.as_ref() =>
             {
-                self.acceptable(header)?;
-                Ok(header.facts.clone())
+                self.acceptable(header)
             }
             _ => Err(stop(
                 Stage::Header,
@@ -104,12 +127,4 @@ impl At<'_> {
             )),
         }
     }
-}
-
-/// Bytes that a mapping can have on a disk: whole encryption sectors behind the header.
-fn usable(device: &DeviceId, facts: &HeaderFacts) -> u64 {
-    let offset = u64::try_from(facts.data_offset).unwrap_or(u64::MAX);
-    let sector = u64::try_from(facts.sector_size).unwrap_or(512).max(1);
-    let room = device.size_bytes.saturating_sub(offset);
-    room - room % sector
 }

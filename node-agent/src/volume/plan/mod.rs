@@ -96,6 +96,8 @@ pub enum Step {
         /// The device must be blank.
         blank: bool,
     },
+    /// Write zeros through a new mapping whose sectors are authenticated, for a few seconds.
+    Initialise(Box<Mapping>),
     /// Record that the volume was opened; acknowledged before the link is made, so that no data can be written on a
     /// volume whose permit could still be taken for unspent.
     RecordFirstOpened {
@@ -244,6 +246,7 @@ impl Step {
             Self::SpendPermit { .. } => "spend-permit",
             Self::Format { .. } => "format",
             Self::Open { .. } => "open",
+            Self::Initialise(_) => "initialise",
             Self::RecordFirstOpened { .. } => "record-first-opened",
             Self::Link(_) => "link",
             Self::Name { to, .. } => match to {
@@ -283,6 +286,7 @@ impl Step {
         "spend-permit",
         "format",
         "open",
+        "initialise",
         "record-first-opened",
         "take-name",
         "give-name",
@@ -318,9 +322,10 @@ impl Step {
             Self::RestoreHeader { .. } => Stage::Header,
             Self::BackupHeader { .. } => Stage::Mapping,
             Self::ReleaseKey => Stage::KeyRelease,
-            Self::Open { .. } | Self::RecordFirstOpened { .. } | Self::Sample { .. } => {
-                Stage::Mapping
-            }
+            Self::Open { .. }
+            | Self::Initialise(_)
+            | Self::RecordFirstOpened { .. }
+            | Self::Sample { .. } => Stage::Mapping,
             Self::Link(_)
             | Self::Grow { .. }
             | Self::Suspend { .. }

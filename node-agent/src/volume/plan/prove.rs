@@ -14,7 +14,8 @@ pub fn is_break(stop: &Stop) -> bool {
         | Reason::HeaderMismatch
         | Reason::HeaderMissing
         | Reason::MappingReplaced
-        | Reason::PlaintextOnDisk => true,
+        | Reason::PlaintextOnDisk
+        | Reason::IntegrityViolated => true,
         // Something else at the place of the link.
         Reason::NotOurs => stop.stage == Stage::Attached,
         _ => false,
@@ -46,7 +47,7 @@ impl At<'_> {
         self.facts_below(device)?;
         match &self.run.sample {
             Some(Ok(())) => Ok(()),
-            Some(Err(what)) => Err(plaintext(what)),
+            Some(Err(e)) => Err(stop(Stage::Mapping, e.reason(), &e.message)),
             None => Err(Next::Do(Step::Sample {
                 device: device.clone(),
                 mapping: Box::new(mapping.clone()),
@@ -54,12 +55,13 @@ impl At<'_> {
         }
     }
 
-    /// A sample of this run, or one since the spec was changed last, showed plaintext. Nothing on the disk tells that it is over.
-    pub(super) fn was_plaintext(&self) -> Result<(), Next> {
-        match (&self.run.sample, &self.memory.plaintext) {
-            (Some(Err(what)), _) => Err(plaintext(what)),
-            (_, Some((generation, what))) if *generation == self.wanted.generation => {
-                Err(plaintext(what))
+    /// A sample of this run, or one since the spec was changed last, showed something else than this volume's ciphertext. Nothing on the
+    /// disk tells that it is over: the next sample is of another block.
+    pub(super) fn was_broken(&self) -> Result<(), Next> {
+        match (&self.run.sample, &self.memory.broken) {
+            (Some(Err(e)), _) => Err(stop(Stage::Mapping, e.reason(), &e.message)),
+            (_, Some(broken)) if broken.generation == self.wanted.generation => {
+                Err(stop(Stage::Mapping, broken.reason, &broken.what))
             }
             _ => Ok(()),
         }
@@ -78,8 +80,4 @@ impl At<'_> {
             _ => next,
         }
     }
-}
-
-fn plaintext(what: &str) -> Next {
-    stop(Stage::Mapping, Reason::PlaintextOnDisk, what)
 }

@@ -38,6 +38,13 @@ impl At<'_> {
                 format!("{link} is there and is no symbolic link"),
             ));
         }
+        if self.wanted.encryption.integrity.is_some() && self.wanted.activation.allow_discards {
+            return Err(stop(
+                Stage::Pending,
+                Reason::ActivationUnsupported,
+                "allowDiscards cannot be had with integrity: a discarded sector has no tag and could not be read",
+            ));
+        }
         self.keep_name(Known::ByPath)?;
         if let Some(mapping) = &self.observed.mapping {
             return self.with_mapping(mapping);
@@ -67,7 +74,7 @@ impl At<'_> {
         self.key_in_hand()?;
         Ok(Next::Do(Step::Open {
             device: device.clone(),
-            expected: facts.clone(),
+            expected: facts,
             mapping_uuid: names::mapping_uuid(uuid, &self.wanted.volume_uid),
             blank: false,
         }))
@@ -82,7 +89,7 @@ impl At<'_> {
     }
 
     /// Facts of the header on the disk, proven to be this volume's; or what leads there.
-    fn own_header(&self, device: &DeviceId, uuid: &str) -> Result<&HeaderFacts, Next> {
+    fn own_header(&self, device: &DeviceId, uuid: &str) -> Result<HeaderFacts, Next> {
         match self.header(device)? {
             HeaderFound::Luks(header) if header.facts.luks_uuid != uuid => Err(stop(
                 Stage::Header,
@@ -104,12 +111,12 @@ impl At<'_> {
                 Err(self.format(device, uuid, "carries a header without a key slot"))
             }
             HeaderFound::Luks(header) => {
-                self.acceptable(header)?;
+                let facts = self.acceptable(header)?;
                 if self.run.torn {
                     let found = "carries a header of which the key opens no slot";
                     return Err(self.format(device, uuid, found));
                 }
-                Ok(&header.facts)
+                Ok(facts)
             }
             HeaderFound::Blank => Err(self.format(device, uuid, "is blank")),
             // Not "wipe it if its data is not wanted": these are the rests of this volume's own header.
@@ -220,10 +227,8 @@ impl At<'_> {
     fn import(&self, device: &DeviceId) -> Result<Next, Next> {
         match self.header(device)? {
             HeaderFound::Luks(header) if header.key_slots > 0 => {
-                self.acceptable(header)?;
-                Ok(Next::Done(Done::HeaderFound {
-                    facts: header.facts.clone(),
-                }))
+                let facts = self.acceptable(header)?;
+                Ok(Next::Done(Done::HeaderFound { facts }))
             }
             HeaderFound::Luks(_) => Err(stop(
                 Stage::Header,
@@ -351,6 +356,7 @@ impl At<'_> {
         }
         self.own_path(mapping)?;
         self.back_up_header(id, facts)?;
+        self.initialise(mapping, facts)?;
         if !self.memory.opened {
             return Err(Next::Do(Step::RecordFirstOpened {
                 facts: facts.clone(),

@@ -171,6 +171,27 @@ fn deleted_by_name() -> Lab {
 
 const WAYS: &[Way] = &[
     Way {
+        name: "first attach, authenticated",
+        prepare: || Lab::authenticated(1),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: true,
+    },
+    Way {
+        name: "attach, authenticated",
+        prepare: || detached(written(Lab::authenticated(1))),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "erase attached, authenticated",
+        prepare: || written(Lab::authenticated(1)),
+        desired: Desired::Erased,
+        last: Stage::Erased,
+        formats: false,
+    },
+    Way {
         name: "first attach, two paths",
         prepare: || Lab::paths(Provider::Luks2, 1),
         desired: Desired::Attached,
@@ -818,6 +839,12 @@ fn errors_of(call: &str) -> &'static [Reason] {
             R::DeviceBusy,
             R::SizeMismatch,
             R::WwidMismatch,
+            R::DeviceUnreadable,
+            R::DeadlineExceeded,
+            R::StepFailed,
+        ],
+        "initialise" => &[
+            R::DeviceBusy,
             R::DeviceUnreadable,
             R::DeadlineExceeded,
             R::StepFailed,

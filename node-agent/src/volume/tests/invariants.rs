@@ -177,6 +177,7 @@ pub(super) fn strange_mapping(name: &str, uuid: &str, deps: &str) -> SimMapping 
             dev: "253:7".into(),
             deps: vec![deps.into()],
             table: Some(CryptTable {
+                integrity: None,
                 target_type: "crypt".into(),
                 cipher: "aes-xts-plain64".into(),
                 key_in_keyring: true,

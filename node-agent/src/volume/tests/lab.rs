@@ -11,8 +11,8 @@ use cryptvol_crds::{
     conditions::Reason,
     names,
     v1alpha1::{
-        Desired, FormatPermit, HeaderBackup, HeaderRestore, KeySlotRef, NodeDevice, NodeFile,
-        NodeIscsi, NodeRotation, NodeSource, NodeVolumeSpec, NodeVolumeStatus, Provider,
+        Desired, FormatPermit, HeaderBackup, HeaderRestore, Integrity, KeySlotRef, NodeDevice,
+        NodeFile, NodeIscsi, NodeRotation, NodeSource, NodeVolumeSpec, NodeVolumeStatus, Provider,
         RotationPhase, Stage, VolumeRef,
     },
 };
@@ -208,6 +208,15 @@ impl Lab {
         let lab = Self::new(n);
         for i in 1..=n {
             lab.change(i, |s| s.encryption.provider = provider);
+        }
+        lab
+    }
+
+    /// The same with authenticated sectors.
+    pub fn authenticated(n: usize) -> Self {
+        let lab = Self::new(n);
+        for i in 1..=n {
+            lab.change(i, |s| s.encryption.integrity = Some(Integrity::HmacSha256));
         }
         lab
     }
@@ -849,6 +858,11 @@ impl Node for Side<'_> {
             .tearing("open", TornStep::Open(device.clone(), order.clone()))
             .await?;
         self.call("open", |w| w.open(device, &order)).await
+    }
+
+    async fn initialise(&self, mapping: &Mapping, from: u64) -> Result<Initialised, StepError> {
+        self.call("initialise", |w| w.initialise(mapping, from))
+            .await
     }
 
     async fn link(&self, link: &str, mapping: &Mapping) -> Result<(), StepError> {

@@ -6,6 +6,7 @@ mod encryptors;
 mod header_backup;
 mod headerless;
 mod in_use;
+mod integrity;
 mod invariants;
 pub(crate) mod lab;
 mod local;

@@ -83,8 +83,13 @@ const BREAKS: &[Break] = &[
     },
     Break {
         reason: Reason::PlaintextOnDisk,
-        happens: |lab| lab.world.borrow_mut().bare = true,
-        is_mended: |lab| lab.world.borrow_mut().bare = false,
+        happens: |lab| lab.world.borrow_mut().bad_sample = Some(Reason::PlaintextOnDisk),
+        is_mended: |lab| lab.world.borrow_mut().bad_sample = None,
+    },
+    Break {
+        reason: Reason::IntegrityViolated,
+        happens: |lab| lab.world.borrow_mut().bad_sample = Some(Reason::IntegrityViolated),
+        is_mended: |lab| lab.world.borrow_mut().bad_sample = None,
     },
 ];
 
@@ -145,7 +150,7 @@ fn fail_closed_suspends_and_goes_on_only_over_what_is_right_again() {
         assert!(!lab.status(1).proof.unwrap().holds);
         is_mended(&lab);
         lab.settle(1);
-        if *reason == Reason::PlaintextOnDisk {
+        if matches!(reason, Reason::PlaintextOnDisk | Reason::IntegrityViolated) {
             // Nothing on the disk tells that it is over: a person says so.
             assert!(mapping(&lab).suspended);
             lab.change(1, |s| s.suspended = true);

@@ -208,6 +208,37 @@ fn a_disk_without_a_header_is_imported_under_a_uuid_of_the_record_and_without_a_
 }
 
 #[test]
+fn authenticated_sectors_are_wanted_for_good() {
+    let mut c = Cluster::new(json!({}));
+    let kind = Integrity::HmacSha256;
+    c.world.encryption = Ok(Encryption {
+        integrity: Some(kind),
+        ..Encryption::default()
+    });
+    c.keys.push(key(KEY));
+    c.settle();
+    assert_eq!(c.nv().spec.encryption.integrity, Some(kind));
+    let facts = HeaderFacts {
+        integrity: Some(IntegrityFacts {
+            kind,
+            data_bytes: 900 << 20,
+        }),
+        ..c.header()
+    };
+    c.report(|s| {
+        s.stage = Stage::Mapping;
+        s.header = Some(facts.clone());
+        s.first_opened = Some(Time(at(1)));
+    });
+    // Whatever becomes of the class.
+    c.world.encryption = Ok(Encryption::default());
+    c.settle();
+    assert_eq!(c.status().header.as_ref(), Some(&facts));
+    assert_eq!(c.nv().spec.encryption.integrity, Some(kind));
+    assert_eq!(c.nv().spec.header.as_ref(), Some(&facts));
+}
+
+#[test]
 fn without_encryption_nobody_is_asked_for_a_key_and_the_volume_says_what_it_is() {
     let mut c = Cluster::new(json!({}));
     c.world.encryption = Ok(Encryption {

@@ -22,8 +22,8 @@ use cryptvol_crds::{
     names,
     v1alpha1::{
         Activation, DeletionPolicy, Desired, DeviceStatus, EncryptedVolumeStatus, Encryption,
-        EraseReceipt, FormatPolicy, HeaderFacts, LastError, MappingStatus, NodeVolumeStatus,
-        PermitReceipt, PermitState, PlainHash, Provider, Stage,
+        EraseReceipt, FormatPolicy, HeaderFacts, Integrity, IntegrityFacts, LastError,
+        MappingStatus, NodeVolumeStatus, PermitReceipt, PermitState, PlainHash, Provider, Stage,
     },
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};

@@ -56,6 +56,44 @@ impl Volume {
 }
 
 #[test]
+fn a_zeroed_header_of_authenticated_sectors_is_written_anew() {
+    use crate::host::real::integrity::tests::made_by_kernel;
+    let (path, disk) = device(128 << 20);
+    rewrite(&disk, 16 << 20, &made_by_kernel(4096));
+    let mut format = order();
+    format.encryption.sector_size = 4096;
+    format.encryption.integrity = Some(cryptvol_crds::v1alpha1::Integrity::HmacSha256);
+    let facts = luks::format(&disk, &format).unwrap().facts;
+    let luks = header::read_luks(&disk).unwrap().unwrap();
+    let key = luks::unlock(&disk, &luks, &format.passphrase).unwrap();
+    let backup = make(
+        &disk,
+        &BackupOrder {
+            expected: facts.clone(),
+            unlock_memory_kib: 0,
+            passphrase: format.passphrase.clone(),
+        },
+    )
+    .unwrap();
+    rewrite(&disk, 0, &vec![0; 1 << 20]);
+    let order = RestoreOrder {
+        expected: facts.clone(),
+        backup,
+        passphrase: format.passphrase.clone(),
+    };
+    restore(&disk, &order).unwrap();
+    let luks = pinned_header(&disk, &facts).unwrap();
+    let again = luks::unlock(&disk, &luks, &format.passphrase).unwrap();
+    assert_eq!((again.bytes(), again.bytes().len()), (key.bytes(), 96));
+    // With what stands behind the header gone, too, there is nothing to which it could be restored.
+    rewrite(&disk, 0, &vec![0; (16 << 20) + 4096]);
+    let before = std::fs::read(path.path()).unwrap();
+    let error = restore(&disk, &order).unwrap_err();
+    assert!(error.message.contains("dm-integrity"), "{error}");
+    assert!(before == std::fs::read(path.path()).unwrap(), "written");
+}
+
+#[test]
 fn a_zeroed_header_is_written_anew() {
     for sector_size in [512, 4096] {
         let v = volume(sector_size);

@@ -13,6 +13,8 @@ pub const MIN_PBKDF2_ITERATIONS: u32 = 1000;
 pub const STRIPES: u32 = 4000;
 /// Bytes of a volume key: AES-128 to AES-256 in XTS.
 pub const KEY_BYTES: std::ops::RangeInclusive<u32> = 16..=64;
+/// Bytes of a volume key with that of an authentication behind it.
+pub const MAX_KEY_BYTES: u32 = 64 + 32;
 /// Hashes for key derivation and anti-forensic splitter.
 pub const HASHES: [&str; 4] = ["sha1", "sha256", "sha384", "sha512"];
 

@@ -3,15 +3,15 @@
 use std::{collections::BTreeMap, fmt, marker::PhantomData, ops::Range};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use cryptvol_crds::v1alpha1::{HeaderFacts, Provider};
+use cryptvol_crds::v1alpha1::{HeaderFacts, Integrity, IntegrityFacts, Provider};
 use serde::{
     Deserialize, Deserializer,
     de::{self, IgnoredAny, MapAccess, Visitor},
 };
 
 use super::bounds::{
-    self, HASHES, KEY_BYTES, MAX_PBKDF2_ITERATIONS, MAX_PBKDF2_TOTAL, MIN_PBKDF2_ITERATIONS,
-    STRIPES, is_null, protects,
+    self, HASHES, KEY_BYTES, MAX_KEY_BYTES, MAX_PBKDF2_ITERATIONS, MAX_PBKDF2_TOTAL,
+    MIN_PBKDF2_ITERATIONS, STRIPES, is_null, protects,
 };
 
 /// Most memory for Argon2 that tools take unless told otherwise (cryptsetup: 1 GiB), in KiB. How much of it an agent may take
@@ -140,9 +140,33 @@ struct Segment {
     #[serde(default)]
     sector_size: u32,
     #[serde(default)]
-    integrity: Option<IgnoredAny>,
+    integrity: Option<SegmentIntegrity>,
     #[serde(default)]
     flags: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct SegmentIntegrity {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    journal_encryption: String,
+    #[serde(default)]
+    journal_integrity: String,
+    /// Bytes of its key, where that is not what its kind has (cryptsetup since 2.8).
+    #[serde(default)]
+    key_size: Option<u32>,
+}
+
+impl SegmentIntegrity {
+    /// How sectors are authenticated, where that is all as this agent makes it.
+    fn known(&self) -> Option<Integrity> {
+        let kind = Integrity::HmacSha256;
+        let own_size = self.key_size.is_none_or(|n| n as usize == kind.key_bytes());
+        let journal = [&self.journal_encryption, &self.journal_integrity];
+        (self.kind == kind.kernel_name() && own_size && journal.iter().all(|j| *j == "none"))
+            .then_some(kind)
+    }
 }
 
 #[derive(Deserialize)]
@@ -185,6 +209,8 @@ pub fn read(json: &str, copy_size: usize, device_size: u64) -> Result<Read, Stri
 
     config(&metadata.config, copy_size, &mut object);
     let segment = segment(&metadata.segments, areas_end, device_size, &mut object)?;
+    let integrity = segment.integrity.as_ref().and_then(SegmentIntegrity::known);
+    let tail = integrity.map_or(0, |i| i.key_bytes() as u32);
     let (digest, bound) = digest(&metadata.digests, &metadata.keyslots, &mut object)?;
 
     let mut slots = Vec::new();
@@ -200,6 +226,9 @@ pub fn read(json: &str, copy_size: usize, device_size: u64) -> Result<Read, Stri
             object("its key slots hold keys of different sizes".into());
         }
         key_size = slot.key_size;
+        if !KEY_BYTES.contains(&key_size.saturating_sub(tail)) {
+            object(format!("key slot {id} holds a key of {key_size} bytes"));
+        }
         slots.push(KeySlot {
             id: *id,
             area: area.offset..area.offset.saturating_add(area.size),
@@ -225,9 +254,14 @@ pub fn read(json: &str, copy_size: usize, device_size: u64) -> Result<Read, Stri
             provider: Provider::Luks2,
             luks_uuid: String::new(),
             cipher: segment.encryption.clone(),
-            key_size: key_size.saturating_mul(8) as i32,
+            key_size: key_size.saturating_sub(tail).saturating_mul(8) as i32,
             sector_size: segment.sector_size as i32,
             data_offset: i64::try_from(segment.offset).unwrap_or(i64::MAX),
+            // The room is not said by the metadata, but behind it on the device.
+            integrity: integrity.map(|kind| IntegrityFacts {
+                kind,
+                data_bytes: 0,
+            }),
             digest: fingerprint(digest)?,
             ..HeaderFacts::default()
         },
@@ -286,8 +320,18 @@ fn segment<'a>(
     if segment.iv_tweak.as_deref().is_some_and(|t| t != "0") {
         object("its segment has an IV offset".into());
     }
-    if segment.integrity.is_some() {
-        object("its segment has integrity protection, which is not implemented".into());
+    if let Some(integrity) = &segment.integrity
+        && integrity.known().is_none()
+    {
+        object(format!(
+            "its segment has integrity protection by {:?} with a key of {} bytes and a journal of {:?} and {:?}, which is not implemented",
+            integrity.kind,
+            integrity
+                .key_size
+                .map_or_else(|| "the usual number of".into(), |n| n.to_string()),
+            integrity.journal_encryption,
+            integrity.journal_integrity
+        ));
     }
     if !segment.flags.is_empty() {
         object(format!(
@@ -376,7 +420,7 @@ fn slot_objections(slot: &Slot, region: Range<u64>) -> Vec<String> {
     if slot.kind != "luks2" {
         object(format!("is of type {:?}", slot.kind));
     }
-    if !KEY_BYTES.contains(&slot.key_size) {
+    if !(*KEY_BYTES.start()..=MAX_KEY_BYTES).contains(&slot.key_size) {
         object(format!("holds a key of {} bytes", slot.key_size));
     }
     match &slot.af {

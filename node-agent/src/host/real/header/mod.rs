@@ -15,8 +15,12 @@ use std::ops::Range;
 
 use sha2::{Digest, Sha256, Sha512};
 
-use super::disk::{Disk, is_zero};
+use super::{
+    disk::{Disk, is_zero},
+    integrity,
+};
 use crate::host::{Header, HeaderFound, StepError, shown::shown};
+pub use bounds::MAX_KEY_BYTES;
 pub use json::KeySlot;
 use json::Read;
 
@@ -107,7 +111,11 @@ pub fn read_luks(disk: &Disk) -> Result<Result<Luks, HeaderFound>, StepError> {
         parsed = parse(&head, disk.size());
     }
     match parsed {
-        Parsed::Luks(luks) => return Ok(Ok(*luks)),
+        Parsed::Luks(mut luks) => {
+            let wrong = integrity::complete(disk, &mut luks.header.facts)?;
+            luks.header.objections.extend(wrong);
+            return Ok(Ok(*luks));
+        }
         Parsed::Foreign(what) => return Ok(Err(HeaderFound::Foreign(what))),
         Parsed::NeedMore(_) => {
             return Ok(Err(HeaderFound::Foreign(
@@ -317,6 +325,38 @@ fn checksum<D: Digest>(copy: &[u8]) -> Vec<u8> {
 
 fn checksum_is_right<D: Digest>(copy: &[u8]) -> bool {
     copy[CHECKSUM..].starts_with(&checksum::<D>(copy))
+}
+
+/// Gives both copies other metadata. It must be no longer than there is room.
+///
+/// # Errors
+/// When there is no room.
+pub fn with_metadata(luks: &Luks, json: &str) -> Result<Vec<u8>, String> {
+    let mut bytes = luks.bytes.clone();
+    let size = luks.copy_size();
+    let room = size - BINARY;
+    if json.len() >= room {
+        return Err(format!("{} bytes of metadata", json.len()));
+    }
+    for copy in bytes.chunks_mut(size) {
+        copy[BINARY..].fill(0);
+        copy[BINARY..BINARY + json.len()].copy_from_slice(json.as_bytes());
+        let sum = match text(copy, 72, 32)? {
+            "sha512" => checksum::<Sha512>(copy),
+            _ => checksum::<Sha256>(copy),
+        };
+        copy[CHECKSUM..CHECKSUM + CHECKSUM_LEN].fill(0);
+        copy[CHECKSUM..CHECKSUM + sum.len()].copy_from_slice(&sum);
+    }
+    Ok(bytes)
+}
+
+/// The metadata of a header, as it was read.
+pub fn metadata(luks: &Luks) -> Result<&str, String> {
+    let size = luks.copy_size();
+    let copy = Copy::read(&luks.bytes, 0, size, PRIMARY)
+        .or_else(|_| Copy::read(&luks.bytes, size, size, SECONDARY))?;
+    Ok(copy.json)
 }
 
 /// Both copies of a header of which one may be missing in `bytes` because it was damaged or older: the other one again.

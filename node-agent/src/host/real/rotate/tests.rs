@@ -24,6 +24,23 @@ fn drop_order(disk: &Disk, former: Vec<KeySlotRef>) -> DropSlotsOrder {
     }
 }
 
+#[test]
+fn the_key_of_authenticated_sectors_keeps_both_its_parts() {
+    use crate::host::real::integrity::tests::made_by_kernel;
+    let (_path, disk) = device(128 << 20);
+    disk.write(16 << 20, &made_by_kernel(512)).unwrap();
+    let mut first = order();
+    first.encryption.integrity = Some(cryptvol_crds::v1alpha1::Integrity::HmacSha256);
+    luks::format(&disk, &first).unwrap();
+    let key = opened(&disk, &first.passphrase).unwrap();
+    assert_eq!(key.len(), 96);
+    let former = add(&disk, &add_order(&disk)).unwrap();
+    assert_eq!(opened(&disk, &next()).as_ref(), Some(&key));
+    drop_slots(&disk, &drop_order(&disk, former)).unwrap();
+    assert_eq!(opened(&disk, &first.passphrase), None);
+    assert_eq!(opened(&disk, &next()).as_ref(), Some(&key));
+}
+
 /// The volume key, by a passphrase, from the disk as it is.
 fn opened(disk: &Disk, passphrase: &Passphrase) -> Option<Vec<u8>> {
     let luks = header::read_luks(disk).unwrap().unwrap();

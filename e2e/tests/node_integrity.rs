@@ -1,0 +1,248 @@
+//! Authenticated sectors on a real kernel: what the array changes is a read error and never other bytes, the next proof says so, and
+//! nothing of the two layers stays behind.
+
+use anyhow::{Context, Result, ensure};
+use cryptvol_crds::conditions::{self, ENCRYPTION_PROVEN, Reason};
+use cryptvol_e2e::{
+    array::Lun,
+    keystone::Tenant,
+    node::Node,
+    site::{AGENT_ADMIN_PORT, Site, SiteSpec},
+    volumes::{PATIENCE, Volume},
+    workdir::WorkDir,
+};
+use serde_json::json;
+
+/// Where data begins behind a LUKS2 header.
+const DATA: u64 = 16 << 20;
+const BLOCK: u64 = 4096;
+
+/// Where the first block of the data lies on the disk, and how many bytes of data there are: from the superblock of dm-integrity
+/// (`struct superblock` of the kernel's dm-integrity.c), for sectors of 512 bytes and tags of 32.
+fn first_block(lun: &Lun) -> Result<(u64, u64)> {
+    let superblock = lun.read_at(DATA, 512)?;
+    ensure!(superblock.starts_with(b"integrt\0"), "no superblock");
+    let sections = u64::from(u32::from_le_bytes(superblock[12..16].try_into()?));
+    let sectors = u64::from_le_bytes(superblock[16..24].try_into()?);
+    // A section of the journal is 88 sectors, the run of tags before the data 2048.
+    Ok((DATA + (8 + sections * 88 + 2048) * 512, sectors * 512))
+}
+
+/// Changes one bit behind everybody's back.
+fn flip(lun: &Lun, at: u64) -> Result<()> {
+    let byte = lun.read_at(at, 1)?;
+    lun.write_at(at, &[byte[0] ^ 0x10])
+}
+
+/// Reads a block through the link, past the page cache; or the error of the read.
+async fn block(
+    node: &Node,
+    volume: &Volume,
+    index: u64,
+) -> Result<std::result::Result<String, String>> {
+    let script = format!(
+        "dd if={} bs=4096 count=1 skip={index} iflag=direct status=none | tr -d '\\0'; exit ${{PIPESTATUS[0]}}",
+        volume.link()
+    );
+    let output = node.sh(&script).await?;
+    let error = output.stderr.clone();
+    Ok(output.ok().map_err(|_| error))
+}
+
+async fn proven(site: &Site, volume: &Volume, status: &str, reason: Reason) -> Result<String> {
+    let what = format!("{ENCRYPTION_PROVEN} {status} {reason}");
+    let found = |v: &cryptvol_crds::EncryptedVolume| {
+        let conditions = v.status.as_ref().map(|s| &s.conditions[..]);
+        conditions::get(conditions.unwrap_or_default(), ENCRYPTION_PROVEN)
+            .filter(|c| c.status == status && c.reason == reason.as_str())
+            .map(|c| c.message.clone())
+    };
+    let volume = volume
+        .wait(&site.plane, &what, |v| found(v).is_some())
+        .await?;
+    found(&volume).context("the condition vanished")
+}
+
+async fn layers(node: &Node) -> Result<Vec<String>> {
+    let list = "dmsetup info -c --noheadings -o name | grep cryptvol || true";
+    let list = node.sh(list).await?.ok()?;
+    Ok(list.lines().map(str::to_owned).collect())
+}
+
+#[tokio::test]
+async fn what_an_array_changes_is_a_read_error_and_shows_at_the_next_proof() -> Result<()> {
+    let work = WorkDir::new("integrity")?;
+    let mut site = Site::start(&work, SiteSpec::new(1)).await?;
+    site.kill_agent(0).await?;
+    // Its workers die while the first zeros are written.
+    let arguments = [
+        "--proof-interval",
+        "2",
+        "--failpoint",
+        "initialise:during:300",
+    ];
+    site.launch_agent(0, &arguments).await?;
+    let (tenant, lun, volume) = site.volume("integrity").await?;
+    let volume = volume.with("deletionPolicy", json!("Erase")).with(
+        "encryption",
+        json!({"provider": "luks2", "integrity": "hmac-sha256"}),
+    );
+    volume.apply(&site.plane).await?;
+    volume.wait_ready(&site.plane).await?;
+    let node = site.node(0);
+    ensure!(layers(node).await?.len() == 2, "{:?}", layers(node).await?);
+    let (first, size) = first_block(&lun)?;
+    let link = volume.link();
+    let all = format!(
+        "blockdev --getsize64 {link}; dd if={link} bs=1M iflag=direct status=none | tr -d '\\0' | wc -c"
+    );
+    ensure!(
+        node.sh(&all).await?.ok()? == format!("{size}\n0\n"),
+        "not every sector of a new volume reads as zeros"
+    );
+
+    let text = "what a guest wrote ".repeat(1000);
+    volume.write(node, &text).await?;
+    let cut = |text: &str, index: usize| text[index * 4096..(index + 1) * 4096].to_owned();
+    let mut away = volume.clone();
+    away = away.detached();
+    away.apply(&site.plane).await?;
+    away.wait_detached(&site.plane).await?;
+    ensure!(layers(node).await?.is_empty(), "{:?}", layers(node).await?);
+    ensure!(
+        !lun.contains(b"what a guest wrote")?,
+        "plaintext on the array"
+    );
+    volume.apply(&site.plane).await?;
+    volume.wait_ready(&site.plane).await?;
+    proven(&site, &volume, "True", Reason::AsDesired).await?;
+
+    // One bit: this block cannot be read, those beside it can.
+    flip(&lun, first + BLOCK + 100)?;
+    ensure!(block(node, &volume, 0).await?.as_ref() == Ok(&cut(&text, 0)));
+    let error = block(node, &volume, 1).await?;
+    let error = error.err().context("a changed block was read")?;
+    // EILSEQ, as libc says it.
+    ensure!(error.contains("multibyte"), "{error}");
+    ensure!(block(node, &volume, 2).await?.as_ref() == Ok(&cut(&text, 2)));
+    // A block and its neighbour in each other's place.
+    flip(&lun, first + BLOCK + 100)?;
+    ensure!(block(node, &volume, 1).await?.as_ref() == Ok(&cut(&text, 1)));
+    let (one, two) = (lun.read_at(first, 4096)?, lun.read_at(first + BLOCK, 4096)?);
+    lun.write_at(first, &two)?;
+    lun.write_at(first + BLOCK, &one)?;
+    ensure!(block(node, &volume, 0).await?.is_err() && block(node, &volume, 1).await?.is_err());
+    lun.write_at(first, &one)?;
+    lun.write_at(first + BLOCK, &two)?;
+    ensure!(block(node, &volume, 0).await?.as_ref() == Ok(&cut(&text, 0)));
+
+    // A bit in every block: wherever the next proof looks.
+    let whole = lun.read_at(first, usize::try_from(lun.size()? - first)?)?;
+    let mut changed = whole.clone();
+    changed.iter_mut().step_by(512).for_each(|byte| *byte ^= 1);
+    lun.write_at(first, &changed)?;
+    let message = proven(&site, &volume, "False", Reason::IntegrityViolated).await?;
+    ensure!(message.contains("was not written there"), "{message}");
+    let metrics = format!("curl -sf http://127.0.0.1:{AGENT_ADMIN_PORT}/metrics");
+    let metrics = node.sh(&metrics).await?.ok()?;
+    let broken = metrics
+        .lines()
+        .find_map(|l| l.strip_prefix("cryptvol_node_proofs_total{result=\"broken\"} "));
+    ensure!(broken.is_some_and(|n| n.trim() != "0"), "{metrics}");
+    lun.write_at(first, &whole)?;
+    proven(&site, &volume, "True", Reason::AsDesired).await?;
+    ensure!(block(node, &volume, 3).await?.as_ref() == Ok(&cut(&text, 3)));
+
+    // What was acknowledged before a power cut is there after it, and every sector can be read.
+    volume.write(node, &text.to_uppercase()).await?;
+    site.power_cycle(0).await?;
+    let node = site.node(0);
+    // The volume's status is as it was before, until the agent looked.
+    let there =
+        format!("for i in $(seq 1200); do test -e {link} && exit 0; sleep .1; done; exit 1");
+    node.sh(&there).await?.ok()?;
+    let found = block(node, &volume, 0).await?;
+    ensure!(
+        found.as_ref() == Ok(&cut(&text.to_uppercase(), 0)),
+        "{found:?}"
+    );
+    let read = format!("dd if={link} of=/dev/null bs=1M iflag=direct status=none");
+    node.exec_with(&["bash", "-c", &read], &[], b"", PATIENCE)
+        .await?
+        .ok()?;
+
+    volume.delete(&site.plane).await?;
+    volume.wait_gone(&site.plane).await?;
+    let left = site.left_behind(0).await?;
+    ensure!(left.is_empty(), "{left}");
+
+    made_by_cryptsetup(&mut site, &tenant, &volume).await?;
+    work.passed()
+}
+
+/// What cryptsetup formats and writes opens here, and what is written here opens there. Of what nobody ever wrote nothing is touched.
+async fn made_by_cryptsetup(site: &mut Site, tenant: &Tenant, ours: &Volume) -> Result<()> {
+    const NUMBER: u16 = 2;
+    let iqn = ours.manifest["spec"]["source"]["iscsi"]["iqn"].as_str();
+    let iqn = iqn.context("an IQN")?.to_owned();
+    let lun = site.array.create_lun(&iqn, NUMBER, 64 << 20)?;
+    let bytes: [u8; 32] = std::array::from_fn(|i| (i as u8).wrapping_mul(29) ^ 0x5a);
+    let portal = site.array.portal();
+    // On the node with its kernel, through a session that its own tools make and end.
+    let with_disk = |work: &str| {
+        let device = format!("/dev/disk/by-path/ip-{portal}-iscsi-{iqn}-lun-{NUMBER}");
+        let key = hex::encode(bytes);
+        format!(
+            "set -e; iscsiadm -m node -T {iqn} -p {portal} -o new >&2
+             iscsiadm -m node -T {iqn} -p {portal} --login >&2
+             for h in /sys/class/iscsi_host/host*; do echo '0 0 {NUMBER}' >/sys/class/scsi_host/${{h##*/}}/scan; done
+             until [ -e {device} ]; do sleep 0.2; done
+             disk={device}
+             key() {{ printf %s {key}; }}
+             open() {{ key | cryptsetup open --key-file=- $disk theirs >&2; }}
+             {work}
+             cryptsetup close theirs >&2
+             iscsiadm -m node -T {iqn} -p {portal} --logout >&2"
+        )
+    };
+    let theirs = "written by cryptsetup";
+    let make = format!(
+        "key | cryptsetup luksFormat -q --type luks2 --cipher aes-xts-plain64 --integrity hmac-sha256 --integrity-no-wipe \
+           --sector-size 512 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file=- $disk >&2
+         open
+         printf '%-4096s' '{theirs}' | dd of=/dev/mapper/theirs bs=4096 oflag=direct conv=fsync status=none"
+    );
+    let made = site.node(0).sh(&with_disk(&make)).await?.ok();
+    made.context("cryptsetup")?;
+
+    let id = site.keystone.store(tenant, "theirs", &bytes).await?;
+    let namespace = &ours.namespace;
+    let volume = Volume::iscsi(namespace, "theirs", &portal, &iqn, NUMBER, namespace)
+        .with("format", json!("Never"))
+        .with("key", json!({"secretRef": id}))
+        .with(
+            "encryption",
+            json!({"provider": "luks2", "integrity": "hmac-sha256"}),
+        )
+        .with_iscsi("wwid", json!(lun.wwid()));
+    let attached = volume.clone().on("node-1");
+    attached.apply(&site.plane).await?;
+    attached.wait_ready(&site.plane).await?;
+    let node = site.node(0);
+    ensure!(block(node, &attached, 0).await? == Ok(format!("{theirs:<4096}")));
+    // Nobody ever wrote it, and it is not ours to write.
+    let unwritten = block(node, &attached, 1).await?;
+    ensure!(
+        unwritten.is_err(),
+        "an import was written to: {unwritten:?}"
+    );
+    let text = format!("{:<4096}", "then by cryptvol");
+    attached.write(node, &text).await?;
+    volume.clone().detached().apply(&site.plane).await?;
+    volume.wait_detached(&site.plane).await?;
+    let read = "open\ndd if=/dev/mapper/theirs bs=4096 count=1 iflag=direct status=none";
+    let found = node.sh(&with_disk(read)).await?.ok();
+    let found = found.context("cryptsetup")?;
+    ensure!(found == text, "cryptsetup read {found:?}");
+    Ok(())
+}
