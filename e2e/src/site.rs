@@ -198,14 +198,18 @@ impl Site {
         let volume = volume
             .with_iscsi("portals", json!(portals))
             .with_iscsi("multipath", json!(true));
-        let node = self.node(0);
-        node.sh(&format!(
+        self.give_ipv6(0).await?;
+        Ok((lun, volume, portals))
+    }
+
+    /// Lets a node reach the array by IPv6, until it is switched off.
+    pub async fn give_ipv6(&self, index: usize) -> Result<()> {
+        let node = self.node(index);
+        let script = format!(
             "modprobe ipv6 && ip -6 addr add fd77::{:x}/64 dev vec0 nodad && ip -6 route add default via fd77::1",
             node.ip().octets()[3]
-        ))
-        .await?
-        .ok()?;
-        Ok((lun, volume, portals))
+        );
+        node.sh(&script).await?.ok().map(drop)
     }
 
     /// Where an operator replica releases keys.

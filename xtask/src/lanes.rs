@@ -16,7 +16,7 @@ const SECONDS: [(&str, u32); 8] = [
     ("node_host", 220),
     ("node_maintenance", 120),
     ("node_interchange", 116),
-    ("node_paths", 110),
+    ("node_paths", 140),
     ("node_multipathd", 100),
     ("node_kill_cycles", 100),
     ("node_peers", 90),

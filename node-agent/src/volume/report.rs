@@ -345,10 +345,16 @@ fn paths(wanted: &Wanted, observed: &Observed, lost: &[StepError]) -> Vec<PathSt
                 None => "the kernel does not use it".to_owned(),
             }),
         };
-        let mut said = lost.iter().map(|e| e.message.as_str());
-        let said = said.find(|m| m.contains(&portal.to_string()));
+        // What was said of it names the portal or begins with the disk.
+        let portal_text = portal.to_string();
+        let disk_text = disk.map(|d| format!("{} ", d.id.path));
+        let about = |m: &&str| {
+            let of_disk = disk_text.as_ref().is_some_and(|d| m.starts_with(d));
+            m.contains(&portal_text) || of_disk
+        };
+        let said = lost.iter().map(|e| e.message.as_str()).find(about);
         PathStatus {
-            portal: portal.to_string(),
+            portal: portal_text,
             up,
             device: disk.map(|d| d.id.path.clone()),
             why: why.map(|why| match said {

@@ -141,7 +141,12 @@ pub fn gather(sysfs: &Sysfs, order: &MapOrder) -> Result<(), StepError> {
         Some(found) => read(&dm, sysfs, found)?.map_or_else(Vec::new, in_use),
         None => vec![],
     };
-    look(sysfs, order, own.as_deref(), &kept)?;
+    let check = |path: &DeviceId| look_at(sysfs, path, &order.paths[0], own.as_deref(), &kept);
+    let (paths, refused) = judge(&order.paths, !kept.is_empty(), check)?;
+    let order = &MapOrder {
+        paths,
+        ..order.clone()
+    };
     let uuid = DmUuid::new(&order.uuid).map_err(|e| failed(what("naming"), e))?;
     let id = DevId::Uuid(uuid);
     let made = match (&found, order.paths.is_empty()) {
@@ -156,7 +161,8 @@ pub fn gather(sysfs: &Sysfs, order: &MapOrder) -> Result<(), StepError> {
     };
     let result = fill(&dm, sysfs, &id, order).and_then(|()| {
         let now = dm::describe(&dm, &order.name)?.map(|f| f.path);
-        look(sysfs, order, now.as_deref(), &kept)
+        let mut paths = order.paths.iter();
+        paths.try_for_each(|p| look_at(sysfs, p, &order.paths[0], now.as_deref(), &kept))
     });
     if let Err(e) = &result
         && made
@@ -166,7 +172,29 @@ pub fn gather(sysfs: &Sysfs, order: &MapOrder) -> Result<(), StepError> {
             tracing::warn!(map = order.name, error = %undo, "half-made map stays");
         }
     }
-    result
+    result.and(refused.map_or(Ok(()), Err))
+}
+
+/// Which paths are taken, and why one is not. Before anything is above the map each must be right; below a guest one that is not keeps the others
+/// out no longer.
+fn judge(
+    paths: &[DeviceId],
+    in_use: bool,
+    check: impl Fn(&DeviceId) -> Result<(), StepError>,
+) -> Result<(Vec<DeviceId>, Option<StepError>), StepError> {
+    let mut taken = Vec::new();
+    let mut refused = None;
+    for path in paths {
+        match check(path) {
+            Ok(()) => taken.push(path.clone()),
+            Err(e) if in_use => refused = refused.or(Some(e)),
+            Err(e) => return Err(e),
+        }
+    }
+    match refused {
+        Some(e) if taken.is_empty() => Err(e),
+        refused => Ok((taken, refused)),
+    }
 }
 
 /// Makes the map what it shall be. The table is exchanged only where it must be: what is on its way has to end for that.
@@ -262,48 +290,46 @@ fn in_use(map: PathMap) -> Vec<Member> {
     }
 }
 
-/// Each path is what it was, all are the same disk, and nothing but this map is above them. The kernel does not keep two maps apart. `kept`: paths
-/// that are below a guest already; what others made above them since keeps none of them out.
-fn look(
+/// A path is what it was, is the same disk as the first one, and nothing but this map is above it. The kernel does not keep two maps apart. `kept`:
+/// paths that are below a guest already; what others made above them since keeps none of them out.
+fn look_at(
     sysfs: &Sysfs,
-    order: &MapOrder,
+    path: &DeviceId,
+    first: &DeviceId,
     own: Option<&str>,
     kept: &[Member],
 ) -> Result<(), StepError> {
     let own = own.and_then(|path| path.strip_prefix("/dev/"));
-    for path in &order.paths {
-        sysfs.same_device(path)?;
-        let first = &order.paths[0];
-        if path.wwid.is_none() || path.wwid != first.wwid {
-            return Err(because(
-                Reason::WwidMismatch,
-                format!("{} and {} are not the same disk", path.path, first.path),
-            ));
-        }
-        let read = |e| failed(format!("reading sysfs of {}", path.path), e);
-        let holders = sysfs.holders(path).map_err(read)?;
-        let others: Vec<_> = holders
-            .into_iter()
-            .filter(|holder| Some(holder.as_str()) != own)
-            .collect();
-        let kept = kept.iter().any(|m| m.dev == path.dev);
-        if !others.is_empty() && !kept {
-            return Err(because(
-                Reason::DeviceBusy,
-                format!("{} is used by {}", path.path, others.join(", ")),
-            ));
-        }
-        let block = sysfs.block_dir(path).map_err(read)?;
-        let access = match block {
-            Some(block) => attribute(&block.join("device/access_state")).map_err(read)?,
-            None => None,
-        };
-        if let Some(access) = access.filter(|a| !a.is_empty() && a != "active/optimized") {
-            return Err(unsupported(&format!(
-                "{} is {access} by the array's word (ALUA), and only paths that are all alike are implemented",
-                path.path
-            )));
-        }
+    sysfs.same_device(path)?;
+    if path.wwid.is_none() || path.wwid != first.wwid {
+        return Err(because(
+            Reason::WwidMismatch,
+            format!("{} and {} are not the same disk", path.path, first.path),
+        ));
+    }
+    let read = |e| failed(format!("reading sysfs of {}", path.path), e);
+    let holders = sysfs.holders(path).map_err(read)?;
+    let others: Vec<_> = holders
+        .into_iter()
+        .filter(|holder| Some(holder.as_str()) != own)
+        .collect();
+    let kept = kept.iter().any(|m| m.dev == path.dev);
+    if !others.is_empty() && !kept {
+        return Err(because(
+            Reason::DeviceBusy,
+            format!("{} is used by {}", path.path, others.join(", ")),
+        ));
+    }
+    let block = sysfs.block_dir(path).map_err(read)?;
+    let access = match block {
+        Some(block) => attribute(&block.join("device/access_state")).map_err(read)?,
+        None => None,
+    };
+    if let Some(access) = access.filter(|a| !a.is_empty() && a != "active/optimized") {
+        return Err(unsupported(&format!(
+            "{} is {access} by the array's word (ALUA), and only paths that are all alike are implemented",
+            path.path
+        )));
     }
     Ok(())
 }
@@ -350,6 +376,40 @@ mod tests {
             "1 queue_if_no_path 0 1 1 service-time 0 2 1 8:0 1 8:16 1"
         );
         assert_eq!(params(&["8:0"], false), "0 0 1 1 service-time 0 1 1 8:0 1");
+    }
+
+    #[test]
+    fn one_wrong_path_ends_a_new_map_and_keeps_no_other_path_of_a_guest_out() {
+        const ALL: [&str; 3] = ["sda", "sdb", "sdc"];
+        let path = |dev: &str| DeviceId {
+            path: format!("/dev/{dev}"),
+            dev: dev.into(),
+            kind: RawKind::Paths {
+                uuid: String::new(),
+            },
+            wwid: None,
+            size_bytes: 0,
+        };
+        let paths = ALL.map(path);
+        let wrong = |those: &'static [&str]| {
+            move |p: &DeviceId| match those.contains(&p.dev.as_str()) {
+                true => Err(unsupported(&p.dev)),
+                false => Ok(()),
+            }
+        };
+        for in_use in [false, true] {
+            let (taken, refused) = judge(&paths, in_use, wrong(&[])).unwrap();
+            assert_eq!((taken.len(), refused), (3, None));
+            let none = judge(&paths, in_use, wrong(&ALL)).unwrap_err();
+            assert_eq!(none.message, "sda");
+        }
+        let ended = judge(&paths, false, wrong(&["sdb"])).unwrap_err();
+        assert_eq!(ended.message, "sdb");
+        let (taken, refused) = judge(&paths, true, wrong(&["sdb"])).unwrap();
+        let taken: Vec<_> = taken.iter().map(|p| p.dev.as_str()).collect();
+        assert_eq!(taken, ["sda", "sdc"]);
+        assert_eq!(refused.unwrap().message, "sdb");
+        assert_eq!(judge(&[], true, wrong(&ALL)).unwrap(), (vec![], None));
     }
 
     #[test]

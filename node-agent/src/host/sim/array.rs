@@ -19,6 +19,8 @@ pub struct SimTarget {
     pub portals_away: Vec<String>,
     /// Portals at which all LUNs are another disk, as indexes into `World::disks`.
     pub other_luns: BTreeMap<String, usize>,
+    /// Portals of a controller that does not own the disks: it calls its paths non-optimized (ALUA).
+    pub other_controller: Vec<String>,
     /// Disks by LUN, as indexes into `World::disks`.
     pub luns: BTreeMap<u32, usize>,
 }

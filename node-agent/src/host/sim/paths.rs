@@ -146,24 +146,20 @@ impl World {
     pub(super) fn gather_paths(&mut self, order: &MapOrder) -> Result<(), StepError> {
         let found = self.kernel.maps.iter().position(|m| m.name == order.name);
         let own = found.map(|i| self.kernel.maps[i].path.clone());
+        let in_use = found.is_some_and(|i| !self.holders(&self.kernel.maps[i].dev).is_empty());
+        let mut paths = Vec::new();
+        let mut refused = None;
         for id in &order.paths {
-            let disk = self.check(id)?;
-            let (wwid, first) = (&self.disks[disk].wwid, &order.paths[0].wwid);
-            if wwid.is_none() || wwid != first {
-                return Err(StepError::new(Reason::WwidMismatch, "not the same disk"));
-            }
-            let own = own.as_deref().map(|p| p.trim_start_matches("/dev/"));
-            let in_use = |map: &SimMap| {
-                let member = map.members.iter().any(|m| m.dev == id.dev);
-                member && !self.holders(&map.dev).is_empty()
-            };
-            let kept = found.is_some_and(|i| in_use(&self.kernel.maps[i]));
-            let mut holders = self.holders(&id.dev).into_iter();
-            if !kept && holders.any(|h| Some(h.as_str()) != own) {
-                return Err(StepError::new(Reason::DeviceBusy, "used by another map"));
+            match self.check_path(id, order, found.filter(|_| in_use), own.as_deref()) {
+                Ok(()) => paths.push(id),
+                Err(e) if in_use => refused = refused.or(Some(e)),
+                Err(e) => return Err(e),
             }
         }
-        let size = order.paths.iter().map(|p| p.size_bytes).min();
+        if let Some(e) = refused.take_if(|_| paths.is_empty()) {
+            return Err(e);
+        }
+        let size = paths.iter().map(|p| p.size_bytes).min();
         let at = match (found, size) {
             (Some(at), _) => at,
             (None, None) => return Ok(()),
@@ -174,7 +170,7 @@ impl World {
         };
         let map = &mut self.kernel.maps[at];
         map.members.retain(|m| !order.strangers.contains(&m.dev));
-        for path in &order.paths {
+        for path in paths {
             match map.members.iter_mut().find(|m| m.dev == path.dev) {
                 Some(member) => member.active = true,
                 None => map.members.push(Member {
@@ -185,7 +181,48 @@ impl World {
         }
         (map.queues, map.suspended) = (order.queues, false);
         map.size = map.size.max(size.unwrap_or_default());
-        Ok(())
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// `used`: the map, where something is above it.
+    fn check_path(
+        &self,
+        id: &DeviceId,
+        order: &MapOrder,
+        used: Option<usize>,
+        own: Option<&str>,
+    ) -> Result<(), StepError> {
+        let disk = self.check(id)?;
+        let (wwid, first) = (&self.disks[disk].wwid, &order.paths[0].wwid);
+        if wwid.is_none() || wwid != first {
+            return Err(StepError::new(Reason::WwidMismatch, "not the same disk"));
+        }
+        let own = own.map(|p| p.trim_start_matches("/dev/"));
+        let member = |i: usize| {
+            let mut members = self.kernel.maps[i].members.iter();
+            members.any(|m| m.dev == id.dev)
+        };
+        let mut holders = self.holders(&id.dev).into_iter();
+        if !used.is_some_and(member) && holders.any(|h| Some(h.as_str()) != own) {
+            return Err(StepError::new(Reason::DeviceBusy, "used by another map"));
+        }
+        let device = self.kernel.devices.iter().find(|d| d.dev == id.dev);
+        let mut sessions = self.kernel.sessions.iter();
+        let session = device.and_then(|d| sessions.find(|s| s.sid == d.sid));
+        let elsewhere = session.is_some_and(|s| {
+            let portal = s.portal.as_ref().map(ToString::to_string);
+            let target = self.targets.get(&s.iqn);
+            target
+                .zip(portal)
+                .is_some_and(|(t, p)| t.other_controller.contains(&p))
+        });
+        match elsewhere {
+            false => Ok(()),
+            true => Err(StepError::new(
+                Reason::MultipathUnsupported,
+                format!("{} is active/non-optimized", id.path),
+            )),
+        }
     }
 
     pub(super) fn new_map(&mut self, order: &MapOrder) {
