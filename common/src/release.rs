@@ -20,6 +20,8 @@ pub enum Purpose {
     NextPassphrase,
     /// CHAP credentials for the login to the target.
     ChapCredentials,
+    /// CHAP credentials for asking the array for further portals.
+    DiscoveryChapCredentials,
 }
 
 /// What the agent asks.
@@ -43,7 +45,7 @@ pub struct Request {
 pub enum Released {
     /// For [`Purpose::Passphrase`] and [`Purpose::NextPassphrase`].
     Passphrase(SecretString),
-    /// For [`Purpose::ChapCredentials`].
+    /// For [`Purpose::ChapCredentials`] and [`Purpose::DiscoveryChapCredentials`].
     Chap {
         /// CHAP name of the initiator.
         username: String,

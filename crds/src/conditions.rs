@@ -36,6 +36,9 @@ pub const HEADER_BACKED_UP: &str = "HeaderBackedUp";
 /// I/O goes through every portal of a volume that is reached through several at once. Absent where one path was always all that was wanted.
 pub const PATHS_HEALTHY: &str = "PathsHealthy";
 
+/// The array was asked for further portals of the volume's target. Absent where that was never wanted.
+pub const PORTALS_DISCOVERED: &str = "PortalsDiscovered";
+
 macro_rules! reasons {
     ($(#[doc = $doc:literal] $name:ident => $next:literal,)*) => {
         /// Why a condition is as it is: one word a cause, each with its next step.
@@ -110,7 +113,7 @@ reasons! {
     /// The project's limit of volumes, gibibytes or keys is used up.
     QuotaExceeded => "Raise the project's limit in the identity service (openstack limit set) or delete volumes that are not needed; nothing was made, and cryptvol goes on by itself when there is room.",
     /// The CHAP Secret is not there or incomplete.
-    ChapSecretInvalid => "Create the Secret named in source.iscsi.chapSecretRef with keys username and password, and for mutual CHAP username_in and password_in.",
+    ChapSecretInvalid => "Create the Secret named in source.iscsi.chapSecretRef (for a discovery, in source.iscsi.discoveryChapSecretRef) with keys username and password, and for mutual CHAP username_in and password_in.",
     /// Erasure needs a node and there is none.
     EraseBlocked => "Bring the node or the array back, or set deletionPolicy to Retain to let the object go and keep key and data.",
 
@@ -126,6 +129,10 @@ reasons! {
     ChapRejected => "Correct the CHAP credentials in the Secret named in source.iscsi.chapSecretRef, or on the array.",
     /// Mutual CHAP: whoever answers did not prove that it knows the target's secret.
     TargetNotAuthentic => "Make sure that the portal is the array's; then correct username_in and password_in in the Secret named in source.iscsi.chapSecretRef, or the target's own CHAP account on the array. Nothing was read or written.",
+    /// The array refuses the discovery, or does not prove itself in it. The named portals are used.
+    DiscoveryRejected => "Correct the CHAP credentials in the Secret named in source.iscsi.discoveryChapSecretRef, or those for discovery on the array; the named portals are used meanwhile.",
+    /// The array could not be asked for further portals. The named portals are used.
+    DiscoveryFailed => "Check that a portal in source.iscsi.portals answers a discovery of the target, or name all portals there and remove source.iscsi.discovery; the named ones are used meanwhile, and cryptvol asks again by itself.",
     /// The target has no such LUN.
     LunNotFound => "Check source.iscsi.lun and that the array maps it to this node; cryptvol tries again by itself.",
     /// No such device or file on the node.
@@ -219,6 +226,7 @@ impl Reason {
                 | Self::Waiting
                 | Self::KeyServiceUnavailable
                 | Self::PortalUnreachable
+                | Self::DiscoveryFailed
                 | Self::PathsDegraded
                 | Self::PathsLost
                 | Self::PathsFailing

@@ -42,6 +42,8 @@ pub struct Array {
 struct State {
     place: Place,
     targets: Vec<Target>,
+    #[serde(default)]
+    discovery_chap: Option<Chap>,
     next_file: u32,
 }
 
@@ -157,6 +159,7 @@ impl Array {
         let state = State {
             place,
             targets: Vec::new(),
+            discovery_chap: None,
             next_file: 1,
         };
         let mut array = Self {
@@ -236,6 +239,9 @@ impl Array {
         )
         .await?;
         self.daemon = Some(daemon);
+        if let Some(chap) = &self.state.discovery_chap {
+            self.tell_discovery_chap(chap)?;
+        }
         for target in self.state.targets.clone() {
             self.tell_target(&target)?;
             if let Some(chap) = &target.chap {

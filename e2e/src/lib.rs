@@ -42,6 +42,7 @@ pub mod search;
 pub mod site;
 pub mod slapd;
 pub mod system;
+pub mod tcp_front;
 pub mod tls_front;
 pub mod volumes;
 pub mod workdir;

@@ -172,9 +172,21 @@ async fn what_cannot_work_is_refused_at_apply_with_a_sentence() -> Result<()> {
             says: "link.shadow is not implemented together with source.iscsi.multipath",
         },
         Case {
-            what: "discovery CHAP",
+            what: "discovery CHAP without a discovery",
             patch: iscsi(json!({"discoveryChapSecretRef": {"name": "x"}})),
-            says: "not implemented in this version: portals are named",
+            says: "is for a discovery and none is asked for",
+        },
+        Case {
+            what: "discovery for one path",
+            patch: iscsi(json!({"discovery": true})),
+            says: "source.iscsi.discovery finds further portals for several paths",
+        },
+        Case {
+            what: "discovery through a name",
+            patch: iscsi(
+                json!({"discovery": true, "multipath": true, "portals": ["array.example"]}),
+            ),
+            says: "each portal is an IP address and stands there once",
         },
         Case {
             what: "class and inline encryption",

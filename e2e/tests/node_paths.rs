@@ -1,12 +1,13 @@
 //! Several paths to one disk on a real kernel: dm-crypt above dm-multipath above two portals, one of them IPv6. A guest writes all the
-//! time.
+//! time. And paths that the array tells of itself.
 
 use anyhow::{Context, Result, ensure};
-use cryptvol_crds::conditions::{self, PATHS_HEALTHY, Reason};
+use cryptvol_crds::conditions::{self, PATHS_HEALTHY, PORTALS_DISCOVERED, Reason};
 use cryptvol_crds::names;
 use cryptvol_e2e::array::Lun;
 use cryptvol_e2e::process::wait_for;
 use cryptvol_e2e::site::{AGENT_ADMIN_PORT, Site, SiteSpec};
+use cryptvol_e2e::tcp_front::TcpFront;
 use cryptvol_e2e::volumes::{PATIENCE, Volume};
 use cryptvol_e2e::workdir::WorkDir;
 use serde_json::json;
@@ -27,20 +28,25 @@ impl Ground {
     }
 
     /// Waits until the status says of each path whether it is up.
-    async fn wait_paths(&self, up: [bool; 2]) -> Result<()> {
+    async fn wait_paths<const N: usize>(&self, up: [bool; N]) -> Result<()> {
         let node = self.site.node(0).name();
         self.volume.wait_paths(&self.site.plane, node, &up).await
     }
 
     /// Waits for what the condition says of the paths, and gives back its message.
     async fn wait_health(&self, reason: Reason) -> Result<String> {
+        self.wait_condition(PATHS_HEALTHY, reason).await
+    }
+
+    /// Waits until a condition has this reason, and gives back its message.
+    async fn wait_condition(&self, type_: &str, reason: Reason) -> Result<String> {
         let of = |v: &cryptvol_crds::EncryptedVolume| {
             let conditions = v.status.as_ref().map(|s| &s.conditions[..]);
-            conditions::get(conditions.unwrap_or_default(), PATHS_HEALTHY)
+            conditions::get(conditions.unwrap_or_default(), type_)
                 .filter(|c| c.reason == reason.as_str())
                 .map(|c| c.message.clone())
         };
-        let what = format!("{PATHS_HEALTHY} {reason}");
+        let what = format!("{type_} {reason}");
         let found = |v: &cryptvol_crds::EncryptedVolume| of(v).is_some();
         let volume = self.volume.wait(&self.site.plane, &what, found).await?;
         of(&volume).context("the condition")
@@ -448,4 +454,84 @@ async fn kept_by_multipathd(ground: &Ground) -> Result<()> {
     ground.sh("dmsetup remove mpatha").await?;
     ground.volume.wait_detached(&ground.site.plane).await?;
     ground.nothing_left().await
+}
+
+/// One portal is named, and it is none that the array itself knows: it leads there. With the right secret the array tells of its own, and both
+/// are paths; with a wrong one the named portal works, and the secret that is put right is picked up by itself.
+#[tokio::test]
+async fn a_portal_that_the_array_tells_of_is_a_path() -> Result<()> {
+    let work = WorkDir::new("discovery")?;
+    let mut site = Site::start(&work, SiteSpec::new(1)).await?;
+    let (_, _, volume) = site.volume("discovery").await?;
+    site.array.set_discovery_chap("finder", "right-finding-1")?;
+    let told = site.array.portals()[1].clone();
+    let front = TcpFront::start(told.parse()?)?;
+    let named = front.address();
+    let secret = |password: &str| {
+        let data = json!({
+            "discovery.sendtargets.auth.username": "finder",
+            "discovery.sendtargets.auth.password": password,
+        });
+        json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/iscsi-chap",
+            "metadata": {"name": "finder", "namespace": "discovery"}, "stringData": data})
+        .to_string()
+    };
+    site.plane.apply(&secret("wrong-finding-1")).await?;
+    let volume = volume
+        .with_iscsi("portals", json!([named]))
+        .with_iscsi("multipath", json!(true))
+        .with_iscsi("discovery", json!(true))
+        .with_iscsi("discoveryChapSecretRef", json!({"name": "finder"}));
+    let ground = Ground {
+        site,
+        volume,
+        portals: [named.clone(), told.clone()],
+    };
+    ground.volume.apply(&ground.site.plane).await?;
+    ground.volume.wait_ready(&ground.site.plane).await?;
+    let said = ground
+        .wait_condition(PORTALS_DISCOVERED, Reason::DiscoveryRejected)
+        .await?;
+    ensure!(
+        said.contains(&named) && said.contains("authentication failed"),
+        "{said}"
+    );
+    ground.wait_paths([true]).await?;
+    ground.wait_told("DiscoveryRejected", 1).await?;
+    ground
+        .volume
+        .write(ground.site.node(0), "through one path")
+        .await?;
+
+    ground.site.plane.apply(&secret("right-finding-1")).await?;
+    let said = ground
+        .wait_condition(PORTALS_DISCOVERED, Reason::AsDesired)
+        .await?;
+    ensure!(said.contains(&told), "{said}");
+    ground.wait_paths([true, true]).await?;
+    ground.wait_told("PortalsDiscovered", 1).await?;
+    let sessions = ground.sh("ls /sys/class/iscsi_session | wc -l").await?;
+    ensure!(sessions.trim() == "2", "{sessions} sessions");
+
+    // The named one goes, and the disk is reached through the other.
+    drop(front);
+    ground.wait_paths([false, true]).await?;
+    let read = format!(
+        "dd if={} bs=4096 count=1 iflag=direct status=none | head -c 16",
+        ground.volume.link()
+    );
+    let read = ground.sh(&read).await?;
+    ensure!(read == "through one path", "{read}");
+    ground.detach().await?;
+
+    // The secrets are nowhere but in their Secret.
+    let on_disk = ground
+        .sh("grep -rlE -D skip '(right|wrong)-finding' /etc/iscsi /var/lib/iscsi /run 2>/dev/null || true")
+        .await?;
+    ensure!(on_disk.trim().is_empty(), "on the node's disk: {on_disk}");
+    for word in ["right-finding", "wrong-finding"] {
+        let logs = ground.site.node(0).log("node-agent") + &ground.site.operator_log(0);
+        ensure!(!logs.contains(word), "a log shows the secret");
+    }
+    work.passed()
 }

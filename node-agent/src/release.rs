@@ -98,7 +98,20 @@ impl ReleaseClient {
     /// # Errors
     /// As of [`Self::passphrase`].
     pub async fn chap(&self, asker: &Asker) -> Result<Chap, StepError> {
-        match self.ask(asker, Purpose::ChapCredentials).await? {
+        self.credentials(asker, Purpose::ChapCredentials).await
+    }
+
+    /// CHAP credentials of a discovery.
+    ///
+    /// # Errors
+    /// As of [`Self::passphrase`].
+    pub async fn discovery_chap(&self, asker: &Asker) -> Result<Chap, StepError> {
+        let purpose = Purpose::DiscoveryChapCredentials;
+        self.credentials(asker, purpose).await
+    }
+
+    async fn credentials(&self, asker: &Asker, purpose: Purpose) -> Result<Chap, StepError> {
+        match self.ask(asker, purpose).await? {
             Released::Chap {
                 username,
                 password,

@@ -45,7 +45,7 @@ async fn answer(
         Purpose::Passphrase | Purpose::NextPassphrase => {
             Released::Passphrase("00ff".to_owned().into())
         }
-        Purpose::ChapCredentials => Released::Chap {
+        Purpose::ChapCredentials | Purpose::DiscoveryChapCredentials => Released::Chap {
             username: "u".into(),
             password: "p".to_owned().into(),
             target: Some(TargetChap {

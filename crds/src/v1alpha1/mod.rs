@@ -22,9 +22,9 @@ pub use key_service::{
     Backend, Interface, KeyService, KeyServiceSpec, KeyServiceStatus, QuotaStatus, Tenancy,
 };
 pub use node_volume::{
-    Desired, DeviceStatus, EraseReceipt, FormatPermit, HeaderFacts, IntegrityFacts, MappingStatus,
-    NodeDevice, NodeFile, NodeIscsi, NodeSource, NodeVolume, NodeVolumeSpec, NodeVolumeStatus,
-    PathStatus, PermitReceipt, ProofStatus, Stage, VolumeRef,
+    Desired, DeviceStatus, DiscoveryStatus, EraseReceipt, FormatPermit, HeaderFacts,
+    IntegrityFacts, MappingStatus, NodeDevice, NodeFile, NodeIscsi, NodeSource, NodeVolume,
+    NodeVolumeSpec, NodeVolumeStatus, PathStatus, PermitReceipt, ProofStatus, Stage, VolumeRef,
 };
 pub use rotation::{KeySlotRef, NodeRotation, NodeRotationStatus, RotationPhase, RotationStatus};
 pub use source::{DeviceSource, EphemeralSource, FileSource, IscsiSource, SecretName, Source};

@@ -166,6 +166,12 @@ pub struct NodeIscsi {
     /// Whether the disk is reached through all portals at once. Takes effect when the volume is attached next.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub multipath: bool,
+    /// Whether the array is asked for further portals of the target.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub discovery: bool,
+    /// Whether CHAP credentials are to be asked for at key release before a discovery.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub discovery_chap: bool,
 }
 
 /// State that the agent shall reach.
@@ -311,6 +317,9 @@ pub struct NodeVolumeStatus {
     /// Ways to the disk, where several are wanted: one for each portal.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<PathStatus>,
+    /// What the array told of further portals, where it is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discovery: Option<DiscoveryStatus>,
     /// None of the paths works, and I/O fails instead of waiting for one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub io_fails: bool,
@@ -389,6 +398,23 @@ pub struct PathStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub why: Option<String>,
+}
+
+/// What an array told of further portals of a target.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DiscoveryStatus {
+    /// Portals in use beside those that the volume names, as `address:port`. Recorded before anybody logs in there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub portals: Vec<String>,
+    /// What it told last and is not used, each with the reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 256)))]
+    pub ignored: Vec<String>,
+    /// Why it could not be asked last; absent when it could.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<LastError>,
 }
 
 /// The raw device as the kernel shows it.

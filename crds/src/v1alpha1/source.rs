@@ -31,8 +31,9 @@ pub struct Source {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("!has(self.discoveryChapSecretRef)", "source.iscsi.discoveryChapSecretRef is not implemented in this version: portals are named, never discovered; remove it"),
-    validation = ("!has(self.multipath) || !self.multipath || self.portals.size() > 1", "source.iscsi.multipath needs at least two portals of the target: name them all in source.iscsi.portals"),
+    validation = ("!has(self.discoveryChapSecretRef) || (has(self.discovery) && self.discovery)", "source.iscsi.discoveryChapSecretRef is for a discovery and none is asked for: set source.iscsi.discovery to true, or remove it"),
+    validation = ("!has(self.discovery) || !self.discovery || (has(self.multipath) && self.multipath)", "source.iscsi.discovery finds further portals for several paths: set source.iscsi.multipath to true, or remove it"),
+    validation = ("!has(self.multipath) || !self.multipath || self.portals.size() > 1 || (has(self.discovery) && self.discovery)", "source.iscsi.multipath needs at least two portals of the target: name them all in source.iscsi.portals, or let the array tell them (source.iscsi.discovery)"),
     validation = (r"!has(self.multipath) || !self.multipath || self.portals.all(p, p.matches('^(\\[[0-9a-fA-F:.]+\\]|[0-9]{1,3}([.][0-9]{1,3}){3})(:[0-9]{1,5})?$') && self.portals.exists_one(q, q == p))", "with source.iscsi.multipath each portal is an IP address and stands there once: names could lead to the same place, and one path would look like two"),
 )]
 pub struct IscsiSource {
@@ -58,7 +59,14 @@ pub struct IscsiSource {
     /// `kubernetes.io/iscsi-chap` (`node.session.auth.username` and so on). Read anew before each login.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chap_secret_ref: Option<SecretName>,
-    /// CHAP credentials for discovery. Not implemented in this version.
+    /// Whether the named portals are asked for further portals of this target (SendTargets, RFC 7143), which are then used like the named
+    /// ones: 16 in all, no names, no addresses of the node itself or of its link. Only with `multipath`. A discovery adds paths and never takes one
+    /// away; where it fails, the named portals are used and the condition `PortalsDiscovered` says why. Takes effect when the volume is
+    /// attached next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discovery: Option<bool>,
+    /// Secret in the volume's namespace with CHAP credentials for the discovery: keys as for `chapSecretRef`, or those of a Secret of type
+    /// `kubernetes.io/iscsi-chap` (`discovery.sendtargets.auth.username` and so on). Read anew before each discovery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discovery_chap_secret_ref: Option<SecretName>,
     /// Whether the disk is used through all portals at once, by dm-multipath: I/O goes on while one of them works. Takes effect

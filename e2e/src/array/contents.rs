@@ -112,6 +112,28 @@ impl Array {
         self.save()
     }
 
+    /// From now on a discovery needs this name and password; a former one is void.
+    pub fn set_discovery_chap(&mut self, user: &str, password: &str) -> Result<()> {
+        if let Some(former) = &self.state.discovery_chap {
+            // With the account its binding goes too.
+            self.admin(&[
+                "--mode",
+                "account",
+                "--op",
+                "delete",
+                "--user",
+                &former.user,
+            ])?;
+        }
+        let chap = Chap {
+            user: user.into(),
+            password: password.into(),
+        };
+        self.tell_discovery_chap(&chap)?;
+        self.state.discovery_chap = Some(chap);
+        self.save()
+    }
+
     /// From now on the target cannot prove itself.
     pub fn clear_own_chap(&mut self, iqn: &str) -> Result<()> {
         if let Some(chap) = self.target(iqn)?.own_chap.clone() {

@@ -62,8 +62,14 @@ impl Array {
         self.tell_account(id, chap, &["--outgoing"])
     }
 
-    pub(super) fn tell_account(&self, id: u32, chap: &Chap, direction: &[&str]) -> Result<()> {
-        let id = id.to_string();
+    /// An account that is bound to no target is asked for in discoveries.
+    pub(super) fn tell_discovery_chap(&self, chap: &Chap) -> Result<()> {
+        self.new_account(chap)?;
+        self.admin(&["--mode", "account", "--op", "bind", "--user", &chap.user])
+            .map(|_| ())
+    }
+
+    fn new_account(&self, chap: &Chap) -> Result<()> {
         self.admin(&[
             "--mode",
             "account",
@@ -73,7 +79,13 @@ impl Array {
             &chap.user,
             "--password",
             &chap.password,
-        ])?;
+        ])
+        .map(|_| ())
+    }
+
+    pub(super) fn tell_account(&self, id: u32, chap: &Chap, direction: &[&str]) -> Result<()> {
+        let id = id.to_string();
+        self.new_account(chap)?;
         let bind = [
             "--mode", "account", "--op", "bind", "--tid", &id, "--user", &chap.user,
         ];

@@ -36,6 +36,9 @@ use crate::{
 /// As often as multipathd looks by default.
 const PATHS: Duration = Duration::from_secs(5);
 
+/// How long what an array told of further portals counts before it is asked again.
+const RENEW: Duration = Duration::from_secs(600);
+
 /// Follows one NodeVolume until its sender is gone or the agent is to end. `before` is the task of an earlier object of
 /// the same name.
 pub async fn follow(
@@ -61,6 +64,7 @@ pub async fn follow(
                 + cx.proof_interval
                     .mul_f64(0.5 + 0.5 * rand::rng().random::<f64>()),
         ),
+        discover_at: Cell::new(Instant::now()),
         cx,
     };
     volume.live(&mut objects).instrument(span).await;
@@ -73,6 +77,8 @@ struct Volume {
     state: RefCell<State>,
     /// When the next proof is due.
     proof_due: Cell<Instant>,
+    /// When the array is to be asked for further portals.
+    discover_at: Cell<Instant>,
 }
 
 struct State {
@@ -89,9 +95,10 @@ impl Volume {
     async fn live(&self, objects: &mut watch::Receiver<Rc<NodeVolume>>) {
         let mut hand = Hand::default();
         let mut pace = Pace::default();
+        let mut asking = Pace::default();
         let mut fitness = self.cx.fitness.clone();
         loop {
-            let end = self.turn(&mut hand).await;
+            let end = self.turn(&mut hand, &mut asking).await;
             let mut pause = pace.next(end);
             if end.is_ok() && self.state.borrow().status.link.is_some() {
                 let proof = self.proof_due.get();
@@ -103,7 +110,11 @@ impl Volume {
             let waited = self.wait(objects, &mut fitness, pause).await;
             match waited {
                 Waited::Ended => return,
-                Waited::Changed => pace.forget(),
+                Waited::Changed => {
+                    pace.forget();
+                    asking.forget();
+                    self.discover_at.set(Instant::now());
+                }
                 Waited::Over => {}
             }
         }
@@ -158,7 +169,7 @@ impl Volume {
     }
 
     /// One run and its report. Gives back how it ended.
-    async fn turn(&self, hand: &mut Hand) -> Result<(), Reason> {
+    async fn turn(&self, hand: &mut Hand, asking: &mut Pace) -> Result<(), Reason> {
         if self.state.borrow().in_doubt
             && let Err(error) = self.refresh().await
         {
@@ -181,6 +192,7 @@ impl Volume {
         };
         wanted.unlock_memory_kib = self.cx.pool.unlock_memory_mib() << 10;
         wanted.prove = self.proof_due.get() <= Instant::now();
+        wanted.discover = wanted.discovery.is_some() && self.discover_at.get() <= Instant::now();
         let patience = self.cx.no_path_timeout;
         wanted.give_up = hand
             .cut_off
@@ -221,6 +233,16 @@ impl Volume {
         }
         if outcome.proven || (outcome.end.is_ok() && wanted.prove) {
             self.proof_due.set(Instant::now() + self.cx.proof_interval);
+        }
+        if let Some(asked) = &outcome.discovery {
+            let pause = match asked {
+                Ok(_) => {
+                    asking.forget();
+                    RENEW
+                }
+                Err(e) => asking.next(Err(e.reason())),
+            };
+            self.discover_at.set(Instant::now() + pause);
         }
         self.report(&wanted, &outcome).await
     }
@@ -334,6 +356,10 @@ impl Office for Volume {
 
     async fn chap(&self) -> Result<Chap, StepError> {
         self.cx.release.chap(&self.asker()).await
+    }
+
+    async fn discovery_chap(&self) -> Result<Chap, StepError> {
+        self.cx.release.discovery_chap(&self.asker()).await
     }
 
     async fn record(&self, receipt: Receipt) -> Result<Memory, StepError> {

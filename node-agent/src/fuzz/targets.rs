@@ -14,6 +14,7 @@ use crate::{
             dm,
             header::{self, Parsed},
             iscsi::{
+                discovery,
                 iscsid::version_in,
                 layout,
                 request::{self, Code},
@@ -237,6 +238,39 @@ fn iscsid_answers() {
             }
         },
     );
+}
+
+/// What an array says in a discovery, as one stream of PDUs.
+#[test]
+fn iscsi_discovery() {
+    let corpus = discovery::tests::streams();
+    let mut told = 0;
+    feed(
+        "discovery",
+        &corpus,
+        |len| 16 * len + (64 << 10),
+        |stream| {
+            for way in [None, Some(false), Some(true)] {
+                match discovery::tests::take(stream, way) {
+                    Ok(addresses) => {
+                        told += 1;
+                        let named = [Portal {
+                            address: "192.0.2.1".into(),
+                            port: 3260,
+                        }];
+                        let found = discovery::bounds::admit(&named, &addresses);
+                        assert!(found.portals.len() < 16 && found.ignored.len() <= 9);
+                        for text in &found.ignored {
+                            assert!(text.chars().count() < 120);
+                            assert!(!text.contains(char::is_control));
+                        }
+                    }
+                    Err(e) => assert!(e.to_string().len() < 200),
+                }
+            }
+        },
+    );
+    assert!(told > 100, "{told}");
 }
 
 #[test]

@@ -41,6 +41,13 @@ pub trait Host {
     /// `PortalUnreachable`, `TargetNotFound`, `ChapRejected`, `TargetNotAuthentic`, `DeadlineExceeded`, `StepFailed`.
     fn login(&mut self, target: &Target, each: bool, chap: Option<&Chap>) -> Result<(), StepError>;
 
+    /// Asks the named portals of a target, the first that answers, for further portals of exactly this target, and says which may be used.
+    /// Changes nothing on the node.
+    ///
+    /// # Errors
+    /// `DiscoveryRejected` (the credentials, or the target does not prove itself), `DiscoveryFailed`, `DeadlineExceeded`, `StepFailed`.
+    fn discover(&mut self, target: &Target, chap: Option<&Chap>) -> Result<Discovered, StepError>;
+
     /// Makes the map above several paths to one disk, or makes it what it shall be: adds paths, takes back those that failed, sets
     /// what becomes of I/O without a path. Looks at each path's identity and holders once more before and after.
     ///

@@ -137,6 +137,15 @@ impl Portal {
     }
 }
 
+/// What an array tells of further portals of a target.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Discovered {
+    /// Portals beside those that were named, that may be used.
+    pub portals: Vec<Portal>,
+    /// What it told and is not used, each with the reason.
+    pub ignored: Vec<String>,
+}
+
 impl std::fmt::Display for Portal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.address.contains(':') {

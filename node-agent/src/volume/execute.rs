@@ -26,9 +26,9 @@ use super::{
     wanted::Wanted,
 };
 use crate::host::{
-    AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder,
-    Header, HeaderFound, Initialised, MapOrder, Mapping, NameOrder, Observed, OpenOrder,
-    Passphrase, Query, RestoreOrder, StepError, Target,
+    AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, Discovered, DropSlotsOrder, Erased,
+    FormatOrder, Header, HeaderFound, Initialised, MapOrder, Mapping, NameOrder, Observed,
+    OpenOrder, Passphrase, Portal, Query, RestoreOrder, Source, StepError, Target,
 };
 
 /// `host::Host` as the agent calls it: in a worker process, with a deadline.
@@ -37,6 +37,7 @@ pub trait Node {
     async fn observe(&self, query: &Query) -> Result<Observed, StepError>;
     async fn login(&self, target: &Target, each: bool, chap: Option<Chap>)
     -> Result<(), StepError>;
+    async fn discover(&self, target: &Target, chap: Option<Chap>) -> Result<Discovered, StepError>;
     async fn gather(&self, order: &MapOrder) -> Result<(), StepError>;
     async fn scan(&self, iqn: &str, sid: u32, lun: u32) -> Result<(), StepError>;
     async fn read_header(&self, device: &DeviceId) -> Result<HeaderFound, StepError>;
@@ -86,6 +87,8 @@ pub trait Office {
     async fn next_passphrase(&self) -> Result<Passphrase, StepError>;
     /// Asks for the CHAP credentials of the login.
     async fn chap(&self) -> Result<Chap, StepError>;
+    /// Asks for the CHAP credentials of a discovery.
+    async fn discovery_chap(&self) -> Result<Chap, StepError>;
     /// Writes a receipt into the status and gives back what the status says, once the API server has acknowledged it.
     async fn record(&self, receipt: Receipt) -> Result<Memory, StepError>;
 }
@@ -99,6 +102,8 @@ pub enum Receipt {
         /// Id of the permit.
         id: String,
     },
+    /// Portals that an array told of are to be used: whoever comes after this process must find their sessions.
+    Discovered(Vec<Portal>),
     /// The key slots were wiped.
     Erased {
         /// What was found then.
@@ -186,6 +191,8 @@ pub struct Outcome {
     pub proven: bool,
     /// What did not succeed on one of several paths.
     pub lost: Vec<StepError>,
+    /// What the array told of further portals, where it was asked in this run; or why it did not.
+    pub discovery: Option<Result<Discovered, StepError>>,
 }
 
 /// Called after each step with its name, the time it took and its error, for metrics.
@@ -229,6 +236,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             scanned: at.run.scanned,
             proven: at.run.sample == Some(Ok(())),
             lost: at.run.lost,
+            discovery: at.run.discovery,
         }
     }
 
@@ -240,6 +248,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
         at: &mut Progress,
     ) -> Result<Done, Stop> {
         let mut stale = true;
+        let mut reached = wanted.clone();
         for _ in 0..MOST_STEPS {
             if (self.ending)() {
                 return Err(stopped(
@@ -248,6 +257,8 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                     "the agent is ending".to_owned(),
                 ));
             }
+            reached.reach_through(&memory.discovered);
+            let wanted = &reached;
             if stale {
                 let observed = self.node.observe(&wanted.query).await;
                 let observed = observed.map_err(|e| failed(Stage::Pending, &e))?;
@@ -297,6 +308,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 Err(e) if matches!(step, Step::BackupHeader { .. }) => {
                     at.run.backup = Some(Err(e));
                 }
+                Err(e) if step == Step::Discover => at.run.discovery = Some(Err(e)),
                 Err(e) if step.concerns_one_path(&observed) => at.run.lost.push(e),
                 Err(e) if only_tidies(&step, wanted, memory) => {
                     warn!(step = step.name(), error = %e, "the erased volume's header stays, without key slots");
@@ -332,6 +344,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 };
                 node.login(&lun.target, *each, chap).await
             }
+            Step::Discover => self.discover(wanted, memory, at).await,
             Step::Scan { lun, sid } => {
                 at.run.scanned = true;
                 at.run.tried.push(*sid);
@@ -604,6 +617,51 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 Ok(())
             }
         }
+    }
+}
+
+impl<N: Node, O: Office> Executor<'_, N, O> {
+    /// Asks for further portals and records those that are to be used before anybody logs in there. What was found earlier stays for as long as
+    /// there is a session through it, whatever the array says now.
+    async fn discover(
+        &self,
+        wanted: &Wanted,
+        memory: &mut Memory,
+        at: &mut Progress,
+    ) -> Result<(), StepError> {
+        let (Some(discovery), Source::Iscsi(lun)) = (&wanted.discovery, &wanted.query.source)
+        else {
+            return Ok(());
+        };
+        let target = Target {
+            portals: wanted.named.clone(),
+            iqn: lun.target.iqn.clone(),
+        };
+        // Asked for each time: they may have been changed on the array.
+        let chap = match discovery.chap {
+            true => Some(self.office.discovery_chap().await?),
+            false => None,
+        };
+        let found = self.node.discover(&target, chap).await?;
+        let paths = at.observed.as_ref().map_or(&[][..], |o| &o.paths);
+        let stays = |portal: &&Portal| {
+            let mut sessions = paths.iter().filter_map(|p| p.session.as_ref());
+            found.portals.iter().any(|p| p.is(portal))
+                || sessions.any(|s| s.portal.as_ref().is_some_and(|p| p.is(portal)))
+        };
+        let former = memory.discovered.iter().filter(stays);
+        let mut portals: Vec<_> = former.cloned().collect();
+        for portal in &found.portals {
+            if !portals.iter().any(|p| p.is(portal)) {
+                portals.push(portal.clone());
+            }
+        }
+        portals.truncate(wanted.room());
+        if portals != memory.discovered {
+            *memory = self.office.record(Receipt::Discovered(portals)).await?;
+        }
+        at.run.discovery = Some(Ok(found));
+        Ok(())
     }
 }
 

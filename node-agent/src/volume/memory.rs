@@ -10,7 +10,8 @@ use cryptvol_crds::conditions::Reason;
 
 use std::time::Instant;
 
-use crate::host::{DeviceId, Erased, HeaderFound, Initialised, StepError};
+use super::wanted::portal;
+use crate::host::{DeviceId, Discovered, Erased, HeaderFound, Initialised, Portal, StepError};
 
 /// What the NodeVolume's status says, as last acknowledged by the API server.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,6 +36,8 @@ pub struct Memory {
     pub broken: Option<BrokenSample>,
     /// Name of the last look at the disk's size that was asked for and made.
     pub rescan: Option<String>,
+    /// Portals in use that an array told of.
+    pub discovered: Vec<Portal>,
     /// Nothing of this volume was left on the node, for this generation of the spec.
     pub detached_at: Option<i64>,
 }
@@ -58,6 +61,12 @@ impl Memory {
             rotation: status.rotation.clone(),
             broken: broken(status),
             rescan: status.rescan.clone(),
+            discovered: status
+                .discovery
+                .iter()
+                .flat_map(|d| &d.portals)
+                .filter_map(|p| portal(p))
+                .collect(),
             detached_at: status.observed_generation.filter(|_| {
                 status.error.is_none() && matches!(status.stage, Stage::Detached | Stage::Erased)
             }),
@@ -124,6 +133,8 @@ pub struct Run {
     pub closed: bool,
     /// Sessions that were left as far as they are ours to leave.
     pub logged_out: Vec<u32>,
+    /// Of several paths: what the array told of further portals, or why it did not.
+    pub discovery: Option<Result<Discovered, StepError>>,
     /// Of several paths: sessions were asked for.
     pub logged_in: bool,
     /// Of several paths: sessions in which the disk was looked for, found or not.

@@ -13,7 +13,7 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use super::{
     execute::{Outcome, Receipt},
-    memory::last_stage,
+    memory::{Memory, last_stage},
     plan::{Done, Stop, is_break},
     wanted::Wanted,
 };
@@ -41,6 +41,10 @@ pub fn with_receipt(
                 id: id.clone(),
                 spent_at: Some(Time(now)),
             });
+        }
+        Receipt::Discovered(portals) => {
+            let discovery = new.discovery.get_or_insert_default();
+            discovery.portals = portals.iter().map(ToString::to_string).collect();
         }
         Receipt::Erased { erased, luks_uuid } => {
             set_stage(&mut new, Stage::Detaching, now);
@@ -77,6 +81,7 @@ pub fn after(
 ) -> NodeVolumeStatus {
     let mut new = old.clone();
     new.observed_generation = Some(wanted.generation);
+    set_discovery(&mut new, wanted, outcome, now);
     if let Some(observed) = &outcome.observed {
         show(&mut new, wanted, observed, &outcome.lost);
     }
@@ -261,6 +266,40 @@ fn rotation(
     }
 }
 
+/// What the array told of further portals. Off the node nothing of it is left: the next attachment asks anew.
+fn set_discovery(
+    status: &mut NodeVolumeStatus,
+    wanted: &Wanted,
+    outcome: &Outcome,
+    now: Timestamp,
+) {
+    if matches!(outcome.end, Ok(Done::Detached | Done::Erased(_))) {
+        status.discovery = None;
+        return;
+    }
+    // What is in use stays in use until the volume is off the node.
+    if wanted.discovery.is_none() {
+        status.discovery.take_if(|d| d.portals.is_empty());
+        if let Some(discovery) = &mut status.discovery {
+            (discovery.ignored, discovery.error) = (vec![], None);
+        }
+        return;
+    }
+    match &outcome.discovery {
+        None => {}
+        Some(Ok(found)) => {
+            let discovery = status.discovery.get_or_insert_default();
+            discovery.ignored.clone_from(&found.ignored);
+            discovery.error = None;
+        }
+        Some(Err(e)) => {
+            let discovery = status.discovery.get_or_insert_default();
+            let old = discovery.error.as_ref();
+            discovery.error = Some(error_of(old, e.reason(), &e.message, now));
+        }
+    }
+}
+
 /// The backup that was made in this run, or why none could be.
 fn set_backup(
     status: &mut NodeVolumeStatus,
@@ -294,7 +333,8 @@ fn set_header(status: &mut NodeVolumeStatus, facts: &HeaderFacts) {
 fn show(status: &mut NodeVolumeStatus, wanted: &Wanted, observed: &Observed, lost: &[StepError]) {
     let portal = observed.session().and_then(|s| s.portal.as_ref());
     status.portal = portal.map(ToString::to_string);
-    status.paths = paths(wanted, observed, lost);
+    let discovered = Memory::read(status).discovered;
+    status.paths = paths(wanted, &discovered, observed, lost);
     let without_path = observed.multipath && !observed.is_reachable();
     let map = observed.map.as_ref().filter(|_| without_path);
     status.io_fails = map.is_some_and(|m| !m.queues);
@@ -313,10 +353,12 @@ fn show(status: &mut NodeVolumeStatus, wanted: &Wanted, observed: &Observed, los
 }
 
 /// One for each portal, where several paths are wanted and the volume is on this node.
-fn paths(wanted: &Wanted, observed: &Observed, lost: &[StepError]) -> Vec<PathStatus> {
-    let Source::Iscsi(lun) = &wanted.query.source else {
-        return vec![];
-    };
+fn paths(
+    wanted: &Wanted,
+    discovered: &[Portal],
+    observed: &Observed,
+    lost: &[StepError],
+) -> Vec<PathStatus> {
     let Some(map) = observed.map.as_ref().filter(|_| observed.multipath) else {
         return vec![];
     };
@@ -363,7 +405,12 @@ fn paths(wanted: &Wanted, observed: &Observed, lost: &[StepError]) -> Vec<PathSt
             }),
         }
     };
-    lun.target.portals.iter().map(status).collect()
+    let mut reached = wanted.clone();
+    reached.reach_through(discovered);
+    match &reached.query.source {
+        Source::Iscsi(lun) => lun.target.portals.iter().map(status).collect(),
+        _ => vec![],
+    }
 }
 
 fn device_status(device: &DeviceId) -> DeviceStatus {

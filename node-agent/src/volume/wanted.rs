@@ -30,6 +30,12 @@ pub struct Wanted {
     pub desired: Desired,
     /// Where to look for it in the kernel.
     pub query: Query,
+    /// Portals that the volume names; the query has those that were discovered as well.
+    pub named: Vec<Portal>,
+    /// Whether the array is asked for further portals, and how.
+    pub discovery: Option<Discovery>,
+    /// It is to be asked now.
+    pub discover: bool,
     /// Whether the login needs CHAP credentials.
     pub chap: bool,
     /// How sectors are encrypted.
@@ -74,6 +80,13 @@ pub struct Wanted {
     pub lun_wanted_by_another: bool,
 }
 
+/// How an array is asked for further portals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Discovery {
+    /// Whether that needs CHAP credentials, other ones than the login.
+    pub chap: bool,
+}
+
 /// A spec that cannot be acted upon. The operator's rules exclude it; the agent runs as root and does not rely on them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field} of this NodeVolume cannot be used: {why}")]
@@ -111,6 +124,20 @@ impl Wanted {
         if spec.shadow.is_some() && map.as_ref().is_some_and(|m| m.wanted) {
             return Err(bad("shadow", "not implemented together with several paths"));
         }
+        let iscsi = spec.source.iscsi.as_ref();
+        let discovery = iscsi.filter(|i| i.discovery).map(|i| Discovery {
+            chap: i.discovery_chap,
+        });
+        if discovery.is_some() && !map.as_ref().is_some_and(|m| m.wanted) {
+            return Err(bad(
+                "source.iscsi.discovery",
+                "it is for several paths, and multipath is not wanted",
+            ));
+        }
+        let named = match &source {
+            Source::Iscsi(lun) => lun.target.portals.clone(),
+            Source::Device { .. } | Source::File(_) => vec![],
+        };
         let desired = match (spec.desired, &volume.metadata.deletion_timestamp) {
             (Desired::Attached, Some(_)) => Desired::Detached,
             (desired, _) => desired,
@@ -124,7 +151,10 @@ impl Wanted {
                 shadow: spec.shadow.clone(),
                 map,
             },
-            chap: spec.source.iscsi.as_ref().is_some_and(|i| i.chap),
+            named,
+            discovery,
+            discover: false,
+            chap: iscsi.is_some_and(|i| i.chap),
             encryption: spec.encryption.clone(),
             activation: spec.activation,
             luks_uuid: spec.luks_uuid.clone(),
@@ -146,6 +176,26 @@ impl Wanted {
             unlock_memory_kib: UNLOCK_MEMORY_MIB << 10,
             lun_wanted_by_another: false,
         })
+    }
+
+    /// The portals that an array told of count like those that the volume names: they are logged in to, their paths belong to the map, and
+    /// at a detach they are let go of.
+    pub fn reach_through(&mut self, discovered: &[Portal]) {
+        let Source::Iscsi(lun) = &mut self.query.source else {
+            return;
+        };
+        let portals = &mut lun.target.portals;
+        portals.clone_from(&self.named);
+        for portal in discovered {
+            if portals.len() < MAX_PORTALS && !portals.iter().any(|p| p.is(portal)) {
+                portals.push(portal.clone());
+            }
+        }
+    }
+
+    /// How many portals there may be beside those that the volume names.
+    pub fn room(&self) -> usize {
+        MAX_PORTALS.saturating_sub(self.named.len())
     }
 
     /// Whether a mapping of this volume's name carries our mark and this volume's UID, whatever header it was made from.
@@ -276,6 +326,11 @@ fn map_name(spec: &NodeIscsi, volume_uid: &str) -> Result<MapName, InvalidSpec> 
         uuid: names::paths_uuid(volume_uid),
         wanted: spec.multipath,
     })
+}
+
+/// A portal as it is written in a spec or a status.
+pub fn portal(text: &str) -> Option<Portal> {
+    portal_parts(text).map(|(address, port)| Portal { address, port })
 }
 
 /// Address without brackets, and port.

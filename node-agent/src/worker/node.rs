@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     host::{
-        AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, DropSlotsOrder, Erased,
+        AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, Discovered, DropSlotsOrder, Erased,
         FormatOrder, Header, HeaderFound, Initialised, MapOrder, Mapping, NameOrder, Observed,
         OpenOrder, Query, RestoreOrder, StepError, Target,
     },
@@ -82,6 +82,11 @@ impl Node for Workers {
         chap: Option<Chap>,
     ) -> Result<(), StepError> {
         self.act(Call::Login(target.clone(), each, chap)).await
+    }
+
+    async fn discover(&self, target: &Target, chap: Option<Chap>) -> Result<Discovered, StepError> {
+        self.ask(Call::Discover(target.clone(), chap), of!(Discovered))
+            .await
     }
 
     async fn gather(&self, order: &MapOrder) -> Result<(), StepError> {

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use crate::host::{
-    AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, DropSlotsOrder, Erased, FormatOrder,
-    Header, HeaderFound, Host, Initialised, MapOrder, Mapping, NameOrder, Observed, OpenOrder,
-    Query, RestoreOrder, StepError, Target,
+    AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, Discovered, DropSlotsOrder, Erased,
+    FormatOrder, Header, HeaderFound, Host, Initialised, MapOrder, Mapping, NameOrder, Observed,
+    OpenOrder, Query, RestoreOrder, StepError, Target,
     probe::{self, NodeCheck},
 };
 
@@ -31,6 +31,8 @@ pub enum Call {
     Mappings,
     /// `Host::login`.
     Login(Target, bool, Option<Chap>),
+    /// `Host::discover`.
+    Discover(Target, Option<Chap>),
     /// `Host::gather`.
     Gather(MapOrder),
     /// `Host::scan`.
@@ -94,6 +96,8 @@ pub enum Answer {
     Observed(Box<Observed>),
     /// Of `mappings`.
     Mappings(Vec<Mapping>),
+    /// Of `discover`.
+    Discovered(Discovered),
     /// Of `read_header`.
     Found(HeaderFound),
     /// Of `format`.
@@ -135,6 +139,7 @@ impl Call {
             Self::Observe(_) => "observe",
             Self::Mappings => "list mappings",
             Self::Login(..) => "log in",
+            Self::Discover(..) => "ask for portals",
             Self::Gather(_) => "gather the paths",
             Self::Scan(..) => "scan",
             Self::ReadHeader(_) => "read the header",
@@ -169,7 +174,8 @@ impl Call {
     pub fn deadline(&self) -> Duration {
         Duration::from_secs(match self {
             Self::Observe(_) | Self::Mappings | Self::Link(..) | Self::Unlink(_) => 10,
-            Self::Scan(..)
+            Self::Discover(..)
+            | Self::Scan(..)
             | Self::ReadHeader(_)
             | Self::Sample(..)
             | Self::Close(..)
@@ -202,9 +208,11 @@ impl Call {
     /// What it works on, for the limits of what goes on at once.
     pub fn stage(&self) -> CallStage {
         match self {
-            Self::Login(..) | Self::Scan(..) | Self::DeleteDevice(_) | Self::Logout(..) => {
-                CallStage::Session
-            }
+            Self::Login(..)
+            | Self::Discover(..)
+            | Self::Scan(..)
+            | Self::DeleteDevice(_)
+            | Self::Logout(..) => CallStage::Session,
             Self::Observe(_)
             | Self::Mappings
             | Self::Link(..)
@@ -237,6 +245,9 @@ impl Call {
             Self::Observe(query) => host.observe(query).map(|o| Answer::Observed(Box::new(o))),
             Self::Mappings => host.mappings().map(Answer::Mappings),
             Self::Login(target, each, chap) => unit(host.login(target, *each, chap.as_ref())),
+            Self::Discover(target, chap) => {
+                host.discover(target, chap.as_ref()).map(Answer::Discovered)
+            }
             Self::Gather(order) => unit(host.gather(order)),
             Self::Scan(iqn, sid, lun) => unit(host.scan(iqn, *sid, *lun)),
             Self::ReadHeader(device) => host.read_header(device).map(Answer::Found),

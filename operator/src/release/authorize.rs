@@ -144,9 +144,7 @@ pub fn authorize(
             if deleting {
                 return Err(Denied::NotWanted("its EncryptedVolume is being deleted"));
             }
-            if request.purpose != Purpose::ChapCredentials
-                && (nv.spec.suspended || volume.spec.suspended)
-            {
+            if is_key(request.purpose) && (nv.spec.suspended || volume.spec.suspended) {
                 return Err(Denied::NotWanted("it is suspended"));
             }
             let wanted = &volume.spec.attachments;
@@ -168,7 +166,18 @@ pub fn authorize(
         (Desired::Erased, Purpose::Passphrase | Purpose::NextPassphrase) => {
             Err(Denied::NotWanted("erasing needs no key"))
         }
+        (Desired::Erased, Purpose::DiscoveryChapCredentials) => {
+            Err(Denied::NotWanted("erasing needs no further portals"))
+        }
         (Desired::Detached, _) => Err(Denied::NotWanted("it is being detached")),
+    }
+}
+
+/// Whether what is asked for opens the volume.
+fn is_key(purpose: Purpose) -> bool {
+    match purpose {
+        Purpose::Passphrase | Purpose::NextPassphrase => true,
+        Purpose::ChapCredentials | Purpose::DiscoveryChapCredentials => false,
     }
 }
 
@@ -370,6 +379,9 @@ mod tests {
         assert!(authorize(&caller, &request, Some(&nv), Some(&ev)).is_err());
         request.purpose = Purpose::ChapCredentials;
         assert_eq!(authorize(&caller, &request, Some(&nv), Some(&ev)), Ok(()));
+        request.purpose = Purpose::DiscoveryChapCredentials;
+        assert!(authorize(&caller, &request, Some(&nv), Some(&ev)).is_err());
+        request.purpose = Purpose::ChapCredentials;
         ev.spec.deletion_policy = DeletionPolicy::Retain;
         assert!(authorize(&caller, &request, Some(&nv), Some(&ev)).is_err());
         nv.spec.desired = Desired::Detached;

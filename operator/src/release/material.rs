@@ -1,7 +1,11 @@
 //! Fetches what is released: the passphrase from the key manager, CHAP credentials from their Secret.
 
 use cryptvol_common::release::{Purpose, Released, TargetChap};
-use cryptvol_crds::{EncryptedVolume, KeyService, conditions::Reason, v1alpha1::RotationPhase};
+use cryptvol_crds::{
+    EncryptedVolume, KeyService,
+    conditions::Reason,
+    v1alpha1::{IscsiSource, RotationPhase, SecretName},
+};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, Client, ResourceExt};
 use secrecy::{ExposeSecret, SecretString};
@@ -32,7 +36,10 @@ pub async fn fetch(
             key(client, tenants, volume, id).await
         }
         Purpose::NextPassphrase => key(client, tenants, volume, next(volume)?).await,
-        Purpose::ChapCredentials => Ok((chap(client, volume).await?, String::new())),
+        Purpose::ChapCredentials => Ok((chap(client, volume, &LOGIN).await?, String::new())),
+        Purpose::DiscoveryChapCredentials => {
+            Ok((chap(client, volume, &DISCOVERY).await?, String::new()))
+        }
     }
 }
 
@@ -83,12 +90,16 @@ async fn key(
     Ok((Released::Passphrase(passphrase(&key, &payload)?), key.id))
 }
 
-async fn chap(client: &Client, volume: &EncryptedVolume) -> Result<Released, Problem> {
+async fn chap(
+    client: &Client,
+    volume: &EncryptedVolume,
+    which: &Which,
+) -> Result<Released, Problem> {
     let iscsi = volume.spec.source.iscsi.as_ref();
-    let Some(reference) = iscsi.and_then(|i| i.chap_secret_ref.as_ref()) else {
+    let Some(reference) = iscsi.and_then(which.reference) else {
         return Err(Problem::new(
             Reason::ChapSecretInvalid,
-            "source.iscsi.chapSecretRef names no Secret",
+            format!("source.iscsi.{} names no Secret", which.field),
         ));
     };
     let namespace = volume.namespace().unwrap_or_default();
@@ -105,20 +116,47 @@ async fn chap(client: &Client, volume: &EncryptedVolume) -> Result<Released, Pro
             ),
         )
     })?;
-    let released = credentials(&secret, &reference.name);
+    let released = credentials(&secret, &reference.name, which);
     wipe(&mut secret);
     released
 }
 
-/// Keys of the four values in a Secret: the short name, and that of a Secret of type `kubernetes.io/iscsi-chap`.
-const USERNAME: [&str; 2] = ["username", "node.session.auth.username"];
-const PASSWORD: [&str; 2] = ["password", "node.session.auth.password"];
-const USERNAME_IN: [&str; 2] = ["username_in", "node.session.auth.username_in"];
-const PASSWORD_IN: [&str; 2] = ["password_in", "node.session.auth.password_in"];
+/// Which credentials, and where they are.
+struct Which {
+    /// Field of the source.
+    field: &'static str,
+    /// What that names.
+    reference: fn(&IscsiSource) -> Option<&SecretName>,
+    /// Keys of the values in a Secret: the short name, and that of a Secret of type `kubernetes.io/iscsi-chap`.
+    username: [&'static str; 2],
+    password: [&'static str; 2],
+    username_in: [&'static str; 2],
+    password_in: [&'static str; 2],
+}
+
+/// Those of a login.
+const LOGIN: Which = Which {
+    field: "chapSecretRef",
+    reference: |i| i.chap_secret_ref.as_ref(),
+    username: ["username", "node.session.auth.username"],
+    password: ["password", "node.session.auth.password"],
+    username_in: ["username_in", "node.session.auth.username_in"],
+    password_in: ["password_in", "node.session.auth.password_in"],
+};
+
+/// Those of a discovery.
+const DISCOVERY: Which = Which {
+    field: "discoveryChapSecretRef",
+    reference: |i| i.discovery_chap_secret_ref.as_ref(),
+    username: ["username", "discovery.sendtargets.auth.username"],
+    password: ["password", "discovery.sendtargets.auth.password"],
+    username_in: ["username_in", "discovery.sendtargets.auth.username_in"],
+    password_in: ["password_in", "discovery.sendtargets.auth.password_in"],
+};
 
 /// Reads CHAP credentials: those of the initiator, and where they are there those that the target must prove (mutual CHAP).
 /// Half of the latter is an error: it must not pass for one-way CHAP.
-fn credentials(secret: &Secret, name: &str) -> Result<Released, Problem> {
+fn credentials(secret: &Secret, name: &str, which: &Which) -> Result<Released, Problem> {
     let invalid = |what: String| Problem::new(Reason::ChapSecretInvalid, what);
     let data = |keys: [&str; 2]| keys.iter().find_map(|k| secret.data.as_ref()?.get(*k));
     let value = |keys: [&str; 2]| {
@@ -133,12 +171,12 @@ fn credentials(secret: &Secret, name: &str) -> Result<Released, Problem> {
             ))
         })
     };
-    let password = SecretString::from(value(PASSWORD)?);
-    let target = match data(USERNAME_IN).or_else(|| data(PASSWORD_IN)) {
+    let password = SecretString::from(value(which.password)?);
+    let target = match data(which.username_in).or_else(|| data(which.password_in)) {
         None => None,
         Some(_) => Some(TargetChap {
-            username: value(USERNAME_IN)?,
-            password: SecretString::from(value(PASSWORD_IN)?),
+            username: value(which.username_in)?,
+            password: SecretString::from(value(which.password_in)?),
         }),
     };
     // RFC 7143 section 12.1.3. Whoever answers could otherwise send the initiator's own challenge back to it.
@@ -151,7 +189,7 @@ fn credentials(secret: &Secret, name: &str) -> Result<Released, Problem> {
         )));
     }
     Ok(Released::Chap {
-        username: value(USERNAME)?,
+        username: value(which.username)?,
         password,
         target,
     })
@@ -175,11 +213,22 @@ mod tests {
 
     #[test]
     fn both_spellings_of_chap_credentials() {
-        for (user, password) in [
-            ("username", "password"),
-            ("node.session.auth.username", "node.session.auth.password"),
+        for (which, user, password) in [
+            (&LOGIN, "username", "password"),
+            (
+                &LOGIN,
+                "node.session.auth.username",
+                "node.session.auth.password",
+            ),
+            (&DISCOVERY, "username", "password"),
+            (
+                &DISCOVERY,
+                "discovery.sendtargets.auth.username",
+                "discovery.sendtargets.auth.password",
+            ),
         ] {
-            match credentials(&secret(&[(user, "u"), (password, "pppppppppppp")]), "s").unwrap() {
+            let found = secret(&[(user, "u"), (password, "pppppppppppp")]);
+            match credentials(&found, "s", which).unwrap() {
                 Released::Chap {
                     username,
                     password,
@@ -194,6 +243,12 @@ mod tests {
                 Released::Passphrase(_) => panic!(),
             }
         }
+        // A Secret for both has two passwords, and neither passes for the other.
+        let logins = secret(&[
+            ("node.session.auth.username", "u"),
+            ("node.session.auth.password", "pppppppppppp"),
+        ]);
+        assert!(credentials(&logins, "s", &DISCOVERY).is_err());
         // A line break would let a Secret write further lines into iscsid's configuration.
         for bad in [
             &[("username", "u")][..],
@@ -204,7 +259,7 @@ mod tests {
                 ("password", "a\nnode.startup = automatic"),
             ],
         ] {
-            let e = credentials(&secret(bad), "s").unwrap_err();
+            let e = credentials(&secret(bad), "s", &LOGIN).unwrap_err();
             assert_eq!(e.reason, Reason::ChapSecretInvalid);
             assert!(!e.what.contains("automatic"));
         }
@@ -213,7 +268,8 @@ mod tests {
     #[test]
     fn the_targets_credentials_are_whole_and_others() {
         let ours = [("username", "u"), ("password", "pppppppppppp")];
-        let with = |more: &[(&str, &str)]| credentials(&secret(&[&ours[..], more].concat()), "s");
+        let with =
+            |more: &[(&str, &str)]| credentials(&secret(&[&ours[..], more].concat()), "s", &LOGIN);
         for (user, password) in [
             ("username_in", "password_in"),
             (

@@ -140,6 +140,7 @@ impl Endpoint {
         let purpose = match entry.purpose.as_str() {
             "Passphrase" => "Passphrase",
             "ChapCredentials" => "ChapCredentials",
+            "DiscoveryChapCredentials" => "DiscoveryChapCredentials",
             _ => "",
         };
         self.metrics
@@ -216,6 +217,7 @@ impl Endpoint {
             Purpose::Passphrase => "Passphrase",
             Purpose::NextPassphrase => "NextPassphrase",
             Purpose::ChapCredentials => "ChapCredentials",
+            Purpose::DiscoveryChapCredentials => "DiscoveryChapCredentials",
         }
         .to_owned();
         let _permit = self.at_once.acquire().await.map_err(|_| busy())?;

@@ -4,12 +4,13 @@ use cryptvol_crds::{
     NodeVolume,
     conditions::{
         ATTACHED, CREDENTIALS_VALID, DEVICE_VERIFIED, ENCRYPTED, ENCRYPTION_PROVEN,
-        HEADER_VERIFIED, Is, KEY_READY, PATHS_HEALTHY, PROGRESSING, READY, Reason, get, message,
-        set,
+        HEADER_VERIFIED, Is, KEY_READY, PATHS_HEALTHY, PORTALS_DISCOVERED, PROGRESSING, READY,
+        Reason, get, message, set,
     },
     paths::{self, PathsHealth},
     v1alpha1::{
-        AttachmentStatus, EncryptedVolumeStatus, LastError, NodeVolumeStatus, PermitState, Stage,
+        AttachmentStatus, DiscoveryStatus, EncryptedVolumeStatus, LastError, NodeVolumeStatus,
+        PermitState, Stage,
     },
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -84,6 +85,7 @@ pub fn write(world: &World, status: &mut EncryptedVolumeStatus, picture: &Pictur
     }
     proof(world, status, seen.as_ref());
     several_paths(world, status, seen.as_ref());
+    discovery(world, status, seen.as_ref());
     attachments(world, status, picture.current.as_ref());
     // What is wrong with the key of a volume that is up shows as well, though the device works.
     let worst = blocking.or_else(|| picture.key.problem().cloned());
@@ -151,6 +153,39 @@ fn several_paths(
     };
     let what = paths::down(list);
     condition(world, status, PATHS_HEALTHY, is, reason, &what);
+}
+
+/// What the array told of further portals; a condition that is there is not known any more where it is not asked.
+fn discovery(world: &World, status: &mut EncryptedVolumeStatus, seen: Option<&NodeVolumeStatus>) {
+    let found = seen.and_then(|s| s.discovery.as_ref());
+    let (is, reason, what) = match found {
+        None if get(&status.conditions, PORTALS_DISCOVERED).is_none() => return,
+        None => (Is::Unknown, Reason::Waiting, String::new()),
+        Some(found) => match &found.error {
+            None => (Is::True, Reason::AsDesired, discovered(found)),
+            Some(error) => (
+                Is::False,
+                Reason::parse(&error.reason).unwrap_or(Reason::DiscoveryFailed),
+                without_next_step(&error.message),
+            ),
+        },
+    };
+    condition(world, status, PORTALS_DISCOVERED, is, reason, &what);
+}
+
+/// The portals that are used because the array told of them, and those that are not.
+fn discovered(found: &DiscoveryStatus) -> String {
+    let mut what = match found.portals.is_empty() {
+        true => "the array told of no portals to use beside the named ones".to_owned(),
+        false => format!(
+            "used beside the named portals: {}",
+            found.portals.join(", ")
+        ),
+    };
+    if !found.ignored.is_empty() {
+        what += &format!("; not used: {}", found.ignored.join(", "));
+    }
+    what
 }
 
 /// Writes one condition, of the volume's generation and with the time of the decision.

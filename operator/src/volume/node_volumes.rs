@@ -110,6 +110,8 @@ fn iscsi(source: IscsiSource) -> NodeIscsi {
         lun: source.lun,
         chap: source.chap_secret_ref.is_some(),
         multipath: source.multipath.unwrap_or_default(),
+        discovery: source.discovery.unwrap_or_default(),
+        discovery_chap: source.discovery_chap_secret_ref.is_some(),
     }
 }
 

@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use cryptvol_crds::{
-    conditions::{ENCRYPTION_PROVEN, KEY_ROTATED, PATHS_HEALTHY, READY, Reason, get, is_true},
+    conditions::{
+        ENCRYPTION_PROVEN, KEY_ROTATED, PATHS_HEALTHY, PORTALS_DISCOVERED, READY, Reason, get,
+        is_true,
+    },
     v1alpha1::{EncryptedVolumeStatus, PermitState},
 };
 
@@ -99,7 +102,7 @@ pub fn between(old: &EncryptedVolumeStatus, new: &EncryptedVolumeStatus) -> Vec<
         }
         _ => {}
     }
-    if let Some(told) = paths(old, new) {
+    for told in [paths(old, new), discovery(old, new)].into_iter().flatten() {
         note(told.warning, &told.reason, told.action, told.text);
     }
     let ready = |s: &EncryptedVolumeStatus| is_true(&s.conditions, READY);
@@ -152,6 +155,33 @@ fn paths(old: &EncryptedVolumeStatus, new: &EncryptedVolumeStatus) -> Option<Not
         warning,
         reason,
         action: "WatchPaths",
+        text: text.to_owned(),
+    })
+}
+
+/// The array told of other portals than before, or could not be asked any more. Events of one reason are counted together under the first one's
+/// text, so which portals is said by the condition.
+fn discovery(old: &EncryptedVolumeStatus, new: &EncryptedVolumeStatus) -> Option<Note> {
+    let of = |s: &EncryptedVolumeStatus| get(&s.conditions, PORTALS_DISCOVERED).cloned();
+    let (before, now) = (of(old), of(new)?);
+    let before = before.as_ref();
+    let (warning, reason, text) = match now.status.as_str() {
+        "False" if before.is_none_or(|c| c.reason != now.reason) => (
+            true,
+            now.reason,
+            "the array tells of no further portals, and the named ones are used: the condition PortalsDiscovered says why",
+        ),
+        "True" if before.is_none_or(|c| c.message != now.message) => (
+            false,
+            PORTALS_DISCOVERED.to_owned(),
+            "the array told of its portals: the condition PortalsDiscovered names those that are used, and those that are not and why",
+        ),
+        _ => return None,
+    };
+    Some(Note {
+        warning,
+        reason,
+        action: "DiscoverPortals",
         text: text.to_owned(),
     })
 }

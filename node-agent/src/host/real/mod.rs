@@ -33,9 +33,10 @@ use cryptvol_crds::{
 };
 
 use super::{
-    AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, DropSlotsOrder, Erased, FileState,
-    FormatOrder, Header, HeaderFound, Host, Initialised, MapOrder, Mapping, NameOrder, NameTo,
-    Observed, OpenOrder, Passphrase, Path, Query, RawKind, RestoreOrder, Source, StepError, Target,
+    AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, Discovered, DropSlotsOrder, Erased,
+    FileState, FormatOrder, Header, HeaderFound, Host, Initialised, MapOrder, Mapping, NameOrder,
+    NameTo, Observed, OpenOrder, Passphrase, Path, Query, RawKind, RestoreOrder, Source, StepError,
+    Target,
 };
 use disk::{Access, Disk};
 use error::{because, failed};
@@ -111,6 +112,10 @@ impl Host for RealHost {
 
     fn login(&mut self, target: &Target, each: bool, chap: Option<&Chap>) -> Result<(), StepError> {
         self.initiator.login(&self.sysfs, target, each, chap)
+    }
+
+    fn discover(&mut self, target: &Target, chap: Option<&Chap>) -> Result<Discovered, StepError> {
+        self.initiator.discover(target, chap)
     }
 
     fn gather(&mut self, order: &MapOrder) -> Result<(), StepError> {

@@ -15,6 +15,10 @@ pub struct SimTarget {
     pub chap: Option<(String, String)>,
     /// CHAP credentials that it proves itself with.
     pub own_chap: Option<(String, String)>,
+    /// What it tells of its portals in a discovery, word for word.
+    pub tells: Vec<String>,
+    /// CHAP credentials that it wants in a discovery.
+    pub discovery_chap: Option<(String, String)>,
     /// Portals that do not answer, as `address:port`, while the target is up.
     pub portals_away: Vec<String>,
     /// Portals at which all LUNs are another disk, as indexes into `World::disks`.

@@ -6,12 +6,12 @@ use cryptvol_crds::{
     v1alpha1::{HeaderBackup, HeaderFacts, KeySlotRef},
 };
 
-use super::{Content, Disk, SimHeader, SimLink, SimMap, WIPED, World, fingerprint};
+use super::{Content, Disk, SimHeader, SimLink, SimMap, SimTarget, WIPED, World, fingerprint};
 use crate::host::{
-    AddSlotOrder, BackingFile, BackupOrder, Chap, CryptTable, Device, DeviceId, DropSlotsOrder,
-    Erased, FileState, FormatOrder, Header, HeaderFound, Host, Initialised, LinkFound, Lun,
-    MapOrder, Mapping, NameOrder, Observed, OpenOrder, Path, Portal, Query, RawKind, RestoreOrder,
-    Session, Source, StepError, Target,
+    AddSlotOrder, BackingFile, BackupOrder, Chap, CryptTable, Device, DeviceId, Discovered,
+    DropSlotsOrder, Erased, FileState, FormatOrder, Header, HeaderFound, Host, Initialised,
+    LinkFound, Lun, MapOrder, Mapping, NameOrder, Observed, OpenOrder, Path, Portal, Query,
+    RawKind, RestoreOrder, Session, Source, StepError, Target, real::iscsi::discovery::bounds,
 };
 
 /// What the kernel holds.
@@ -560,6 +560,25 @@ impl Host for World {
             .map(|m| m.mapping.clone())
             .filter(|m| m.uuid.starts_with(names::DM_UUID_PREFIX))
             .collect())
+    }
+
+    fn discover(&mut self, target: &Target, chap: Option<&Chap>) -> Result<Discovered, StepError> {
+        let found = self.targets.get(&target.iqn).filter(|t| t.up);
+        let answers = |t: &&SimTarget| {
+            target
+                .portals
+                .iter()
+                .any(|p| !t.portals_away.contains(&p.to_string()))
+        };
+        let Some(t) = found.filter(answers) else {
+            return error(Reason::DiscoveryFailed, "connection timed out");
+        };
+        if let Some((user, password)) = &t.discovery_chap
+            && chap.is_none_or(|c| c.username != *user || c.password != *password)
+        {
+            return error(Reason::DiscoveryRejected, "authentication failed");
+        }
+        Ok(bounds::admit(&target.portals, &t.tells))
     }
 
     fn gather(&mut self, order: &MapOrder) -> Result<(), StepError> {

@@ -56,6 +56,8 @@ pub enum Step {
         /// Through each portal, not through one of them.
         each: bool,
     },
+    /// Ask the array for further portals, and record those that are to be used.
+    Discover,
     /// Make the map above several paths, or make it what it shall be.
     Gather(MapOrder),
     /// Add the LUN, or read its identity anew.
@@ -237,6 +239,7 @@ impl Step {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Login { .. } => "login",
+            Self::Discover => "discover",
             Self::Gather(_) => "gather-paths",
             Self::Scan { .. } => "scan",
             Self::MakeFile(_) => "make-file",
@@ -277,6 +280,7 @@ impl Step {
     /// Names of all steps.
     pub const NAMES: &'static [&'static str] = &[
         "login",
+        "discover",
         "gather-paths",
         "scan",
         "make-file",
@@ -314,7 +318,7 @@ impl Step {
     /// Stage that this step belongs to, for the report when it fails.
     pub fn stage(&self) -> Stage {
         match self {
-            Self::Login { .. } => Stage::Session,
+            Self::Login { .. } | Self::Discover => Stage::Session,
             Self::Gather(_) | Self::Scan { .. } | Self::MakeFile(_) | Self::AttachFile(_) => {
                 Stage::Device
             }

@@ -1,7 +1,10 @@
 //! Several paths to one disk: a session through each portal, the disk in each of them, and a map above those that are shown to be the
 //! same disk. One path is enough; the others are added when they come.
 
-use cryptvol_crds::{conditions::Reason, v1alpha1::Stage};
+use cryptvol_crds::{
+    conditions::Reason,
+    v1alpha1::{Desired, Stage},
+};
 
 use super::{At, Next, Step, stop};
 use crate::host::{Device, DeviceId, Lun, MapName, MapOrder, Mapping, Path, Portal, Source};
@@ -9,6 +12,7 @@ use crate::host::{Device, DeviceId, Lun, MapName, MapOrder, Mapping, Path, Porta
 impl At<'_> {
     /// The map above all paths that can be had now; each was identified in this run before it got in.
     pub(super) fn reach_paths(&self, lun: &Lun, name: &MapName) -> Result<&DeviceId, Next> {
+        self.discover()?;
         self.log_in_everywhere(lun)?;
         if !self.observed.paths.iter().any(|p| p.named && is_up(p)) {
             return Err(self.no_session(lun));
@@ -71,6 +75,7 @@ impl At<'_> {
             return self.let_io_fail();
         }
         if name.wanted {
+            self.discover()?;
             self.log_in_everywhere(lun)?;
         }
         self.scan_where(lun, |path| !path.is_used_by(map))?;
@@ -144,6 +149,15 @@ impl At<'_> {
         match ways.is_empty() {
             true => "there is no path to the disk".to_owned(),
             false => format!("no path to the disk works: {}", ways.join("; ")),
+        }
+    }
+
+    /// Asks the array for further portals, where that is due. Whatever comes of it, the named ones are used.
+    fn discover(&self) -> Result<(), Next> {
+        let wanted = self.wanted.discover && self.wanted.desired == Desired::Attached;
+        match wanted && self.run.discovery.is_none() {
+            true => Err(Next::Do(Step::Discover)),
+            false => Ok(()),
         }
     }
 

@@ -67,6 +67,10 @@ fn paths_with_data() -> Lab {
     written(Lab::paths(Provider::Luks2, 1))
 }
 
+fn discovered_with_data() -> Lab {
+    written(Lab::discovering(Provider::Luks2, 1))
+}
+
 /// Its session is there again, and the kernel uses the other path alone until we act.
 fn path_is_back() -> Lab {
     let lab = paths_with_data();
@@ -203,6 +207,34 @@ const WAYS: &[Way] = &[
         prepare: || detached(paths_with_data()),
         desired: Desired::Attached,
         last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "first attach, a portal discovered",
+        prepare: || Lab::discovering(Provider::Luks2, 1),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: true,
+    },
+    Way {
+        name: "attach, a portal discovered",
+        prepare: || detached(discovered_with_data()),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "detach, a portal discovered",
+        prepare: discovered_with_data,
+        desired: Desired::Detached,
+        last: Stage::Detached,
+        formats: false,
+    },
+    Way {
+        name: "erase attached, a portal discovered",
+        prepare: discovered_with_data,
+        desired: Desired::Erased,
+        last: Stage::Erased,
         formats: false,
     },
     Way {
@@ -785,6 +817,12 @@ fn errors_of(call: &str) -> &'static [Reason] {
             R::StepFailed,
         ],
         "scan" => &[R::LunNotFound, R::DeadlineExceeded, R::StepFailed],
+        "discover" => &[
+            R::DiscoveryRejected,
+            R::DiscoveryFailed,
+            R::DeadlineExceeded,
+            R::StepFailed,
+        ],
         "gather" => &[
             R::WwidMismatch,
             R::SizeMismatch,
@@ -868,6 +906,11 @@ fn errors_of(call: &str) -> &'static [Reason] {
             R::DeviceBusy,
             R::DeadlineExceeded,
             R::StepFailed,
+        ],
+        "discovery chap release" => &[
+            R::KeyReleaseUnavailable,
+            R::KeyReleaseRefused,
+            R::ChapSecretInvalid,
         ],
         "key release" => &[
             R::KeyReleaseUnavailable,

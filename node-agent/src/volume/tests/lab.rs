@@ -66,6 +66,10 @@ pub struct Lab {
     pub chap: RefCell<(String, String)>,
     /// What the Secret says that the target must prove.
     pub target_chap: RefCell<Option<TargetChap>>,
+    /// The credentials for discovery in the Secret.
+    pub discovery_chap: RefCell<(String, String)>,
+    /// The array is to be asked for further portals in each run.
+    pub discover: Cell<bool>,
     pub keys_released: Cell<usize>,
     pub status_writes: Cell<usize>,
     pub clock: Cell<i64>,
@@ -108,6 +112,8 @@ impl Default for Lab {
             operator: RefCell::new(Ok(KEY.to_owned())),
             chap: RefCell::new((CHAP.0.to_owned(), CHAP.1.to_owned())),
             target_chap: RefCell::default(),
+            discovery_chap: RefCell::new((CHAP.0.to_owned(), CHAP.1.to_owned())),
+            discover: Cell::new(true),
             keys_released: Cell::new(0),
             status_writes: Cell::new(0),
             clock: Cell::new(0),
@@ -180,6 +186,8 @@ impl Lab {
                             lun: i32::try_from(i).unwrap(),
                             chap: false,
                             multipath: false,
+                            discovery: false,
+                            discovery_chap: false,
                         }),
                         ..NodeSource::default()
                     },
@@ -258,6 +266,23 @@ impl Lab {
                 iscsi.multipath = true;
             });
         }
+        lab
+    }
+
+    /// The same with one portal named, and an array that tells of both.
+    pub fn discovering(provider: Provider, n: usize) -> Self {
+        let lab = Self::paths(provider, n);
+        for i in 1..=n {
+            lab.change(i, |s| {
+                let iscsi = s.source.iscsi.as_mut().unwrap();
+                iscsi.portals.truncate(1);
+                (iscsi.discovery, iscsi.discovery_chap) = (true, true);
+            });
+        }
+        lab.target(|t| {
+            t.tells = PORTALS.iter().map(|p| format!("{p},1")).collect();
+            t.discovery_chap = Some((CHAP.0.to_owned(), CHAP.1.to_owned()));
+        });
         lab
     }
 
@@ -428,6 +453,7 @@ impl Lab {
         wanted.unlock_memory_kib = self.unlock_memory_kib.get();
         wanted.prove = self.prove.get();
         wanted.give_up = self.give_up.get();
+        wanted.discover = wanted.discovery.is_some() && self.discover.get();
         wanted.lun_wanted_by_another = self.volumes.borrow().iter().any(|(other, v)| {
             *other != name(n)
                 && v.spec.desired == Desired::Attached
@@ -773,6 +799,16 @@ impl Office for Side<'_> {
         })
     }
 
+    async fn discovery_chap(&self) -> Result<Chap, StepError> {
+        self.lab.pause("before discovery chap release").await?;
+        let (username, password) = self.lab.discovery_chap.borrow().clone();
+        Ok(Chap {
+            username,
+            password,
+            target: None,
+        })
+    }
+
     async fn record(&self, receipt: Receipt) -> Result<Memory, StepError> {
         let old = self.lab.volumes.borrow()[&self.volume]
             .status
@@ -799,6 +835,11 @@ impl Node for Side<'_> {
             w.login(target, each, chap.as_ref())
         })
         .await
+    }
+
+    async fn discover(&self, target: &Target, chap: Option<Chap>) -> Result<Discovered, StepError> {
+        self.call("discover", |w| w.discover(target, chap.as_ref()))
+            .await
     }
 
     async fn gather(&self, order: &MapOrder) -> Result<(), StepError> {

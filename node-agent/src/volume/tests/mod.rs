@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod crashes;
+mod discovery;
 mod encryptors;
 mod header_backup;
 mod headerless;

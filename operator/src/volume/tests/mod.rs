@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod deletion;
+mod discovery;
 mod events;
 mod header_backup;
 mod in_use;

@@ -1,5 +1,6 @@
 //! iSCSI sessions and their disks: login and logout by iscsid, all else by sysfs.
 
+pub mod discovery;
 mod iscsiadm;
 pub mod iscsid;
 pub mod layout;
@@ -22,7 +23,7 @@ use super::{
     sys,
     sysfs::{SessionEntry, Sysfs, attribute, set_attribute},
 };
-use crate::host::{Chap, DeviceId, Portal, StepError, Target};
+use crate::host::{Chap, DeviceId, Discovered, Portal, StepError, Target};
 use iscsid::Iscsid;
 use layout::Layout;
 use portals::Race;
@@ -195,6 +196,27 @@ impl Initiator {
             }
             _ => Ok(false),
         }
+    }
+
+    /// Asks the portals of a target for further ones, in a discovery session of our own.
+    ///
+    /// # Errors
+    /// `DiscoveryRejected`, `DiscoveryFailed`; `StepFailed` and `DeadlineExceeded` where this initiator's name cannot be had.
+    pub fn discover(
+        &mut self,
+        target: &Target,
+        chap: Option<&Chap>,
+    ) -> Result<Discovered, StepError> {
+        let iscsid = self.iscsid()?;
+        let initiator = iscsid.initiator.clone();
+        if initiator.is_empty() {
+            self.iscsid = None;
+            return Err(because(
+                Reason::DiscoveryFailed,
+                "iscsid does not tell the name of this initiator: use a node with a version of open-iscsi that is known (2.1.5 to 2.1.9)",
+            ));
+        }
+        discovery::discover(&initiator, target, chap)
     }
 
     /// Ends the session when no disk of it is left.
