@@ -141,6 +141,10 @@ reasons! {
     DeviceInUse => "Name a device that nothing else uses, or free this one; nothing was read or written.",
     /// What lies at the path cannot serve as a disk.
     FileNotUsable => "Move away what lies at source.file.path on that node, or name another file; nothing was written.",
+    /// The volume cannot be made longer: its sectors are authenticated, and their tags have their place.
+    GrowUnsupported => "Set source.file.size back to status.sizeBytes, or create a larger EncryptedVolume and copy the data.",
+    /// A file cannot be made longer: its file system has less room than that.
+    FileSystemFull => "Make room in that file system on the node, or lower source.file.size again; the volume keeps its former size until then, and cryptvol goes on by itself.",
     /// Without a header only the WWID could say that it is the right disk, and there is none.
     IdentityUnproven => "Name the disk's wwid in spec.source, use a disk that has one, or an encryptor with a header (luks2).",
     /// Opening the header takes more memory than the agent may take.
@@ -159,6 +163,8 @@ reasons! {
     PathsFailing => "Bring one of the portals back that the message names; cryptvol goes on by itself. Guests have seen I/O errors meanwhile: look at their file systems (many are read-only then) and start again what ended.",
     /// The provider is none: what is written is not encrypted.
     NotEncrypted => "For encrypted data create another EncryptedVolume with an EncryptionClass that has provider luks2, and copy.",
+    /// The key is random and in the node's kernel alone: there is none to be made, kept or asked for.
+    Ephemeral => "",
     /// Another disk answers at this LUN.
     WwidMismatch => "The disk there is another one. Map the right disk, or correct wwid in spec.source; nothing was read or written.",
     /// The disk is smaller than before.

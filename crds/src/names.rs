@@ -47,8 +47,8 @@ pub const OPERATOR_SERVICE_ACCOUNT: &str = "cryptvol-operator";
 pub const LINK_DIR: &str = "/dev/cryptvol";
 /// The one directory of a node for files that stand for disks.
 pub const FILE_DIR: &str = "/var/lib/cryptvol/volumes";
-/// Directory of a node for the scratch files of ephemeral volumes, named by the volume's UID.
-pub const EPHEMERAL_DIR: &str = "/var/lib/cryptvol/ephemeral";
+/// What the name of an ephemeral volume's scratch file begins with; its volume's UID follows. No `source.file` can be called like this.
+const SCRATCH_PREFIX: &str = "ephemeral@";
 /// Prefix of the device-mapper UUID of every mapping that is ours.
 pub const DM_UUID_PREFIX: &str = "CRYPTVOL-";
 /// Key of the `clouds.yaml` file in a credentials Secret.
@@ -57,6 +57,16 @@ pub const CLOUDS_YAML_KEY: &str = "clouds.yaml";
 /// Link of a volume.
 pub fn link_path(namespace: &str, name: &str) -> String {
     format!("{LINK_DIR}/{namespace}/{name}")
+}
+
+/// Scratch file of an ephemeral volume.
+pub fn scratch_file(volume_uid: &str) -> String {
+    format!("{FILE_DIR}/{SCRATCH_PREFIX}{volume_uid}")
+}
+
+/// UID of the volume whose scratch file has this name in the directory for files.
+pub fn scratch_owner(file_name: &str) -> Option<&str> {
+    file_name.strip_prefix(SCRATCH_PREFIX)
 }
 
 /// Device-mapper name of a volume's mapping: `cryptvol-` and the volume's UID (45 characters of 127).

@@ -255,9 +255,46 @@ async fn what_cannot_work_is_refused_at_apply_with_a_sentence() -> Result<()> {
             says: "a volume without a header is known by the disk's WWID",
         },
         Case {
-            what: "ephemeral",
-            patch: other(json!({"ephemeral": {"size": "1Gi"}})),
-            says: "source.ephemeral is not implemented",
+            what: "ephemeral with a header",
+            patch: spec(
+                json!({"source": {"iscsi": null, "ephemeral": {"size": "1Gi"}}, "encryption": {"cipher": "aes-xts-plain64"}}),
+            ),
+            says: "set encryption.provider to plain",
+        },
+        Case {
+            what: "ephemeral and rotated",
+            patch: spec(
+                json!({"source": {"iscsi": null, "ephemeral": {"size": "1Gi"}}, "rotation": {"intervalDays": 3}}),
+            ),
+            says: "another one at each attachment",
+        },
+        Case {
+            what: "ephemeral and erased",
+            patch: spec(
+                json!({"source": {"iscsi": null, "ephemeral": {"size": "1Gi"}}, "deletionPolicy": "Erase"}),
+            ),
+            says: "is the end of its key and data",
+        },
+        Case {
+            what: "ephemeral and suspended",
+            patch: spec(
+                json!({"source": {"iscsi": null, "ephemeral": {"size": "1Gi"}}, "suspended": true}),
+            ),
+            says: "remove suspended",
+        },
+        Case {
+            what: "ephemeral and failing closed",
+            patch: spec(
+                json!({"source": {"iscsi": null, "ephemeral": {"size": "1Gi"}}, "failClosed": true}),
+            ),
+            says: "remove failClosed",
+        },
+        Case {
+            what: "ephemeral and imported",
+            patch: spec(
+                json!({"source": {"iscsi": null, "ephemeral": {"size": "1Gi"}}, "format": "Never"}),
+            ),
+            says: "it can only begin blank",
         },
         Case {
             what: "file outside of the directory",
@@ -470,6 +507,39 @@ async fn what_describes_the_disk_cannot_be_changed_later() -> Result<()> {
             "credentials": {"secretName": "other", "cloudName": "tenant"}}}),
     );
     plane.apply(&volume.to_string()).await?;
+
+    // A file may be longer, and as short as it is on the node, never shorter.
+    let file = |name: &str, size: &str| {
+        let mut manifest = good_volume("in-a-file");
+        let path = format!("/var/lib/cryptvol/volumes/{name}");
+        let source = json!({"iscsi": null, "file": {"path": path, "size": size}});
+        merge(&mut manifest, &json!({"spec": {"source": source}}));
+        manifest
+    };
+    for size in ["1Gi", "3Gi", "2Gi"] {
+        plane.apply(&file("a", size).to_string()).await?;
+    }
+    plane
+        .kubectl(&[
+            "patch",
+            "encryptedvolume",
+            "in-a-file",
+            "--subresource=status",
+            "--type=merge",
+            "--patch",
+            r#"{"status": {"sizeBytes": 2147483648}}"#,
+        ])
+        .await?;
+    for size in ["4Gi", "2Gi"] {
+        plane.apply(&file("a", size).to_string()).await?;
+    }
+    for (manifest, says) in [
+        (file("a", "2047Mi"), "less than the file has"),
+        (file("b", "2Gi"), "source.file.path is immutable"),
+    ] {
+        let answer = refusal(&plane, &manifest).await?;
+        assert!(answer.contains(says), "{answer}");
+    }
 
     let class = json!({"apiVersion": "cryptvol.dev/v1alpha1", "kind": "EncryptionClass", "metadata": {"name": "std"}, "spec": {"encryption": {"keySize": 512}}});
     plane.apply(&class.to_string()).await?;

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use cryptvol_crds::conditions::{self, Reason};
+use cryptvol_crds::{
+    conditions::{self, Reason},
+    names,
+};
 use cryptvol_e2e::site::{Site, SiteSpec};
 use cryptvol_e2e::volumes::Volume;
 use cryptvol_e2e::workdir::WorkDir;
@@ -15,6 +18,16 @@ const UUID: &str = "LVM-cryptvol-test-0001";
 const MIB: usize = 1 << 20;
 /// A file that stands for a disk.
 const FILE: &str = "/var/lib/cryptvol/volumes/scratch.img";
+
+/// Scratch space: no credentials, for nobody is asked for a key.
+fn scratch(name: &str, ephemeral: serde_json::Value) -> Result<Volume> {
+    let mut volume = Volume::iscsi("local", name, "unused", "unused", 0, "local")
+        .with("source", json!({"ephemeral": ephemeral}))
+        .on("node-1");
+    let spec = volume.manifest["spec"].as_object_mut();
+    spec.context("a spec")?.remove("credentials");
+    Ok(volume)
+}
 
 struct Ground {
     work: WorkDir,
@@ -82,6 +95,36 @@ impl Ground {
         Ok(())
     }
 
+    /// The passphrase opens the header in an image, as it lies there.
+    async fn opens(&self, image: &str, passphrase: &str) -> Result<()> {
+        let image = self.image(image);
+        let argv = [
+            "cryptsetup",
+            "open",
+            "--test-passphrase",
+            "--key-file=-",
+            &image,
+        ];
+        let limit = std::time::Duration::from_secs(120);
+        let node = self.site.node(0);
+        node.exec_with(&argv, &[], passphrase.as_bytes(), limit)
+            .await?
+            .ok()
+            .map(drop)
+    }
+
+    /// What the kernel still has of scratch space that is off this node: nothing, and no key of anybody's lies about.
+    async fn is_clean(&self, volume: &Volume) -> Result<()> {
+        let link = volume.link();
+        self.node(&format!(
+            "test ! -e {link}
+             if grep -sF 'ephemeral@' /sys/block/loop*/loop/backing_file; then exit 1; fi
+             ! grep -E 'logon +cryptvol' /proc/keys"
+        ))
+        .await
+        .map(drop)
+    }
+
     async fn deactivate(&self) -> Result<()> {
         self.node("dmsetup remove --retry vg-data; losetup -D")
             .await
@@ -132,6 +175,35 @@ async fn local_disks_and_files_come_back_after_a_power_cut_and_no_other_at_their
     volume.write(ground.site.node(0), text).await?;
     ground.is_ciphertext("disk", text)?;
 
+    // Its key is rotated below its own mapping, which has the disk: the former key opens nothing any more.
+    let former = ground.site.keystone.passphrase(&tenant, &key.id).await?;
+    volume
+        .annotate(
+            plane,
+            names::ROTATE_KEY_ANNOTATION,
+            &key.version.to_string(),
+        )
+        .await?;
+    let rotated = volume
+        .wait(plane, "rotated", |v| {
+            v.status.as_ref().is_some_and(|s| {
+                s.rotation.is_none()
+                    && s.key.as_ref().is_some_and(|k| k.version == key.version + 1)
+                    && conditions::is_true(&s.conditions, conditions::KEY_ROTATED)
+            })
+        })
+        .await?;
+    let key = rotated.status.and_then(|s| s.key).context("a new key")?;
+    let new = ground.site.keystone.passphrase(&tenant, &key.id).await?;
+    ground.opens("disk", &new).await?;
+    ensure!(
+        ground.opens("disk", &former).await.is_err(),
+        "the former key still opens the disk"
+    );
+    volume.wait_ready(plane).await?;
+    let found = volume.read(ground.site.node(0), text.len()).await?;
+    ensure!(found == text, "{found:?} after the rotation");
+
     // A file is made, sparse, and offered by one loop device.
     ground.mount_volumes().await?;
     let file = Volume::iscsi("local", "file", "unused", "unused", 0, "local")
@@ -151,11 +223,89 @@ async fn local_disks_and_files_come_back_after_a_power_cut_and_no_other_at_their
     twin.delete(plane).await?;
     twin.wait_gone(plane).await?;
 
+    // More is asked for than there is room, which changes nothing; then what there is room for, and it is there. Never less again.
+    let sized = |size: &str| {
+        let source = json!({"file": {"path": FILE, "size": size}});
+        file.clone().with("source", source)
+    };
+    sized("99Ti").apply(plane).await?;
+    let said = file.wait_reason(plane, Reason::FileSystemFull).await?;
+    ensure!(said.contains("bytes free"), "{said}");
+    ensure!(
+        ground.content("volumes/scratch.img")?.len() == 64 * MIB,
+        "it is longer"
+    );
+    sized("96Mi").apply(plane).await?;
+    file.wait(plane, "longer", |v| {
+        v.status.as_ref().is_some_and(|s| {
+            s.size_bytes == Some(96 << 20)
+                && s.usable_bytes == Some(80 << 20)
+                && conditions::is_true(&s.conditions, conditions::READY)
+        })
+    })
+    .await?;
+    let link = file.link();
+    ground
+        .node(&format!(
+            "test $(blockdev --getsize64 {link}) = $((80 << 20))
+             printf '{filed}' | dd of={link} bs=4096 seek=20479 conv=notrunc,fsync status=none
+             dd if={link} bs=4096 skip=20479 count=1 status=none | head -c {} | grep -qxF '{filed}'",
+            filed.len()
+        ))
+        .await?;
+    ensure!(ground.loops().await? == 1, "not one loop device");
+    let raw = ground.content("volumes/scratch.img")?;
+    ensure!(
+        raw.len() == 96 * MIB && raw[96 * MIB - 4096..].iter().any(|b| *b != 0),
+        "the end of the file is not written"
+    );
+    ground.is_ciphertext("volumes/scratch.img", filed)?;
+    let refused = sized("64Mi").apply(plane).await;
+    let refused = refused.err().context("a shorter file was accepted")?;
+    ensure!(
+        format!("{refused:#}").contains("less than the file has"),
+        "{refused:#}"
+    );
+
+    // Scratch space: its key is the kernel's alone, what lies in its file is ciphertext from the first byte on.
+    let scratch_space = scratch("scratch", json!({"size": "32Mi"}))?;
+    scratch_space.apply(plane).await?;
+    let made = scratch_space.wait_ready(plane).await?;
+    let uid = made.metadata.uid.clone().context("a uid")?;
+    let status = made.status.context("a status")?;
+    ensure!(
+        status.key.is_none() && status.data_lost.is_none(),
+        "{status:?}"
+    );
+    let scratched = "written on scratch space";
+    scratch_space.write(ground.site.node(0), scratched).await?;
+    let scratch_file = format!("volumes/ephemeral@{uid}");
+    let raw = ground.content(&scratch_file)?;
+    ensure!(
+        raw[..4096].iter().any(|b| *b != 0)
+            && !raw
+                .windows(scratched.len())
+                .any(|w| w == scratched.as_bytes()),
+        "no ciphertext in the scratch file"
+    );
+    let table = ground
+        .node(&format!("dmsetup table --showkeys cryptvol-{uid}"))
+        .await?;
+    ensure!(
+        table.contains(" :64:logon:cryptvol:") && table.contains("allow_discards"),
+        "{table}"
+    );
+
     // The agent anew finds what it made.
     ground.site.kill_agent(0).await?;
     ground.site.start_agent(0).await?;
     volume.wait_ready(&ground.site.plane).await?;
     file.wait_ready(&ground.site.plane).await?;
+    scratch_space.wait_ready(&ground.site.plane).await?;
+    let found = scratch_space
+        .read(ground.site.node(0), scratched.len())
+        .await?;
+    ensure!(found == scratched, "{found:?} with the agent anew");
     ensure!(ground.loops().await? == 1, "not one loop device");
 
     // Power cut; the boot brings another disk to the same path, which is not touched; then the right one.
@@ -181,6 +331,30 @@ async fn local_disks_and_files_come_back_after_a_power_cut_and_no_other_at_their
     file.wait_ready(plane).await?;
     let found = file.read(ground.site.node(0), filed.len()).await?;
     ensure!(found == filed, "{found:?} after the power cut");
+
+    // Of scratch space nothing comes back, and it says so.
+    scratch_space
+        .wait(plane, "begun anew and told of", |v| {
+            v.status.as_ref().is_some_and(|s| {
+                s.data_lost.is_some() && conditions::is_true(&s.conditions, conditions::READY)
+            })
+        })
+        .await?;
+    let differs = format!(
+        "test \"$(head -c {} {} | base64)\" != \"$(printf '{scratched}' | base64)\"",
+        scratched.len(),
+        scratch_space.link()
+    );
+    ground.node(&differs).await?;
+    scratch_space.clone().detached().apply(plane).await?;
+    scratch_space.wait_detached(plane).await?;
+    ground.is_clean(&scratch_space).await?;
+    ensure!(
+        !ground.outside(&scratch_file).exists(),
+        "the scratch file is left"
+    );
+    scratch_space.delete(plane).await?;
+    scratch_space.wait_gone(plane).await?;
 
     // Erased: the file goes with its loop device.
     file.delete(plane).await?;
@@ -241,5 +415,38 @@ async fn local_disks_and_files_come_back_after_a_power_cut_and_no_other_at_their
         raw.windows(text.len()).any(|w| w == text.as_bytes()),
         "what the guest wrote is not on its disk"
     );
+
+    // A disk of the node as scratch space: begun blank, taken again as the noise that it left, and by nobody's plaintext.
+    ground.activate("other", "LVM-another").await?;
+    let disk = scratch("scratch-disk", json!({"device": LV}))?;
+    for _ in 0..2 {
+        disk.apply(plane).await?;
+        disk.wait_ready(plane).await?;
+        ground
+            .node(&format!(
+                "! head -c 4096 {} | grep -aq '{scratched}'",
+                disk.link()
+            ))
+            .await?;
+        disk.write(ground.site.node(0), scratched).await?;
+        let raw = ground.content("other")?;
+        ensure!(
+            raw[..4096].iter().any(|b| *b != 0)
+                && !raw
+                    .windows(scratched.len())
+                    .any(|w| w == scratched.as_bytes()),
+            "no ciphertext on the scratch disk"
+        );
+        disk.clone().detached().apply(plane).await?;
+        disk.wait_detached(plane).await?;
+        ground.is_clean(&disk).await?;
+    }
+    ground.node(&format!("mkfs.ext4 -q {LV}")).await?;
+    disk.apply(plane).await?;
+    disk.wait_reason(plane, Reason::ForeignSignature).await?;
+    disk.delete(plane).await?;
+    disk.wait_gone(plane).await?;
+    ground.node(&format!("blkid {LV} | grep -q ext4")).await?;
+    ground.deactivate().await?;
     ground.work.passed()
 }

@@ -223,6 +223,7 @@ fn workers_serve_die_at_deadlines_and_go_home() {
             mapping_name: "cryptvol-none".into(),
             mapping_uuid: "CRYPTVOL-none".into(),
             blank: false,
+            random: false,
             activation: Default::default(),
             unlock_memory_kib: 0,
             expected: HeaderFacts::default(),

@@ -36,6 +36,7 @@ use super::{
     printcolumn(json_path = ".status.key.id", name = "Key", type_ = "string", priority = 1),
     printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date"),
     validation = ("self.metadata.name.size() <= 63", "the name of an EncryptedVolume has at most 63 characters"),
+    validation = ("!has(self.spec.source.file) || !has(oldSelf.spec.source.file) || quantity(self.spec.source.file.size).compareTo(quantity(oldSelf.spec.source.file.size)) >= 0 || !has(self.status) || !has(self.status.sizeBytes) || quantity(self.spec.source.file.size).asInteger() >= self.status.sizeBytes", "source.file.size cannot be less than the file has (status.sizeBytes), its end would be lost: create a smaller EncryptedVolume and copy the data"),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -43,10 +44,15 @@ use super::{
     validation = ("!has(oldSelf.source.iscsi) || !has(self.source.iscsi) || !has(oldSelf.source.iscsi.wwid) || (has(self.source.iscsi.wwid) && self.source.iscsi.wwid == oldSelf.source.iscsi.wwid)", "source.iscsi.wwid is immutable once set: create another EncryptedVolume for another disk"),
     validation = ("has(self.source.device) == has(oldSelf.source.device) && (!has(self.source.device) || self.source.device.path == oldSelf.source.device.path)", "source.device.path is immutable, it says which disk holds the data: create another EncryptedVolume for another disk"),
     validation = ("!has(oldSelf.source.device) || !has(self.source.device) || !has(oldSelf.source.device.wwid) || (has(self.source.device.wwid) && self.source.device.wwid == oldSelf.source.device.wwid)", "source.device.wwid is immutable once set: create another EncryptedVolume for another disk"),
-    validation = ("has(self.source.file) == has(oldSelf.source.file) && (!has(self.source.file) || self.source.file == oldSelf.source.file)", "source.file is immutable, it says which file holds the data; growing it is not implemented in this version"),
+    validation = ("has(self.source.file) == has(oldSelf.source.file) && (!has(self.source.file) || self.source.file.path == oldSelf.source.file.path)", "source.file.path is immutable, it says which file holds the data: create another EncryptedVolume for another file"),
     validation = ("has(self.source.ephemeral) == has(oldSelf.source.ephemeral) && (!has(self.source.ephemeral) || self.source.ephemeral == oldSelf.source.ephemeral)", "source.ephemeral is immutable: create another EncryptedVolume"),
     validation = ("!has(self.source.ephemeral) || !has(self.key)", "a volume with source.ephemeral has a random key that is stored nowhere: remove key"),
     validation = ("!has(self.source.ephemeral) || self.format == 'IfPermitted'", "nothing is kept of a volume with source.ephemeral, so it can only begin blank: remove format"),
+    validation = ("!has(self.source.ephemeral) || !has(self.encryption) || self.encryption.provider == 'plain'", "a volume with source.ephemeral has no header: set encryption.provider to plain, or remove encryption and have cipher, keySize and sectorSize from the class"),
+    validation = ("!has(self.source.ephemeral) || !has(self.rotation)", "the key of a volume with source.ephemeral is another one at each attachment: remove rotation"),
+    validation = ("!has(self.source.ephemeral) || self.deletionPolicy == 'Retain'", "detaching a volume with source.ephemeral is the end of its key and data: remove deletionPolicy"),
+    validation = ("!has(self.source.ephemeral) || !has(self.suspended) || !self.suspended", "the key of a volume with source.ephemeral is nowhere but in the node's kernel and could not be given back: remove suspended, or detach the volume, which ends its data"),
+    validation = ("!has(self.source.ephemeral) || !has(self.failClosed) || !self.failClosed", "the key of a volume with source.ephemeral is nowhere but in the node's kernel and could not be given back: remove failClosed"),
     validation = ("!has(self.encryption) || self.encryption.provider != 'none' || !has(self.key)", "a volume with encryption provider none has no key: remove key"),
     validation = ("!has(self.encryption) || self.encryption.provider != 'none' || self.deletionPolicy == 'Retain'", "deletionPolicy Erase destroys the key, and a volume with encryption provider none has none: wipe the disk on the array, and use Retain"),
     validation = ("!has(self.encryption) || self.encryption.provider != 'plain' || self.format != 'Never' || (has(self.source.iscsi) && has(self.source.iscsi.wwid)) || (has(self.source.device) && has(self.source.device.wwid))", "provider plain writes no header, so nothing on the disk says whose it is: to import one (format Never), name its wwid in source"),
@@ -277,6 +283,10 @@ pub struct EncryptedVolumeStatus {
     /// When the passphrase was last rotated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_rotation: Option<Time>,
+    /// When the random key of a volume with `source.ephemeral` was last found gone without a detach, and the data with it: the
+    /// node was restarted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_lost: Option<Time>,
     /// Proof of erasure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erased: Option<EraseReceipt>,

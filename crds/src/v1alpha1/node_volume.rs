@@ -55,7 +55,8 @@ pub struct NodeVolumeSpec {
     /// How the mapping is made.
     #[serde(default)]
     pub activation: Activation,
-    /// The key is random, made on the node, and gone with the mapping: nobody is asked for one.
+    /// The key is random, made on the node, and gone with the mapping: nobody is asked for one, and what lies on the disk
+    /// without it is nobody's.
     #[serde(default)]
     pub ephemeral: bool,
     /// UUID that the LUKS header must have. Absent only for a first import (`format: Never`): then the header found is
@@ -353,6 +354,12 @@ pub struct NodeVolumeStatus {
     /// Id of the restore of the header that is done: the volume was opened after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header_restored: Option<String>,
+    /// When the random key in use was made, of an ephemeral volume; absent while there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_made: Option<Time>,
+    /// When the random key of an ephemeral volume was last found gone without a detach, and the data with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_lost: Option<Time>,
     /// What was done of the rotation in the spec.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<NodeRotationStatus>,

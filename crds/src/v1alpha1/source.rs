@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = ("[has(self.iscsi), has(self.device), has(self.file), has(self.ephemeral)].filter(x, x).size() == 1", "set exactly one of source.iscsi, source.device, source.file and source.ephemeral"),
-    validation = ("!has(self.ephemeral)", "source.ephemeral is not implemented in this version: use source.iscsi, source.device or source.file"),
 )]
 pub struct Source {
     /// A logical unit of an iSCSI target.
@@ -21,8 +20,8 @@ pub struct Source {
     /// A file on the node, through a loop device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<FileSource>,
-    /// Scratch space with a random key that is stored nowhere and gone at detach, and with it all data. Not
-    /// implemented in this version.
+    /// Scratch space with a random key that is stored nowhere and gone at detach, and at each restart of the node, and with it
+    /// all data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ephemeral: Option<EphemeralSource>,
 }
@@ -109,7 +108,8 @@ pub struct FileSource {
     #[schemars(length(min = 1, max = 255))]
     #[x_kube(validation = (r"self.matches('^/var/lib/cryptvol/volumes/[A-Za-z0-9][A-Za-z0-9._-]*$')", "a file is directly in /var/lib/cryptvol/volumes/, its name of letters, digits, dots, dashes and underscores: the agent has no other directory of the node"))]
     pub path: String,
-    /// Size as a quantity, for example `10Gi`.
+    /// Size as a quantity, for example `10Gi`. It can be raised: the file is made longer, and with it the volume, while it is in use.
+    /// A file is never made shorter.
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(validation = ("isQuantity(self) && quantity(self).isInteger() && quantity(self).asInteger() >= 33554432 && quantity(self).asInteger() % 4096 == 0", "size is a quantity of at least 32Mi and a multiple of 4096 bytes, for example 10Gi"))]
     pub size: String,
@@ -120,12 +120,13 @@ pub struct FileSource {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("has(self.device) != has(self.size)", "set source.ephemeral.device or source.ephemeral.size, not both"))]
 pub struct EphemeralSource {
-    /// Path of a block device of the node below `/dev`; blank at the first attachment.
+    /// Path of a block device of the node below `/dev`, with a WWID; blank at the first attachment. It stays when the volume goes, with
+    /// what nobody can read any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 6, max = 255))]
     #[x_kube(validation = (r"self.matches('^/dev/[A-Za-z0-9][A-Za-z0-9._:+@/-]*$') && !self.contains('/../') && !self.endsWith('/..')", "a device is named by its path below /dev, best a stable one such as /dev/disk/by-id/wwn-0x5000c500a1b2c3d4"))]
     pub device: Option<String>,
-    /// Size of a scratch file as a quantity, where no device is named; the file goes at detach.
+    /// Size of a scratch file as a quantity, where no device is named: sparse, in `/var/lib/cryptvol/volumes/`, and removed at detach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(validation = ("isQuantity(self) && quantity(self).isInteger() && quantity(self).asInteger() >= 33554432 && quantity(self).asInteger() % 4096 == 0", "size is a quantity of at least 32Mi and a multiple of 4096 bytes, for example 10Gi"))]

@@ -161,6 +161,7 @@ impl Walk {
             mapping_name: query.mapping_name.clone(),
             mapping_uuid: names::mapping_uuid(LUKS_UUID, VOLUME_UID),
             blank: false,
+            random: false,
             activation: Default::default(),
             unlock_memory_kib: 0,
             expected: header.facts,

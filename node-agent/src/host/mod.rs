@@ -80,7 +80,8 @@ pub trait Host {
 
     /// Opens the key slot and makes the mapping under our name and UUID, from a header that agrees with `order.expected`,
     /// the volume key going through the kernel keyring. Plain dm-crypt has no header, and takes any key; with `order.blank`
-    /// it checks once more that the device is blank. Success when the same mapping is there already.
+    /// it checks once more that the device is blank. With `order.random` the key is made here, and nobody can make the mapping
+    /// again: that the device carries nothing with a name is checked once more. Success when the same mapping is there already.
     ///
     /// # Errors
     /// `KeyDoesNotOpen`, `HeaderMismatch`, `DeviceNotBlank`, `NotOurs` (another mapping of that name), `StepFailed`.
@@ -131,7 +132,15 @@ pub trait Host {
     /// `FileNotUsable`, `StepFailed`.
     fn attach_file(&mut self, file: &BackingFile) -> Result<(), StepError>;
 
+    /// Makes the file below a loop device as long as wanted, and lets the loop device know; that it has the file is checked. What it
+    /// gets longer by is sparse, and must be free in its file system now. Never shorter; success when both are long enough.
+    ///
+    /// # Errors
+    /// `FileNotUsable` (another file at the path by now), `FileSystemFull`, `StepFailed`.
+    fn lengthen_file(&mut self, device: &DeviceId, file: &BackingFile) -> Result<(), StepError>;
+
     /// Removes the file of an erased volume. One that still carries something that can be named stays, which is no error; absent is success.
+    /// The scratch file of an ephemeral volume goes whatever is in it.
     ///
     /// # Errors
     /// `FileNotUsable`, `StepFailed`.

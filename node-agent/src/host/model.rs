@@ -618,13 +618,16 @@ pub struct OpenOrder {
     /// The device must be blank: the first opening of a volume without a header.
     #[serde(default)]
     pub blank: bool,
+    /// The key is made here, of random bytes, and given to nobody but the kernel.
+    #[serde(default)]
+    pub random: bool,
     /// How the mapping is made.
     #[serde(default)]
     pub activation: Activation,
     /// Memory that key derivation may take, in KiB: what the header said when it was judged.
     #[serde(default)]
     pub unlock_memory_kib: u32,
-    /// Opens a key slot, or makes the key; none where nothing is encrypted.
+    /// Opens a key slot, or makes the key; none where nothing is encrypted or the key is random.
     #[serde(default)]
     pub passphrase: Option<Passphrase>,
 }

@@ -50,6 +50,7 @@ pub trait Node {
     async fn close(&self, name: &str, uuid: &str) -> Result<(), StepError>;
     async fn make_file(&self, file: &BackingFile) -> Result<(), StepError>;
     async fn attach_file(&self, file: &BackingFile) -> Result<(), StepError>;
+    async fn lengthen_file(&self, device: &DeviceId, file: &BackingFile) -> Result<(), StepError>;
     async fn remove_file(&self, file: &BackingFile) -> Result<(), StepError>;
     async fn delete_device(&self, device: &DeviceId) -> Result<(), StepError>;
     async fn logout(&self, iqn: &str, sid: u32) -> Result<(), StepError>;
@@ -121,7 +122,11 @@ pub enum Receipt {
         mapping: Mapping,
         /// Backup of the header, or why there is none.
         backup: Option<Result<HeaderBackup, StepError>>,
+        /// Its key is random, and was made with it.
+        ephemeral: bool,
     },
+    /// The random key is gone, and the data with it.
+    KeyLost,
 }
 
 /// One lock a target: who logs in, scans, removes a disk or logs out has the target to itself, so that one volume's logout
@@ -430,6 +435,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                     facts: facts.clone(),
                     mapping,
                     backup: at.run.backup.clone(),
+                    ephemeral: wanted.ephemeral,
                 };
                 *memory = self.office.record(receipt).await?;
                 Ok(())
@@ -438,6 +444,14 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 let initialised = node.initialise(mapping, hand.initialised).await?;
                 hand.initialised = initialised.done;
                 at.run.initialised = Some(initialised);
+                Ok(())
+            }
+            Step::RecordKeyLost => {
+                *memory = self.office.record(Receipt::KeyLost).await?;
+                warn!(
+                    mapping = query.mapping_name,
+                    "its random key is gone, and the data with it"
+                );
                 Ok(())
             }
             Step::Link(mapping) => node.link(&query.link, mapping).await,
@@ -455,6 +469,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 node.close(&query.mapping_name, uuid).await
             }
             Step::MakeFile(file) => {
+                at.run.file_made = true;
                 node.make_file(file).await?;
                 info!(file = file.path, bytes = file.size_bytes, "file made");
                 Ok(())
@@ -462,6 +477,12 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             Step::AttachFile(file) => {
                 at.run.scanned = true;
                 node.attach_file(file).await
+            }
+            Step::LengthenFile { device, file } => {
+                at.run.lengthened = true;
+                node.lengthen_file(device, file).await?;
+                info!(file = file.path, bytes = file.size_bytes, "file lengthened");
+                Ok(())
             }
             Step::RecordErased(erased) => {
                 let receipt = Receipt::Erased {
@@ -687,9 +708,10 @@ impl Progress {
             mapping_uuid: mapping_uuid.to_owned(),
             expected: expected.clone(),
             blank,
+            random: wanted.ephemeral,
             activation: wanted.activation,
             unlock_memory_kib: self.run.unlock_memory_kib(),
-            passphrase: match expected.provider.encrypts() {
+            passphrase: match expected.provider.encrypts() && !wanted.ephemeral {
                 true => Some(self.passphrase()?),
                 false => None,
             },
@@ -716,6 +738,7 @@ fn changes_the_node(step: &Step) -> bool {
             | Step::Format { .. }
             | Step::RecordFirstOpened { .. }
             | Step::Initialise(_)
+            | Step::RecordKeyLost
             | Step::Sample { .. }
             | Step::RecordErased(_)
             | Step::AddKeySlot { .. }

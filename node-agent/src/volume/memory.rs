@@ -20,6 +20,8 @@ pub struct Memory {
     pub permit: Option<String>,
     /// Whether the mapping was ever made on this node.
     pub opened: bool,
+    /// Of an ephemeral volume: a mapping was made and recorded, and not taken down since.
+    pub key_made: bool,
     /// Facts of the header as last reported.
     pub facts: Option<HeaderFacts>,
     /// WWID as last reported.
@@ -49,6 +51,7 @@ impl Memory {
         Self {
             permit: status.permit.as_ref().map(|p| p.id.clone()),
             opened: status.first_opened.is_some(),
+            key_made: status.key_made.is_some(),
             facts: status.header.clone(),
             wwid: device.and_then(|d| d.wwid.clone()),
             size_bytes: device.and_then(|d| u64::try_from(d.size_bytes).ok()),
@@ -145,7 +148,11 @@ pub struct Run {
     pub gathered: bool,
     /// Of several paths: what did not succeed on one of them, and ended nothing.
     pub lost: Vec<StepError>,
-    /// The file of an erased volume was removed, as far as it is this volume's.
+    /// The file that stands for the disk was made.
+    pub file_made: bool,
+    /// The file that stands for the disk was made longer, and its loop device with it.
+    pub lengthened: bool,
+    /// The file of a volume that is over was removed, as far as it is this volume's.
     pub file_removed: bool,
     /// Key slots of a header were wiped.
     pub wiped: bool,

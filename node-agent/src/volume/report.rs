@@ -58,6 +58,7 @@ pub fn with_receipt(
             facts,
             mapping,
             backup,
+            ephemeral,
         } => {
             set_stage(&mut new, Stage::Mapping, now);
             new.error = None;
@@ -66,6 +67,13 @@ pub fn with_receipt(
             new.mapping = Some(mapping_status(mapping));
             new.first_opened.get_or_insert(Time(now));
             set_backup(&mut new, backup.as_ref(), now);
+            new.key_made = ephemeral.then(|| Time(now));
+        }
+        Receipt::KeyLost => {
+            set_stage(&mut new, Stage::Pending, now);
+            new.error = None;
+            new.key_made = None;
+            new.data_lost = Some(Time(now));
         }
     }
     new
@@ -124,7 +132,10 @@ pub fn after(
                     set_header(&mut new, facts);
                     Stage::Header
                 }
-                Done::Detached | Done::Erased(_) => last_stage(wanted.desired),
+                Done::Detached | Done::Erased(_) => {
+                    new.key_made = None; // gone with the mapping, as was wanted
+                    last_stage(wanted.desired)
+                }
             };
             set_stage(&mut new, stage, now);
             new.error = None;

@@ -6,7 +6,7 @@ use cryptvol_crds::{
     NodeVolume, names,
     v1alpha1::{
         Activation, Desired, Encryption, FormatPermit, HeaderFacts, HeaderRestore, NodeFile,
-        NodeIscsi, NodeRotation, NodeSource,
+        NodeIscsi, NodeRotation, NodeSource, NodeVolumeSpec, Provider,
     },
 };
 
@@ -16,7 +16,7 @@ use crate::host::{BackingFile, Lun, MapName, Portal, Query, Source, Target};
 /// All are asked at once, each by a thread.
 const MAX_PORTALS: usize = 16;
 /// Room for a header and something behind it.
-const LEAST_FILE: u64 = 32 << 20;
+pub const LEAST_FILE: u64 = 32 << 20;
 /// Longest file that a Linux file offset can name, in whole blocks.
 const MOST_FILE: u64 = (1 << 63) - 4096;
 /// Memory for key derivation unless the agent is told otherwise, in MiB: one header as cryptsetup and os-brick write it by
@@ -38,6 +38,8 @@ pub struct Wanted {
     pub discover: bool,
     /// Whether the login needs CHAP credentials.
     pub chap: bool,
+    /// The key is random and made where the mapping is.
+    pub ephemeral: bool,
     /// How sectors are encrypted.
     pub encryption: Encryption,
     /// How the mapping is made, when it is made next.
@@ -104,7 +106,7 @@ impl Wanted {
     /// When a field could lead out of the places that the agent works in, or is not implemented.
     pub fn read(volume: &NodeVolume) -> Result<Self, InvalidSpec> {
         let spec = &volume.spec;
-        let source = source(&spec.source)?;
+        let source = source(&spec.source, scratch(spec))?;
         if !is_uuid(&spec.volume_ref.uid) {
             return Err(bad("volumeRef.uid", "not a UUID"));
         }
@@ -138,6 +140,9 @@ impl Wanted {
             Source::Iscsi(lun) => lun.target.portals.clone(),
             Source::Device { .. } | Source::File(_) => vec![],
         };
+        if spec.ephemeral {
+            keyless(spec)?;
+        }
         let desired = match (spec.desired, &volume.metadata.deletion_timestamp) {
             (Desired::Attached, Some(_)) => Desired::Detached,
             (desired, _) => desired,
@@ -155,6 +160,7 @@ impl Wanted {
             discovery,
             discover: false,
             chap: iscsi.is_some_and(|i| i.chap),
+            ephemeral: spec.ephemeral,
             encryption: spec.encryption.clone(),
             activation: spec.activation,
             luks_uuid: spec.luks_uuid.clone(),
@@ -212,25 +218,53 @@ fn bad(field: &'static str, why: &str) -> InvalidSpec {
     }
 }
 
-fn source(spec: &NodeSource) -> Result<Source, InvalidSpec> {
+/// The one file that an ephemeral volume may have.
+fn scratch(spec: &NodeVolumeSpec) -> Option<String> {
+    spec.ephemeral
+        .then(|| names::scratch_file(&spec.volume_ref.uid))
+}
+
+/// What a volume whose key nobody else has cannot be.
+fn keyless(spec: &NodeVolumeSpec) -> Result<(), InvalidSpec> {
+    let wrong = |field| {
+        Err(bad(
+            field,
+            "not for an ephemeral volume, whose key is nowhere but in the kernel",
+        ))
+    };
+    match spec {
+        s if s.source.iscsi.is_some() => wrong("source.iscsi"),
+        s if s.encryption.provider != Provider::Plain => wrong("encryption.provider"),
+        s if s.suspended => wrong("suspended"),
+        s if s.fail_closed => wrong("failClosed"),
+        s if s.rotation.is_some() => wrong("rotation"),
+        s if s.desired == Desired::Erased => wrong("desired"),
+        _ => Ok(()),
+    }
+}
+
+fn source(spec: &NodeSource, scratch: Option<String>) -> Result<Source, InvalidSpec> {
     match (&spec.iscsi, &spec.device, &spec.file) {
         (Some(iscsi), None, None) => lun(iscsi).map(Source::Iscsi),
         (None, Some(device), None) if is_device(&device.path) => Ok(Source::Device {
             path: device.path.clone(),
         }),
         (None, Some(_), None) => Err(bad("source.device.path", "not a path below /dev")),
-        (None, None, Some(file)) => backing_file(file).map(Source::File),
+        (None, None, Some(file)) => backing_file(file, scratch).map(Source::File),
         _ => Err(bad("source", "not one of iscsi, device and file")),
     }
 }
 
 /// Directly in the one directory for files, so that nobody gets at other files of the node by a volume.
-fn backing_file(spec: &NodeFile) -> Result<BackingFile, InvalidSpec> {
+fn backing_file(spec: &NodeFile, scratch: Option<String>) -> Result<BackingFile, InvalidSpec> {
     let name = spec.path.strip_prefix(names::FILE_DIR);
-    if !name
-        .and_then(|rest| rest.strip_prefix('/'))
-        .is_some_and(is_file_name)
-    {
+    let usable = match scratch {
+        Some(own) => spec.path == own,
+        None => name
+            .and_then(|rest| rest.strip_prefix('/'))
+            .is_some_and(is_file_name),
+    };
+    if !usable {
         return Err(bad(
             "source.file.path",
             "not a file directly in /var/lib/cryptvol/volumes",
@@ -249,6 +283,11 @@ fn backing_file(spec: &NodeFile) -> Result<BackingFile, InvalidSpec> {
         path: spec.path.clone(),
         size_bytes,
     })
+}
+
+/// Whether a name is that of an ephemeral volume's scratch file.
+pub fn is_scratch_name(name: &str) -> bool {
+    names::scratch_owner(name).is_some_and(is_uuid)
 }
 
 /// Whether a name stays in its directory.

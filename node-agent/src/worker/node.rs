@@ -141,6 +141,11 @@ impl Node for Workers {
         self.act(Call::AttachFile(file.clone())).await
     }
 
+    async fn lengthen_file(&self, device: &DeviceId, file: &BackingFile) -> Result<(), StepError> {
+        self.act(Call::LengthenFile(device.clone(), file.clone()))
+            .await
+    }
+
     async fn remove_file(&self, file: &BackingFile) -> Result<(), StepError> {
         self.act(Call::RemoveFile(file.clone())).await
     }

@@ -57,6 +57,8 @@ pub enum Call {
     MakeFile(BackingFile),
     /// `Host::attach_file`.
     AttachFile(BackingFile),
+    /// `Host::lengthen_file`.
+    LengthenFile(DeviceId, BackingFile),
     /// `Host::remove_file`.
     RemoveFile(BackingFile),
     /// `Host::delete_device`.
@@ -152,6 +154,7 @@ impl Call {
             Self::Close(..) => "close",
             Self::MakeFile(_) => "make the file",
             Self::AttachFile(_) => "attach the file",
+            Self::LengthenFile(..) => "lengthen the file",
             Self::RemoveFile(_) => "remove the file",
             Self::DeleteDevice(_) => "remove the device",
             Self::Logout(..) => "log out",
@@ -188,6 +191,7 @@ impl Call {
             | Self::Gather(_)
             | Self::MakeFile(_)
             | Self::AttachFile(_)
+            | Self::LengthenFile(..)
             | Self::RemoveFile(_)
             | Self::Logout(..)
             | Self::Open(..)
@@ -262,6 +266,7 @@ impl Call {
             Self::Close(name, uuid) => unit(host.close(name, uuid)),
             Self::MakeFile(file) => unit(host.make_file(file)),
             Self::AttachFile(file) => unit(host.attach_file(file)),
+            Self::LengthenFile(device, file) => unit(host.lengthen_file(device, file)),
             Self::RemoveFile(file) => unit(host.remove_file(file)),
             Self::DeleteDevice(device) => unit(host.delete_device(device)),
             Self::Logout(iqn, sid) => unit(host.logout(iqn, *sid)),
@@ -362,6 +367,7 @@ mod tests {
             mapping_name: "m".into(),
             mapping_uuid: "u".into(),
             blank: false,
+            random: false,
             activation: Default::default(),
             unlock_memory_kib: 0,
             expected: HeaderFacts::default(),

@@ -135,6 +135,11 @@ pub fn authorize(
                 && v.metadata.namespace == nv.metadata.namespace
         })
         .ok_or(Denied::NotWanted("its EncryptedVolume is gone"))?;
+    if nv.spec.ephemeral || volume.spec.source.ephemeral.is_some() {
+        return Err(Denied::NotWanted(
+            "its key is made on the node, and nobody has it",
+        ));
+    }
     let deleting = volume.metadata.deletion_timestamp.is_some();
     match (nv.spec.desired, request.purpose) {
         (Desired::Attached, _) => {

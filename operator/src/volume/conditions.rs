@@ -16,7 +16,7 @@ use cryptvol_crds::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
-    decide::KeyPicture,
+    decide::{KeyPicture, NoKey},
     facts,
     world::{Again, KeyState, Problem, World},
 };
@@ -34,6 +34,8 @@ pub struct Picture {
     pub leaving: Option<NodeVolume>,
     /// What is wrong with the node.
     pub node: Option<Problem>,
+    /// What stands against a file that shall be longer; the volume goes on as it is.
+    pub size: Option<Problem>,
 }
 
 /// Writes conditions, attachments and last error, and says when to look again.
@@ -88,7 +90,9 @@ pub fn write(world: &World, status: &mut EncryptedVolumeStatus, picture: &Pictur
     discovery(world, status, seen.as_ref());
     attachments(world, status, picture.current.as_ref());
     // What is wrong with the key of a volume that is up shows as well, though the device works.
-    let worst = blocking.or_else(|| picture.key.problem().cloned());
+    let worst = blocking
+        .or_else(|| picture.key.problem().cloned())
+        .or_else(|| picture.size.clone());
     last_error(world, status, worst.as_ref(), picture.current.as_ref());
     again(worst.as_ref(), reason)
 }
@@ -240,29 +244,33 @@ fn stages(
         condition(world, status, type_, is, reason, what);
     };
     let key = &picture.key;
-    if key.none_needed {
+    let keyless = key.none_needed.map(|why| match why {
+        NoKey::NotEncrypted => Reason::NotEncrypted,
+        NoKey::Ephemeral => Reason::Ephemeral,
+    });
+    if key.none_needed == Some(NoKey::NotEncrypted) {
         put(ENCRYPTED, Is::False, Reason::NotEncrypted, NOT_ENCRYPTED);
     }
-    match (&key.credentials, &key.source, &world.key) {
-        _ if key.none_needed => put(CREDENTIALS_VALID, Is::Unknown, Reason::NotEncrypted, ""),
-        (Some(p), _, _) => put(CREDENTIALS_VALID, Is::False, p.reason, &p.what),
-        (None, Some(_), _) | (None, None, KeyState::NotAsked) => {
+    match (keyless, &key.credentials, &key.source, &world.key) {
+        (Some(why), ..) => put(CREDENTIALS_VALID, Is::Unknown, why, ""),
+        (None, Some(p), _, _) => put(CREDENTIALS_VALID, Is::False, p.reason, &p.what),
+        (None, None, Some(_), _) | (None, None, None, KeyState::NotAsked) => {
             put(CREDENTIALS_VALID, Is::Unknown, Reason::Waiting, "");
         }
-        (None, None, _) => put(CREDENTIALS_VALID, Is::True, Reason::AsDesired, ""),
+        (None, None, None, _) => put(CREDENTIALS_VALID, Is::True, Reason::AsDesired, ""),
     }
-    match (&key.key, key.making) {
-        (Some(p), _) => put(KEY_READY, Is::False, p.reason, &p.what),
-        (None, _) if key.none_needed => put(KEY_READY, Is::Unknown, Reason::NotEncrypted, ""),
-        (None, true) => put(
+    match (&key.key, keyless, key.making) {
+        (Some(p), ..) => put(KEY_READY, Is::False, p.reason, &p.what),
+        (None, Some(why), _) => put(KEY_READY, Is::Unknown, why, ""),
+        (None, None, true) => put(
             KEY_READY,
             Is::False,
             Reason::InProgress,
             "the key manager makes the key",
         ),
         // The key was there when it was last seen; what is wrong with the credentials is told by their condition.
-        (None, false) if has_key => put(KEY_READY, Is::True, Reason::AsDesired, ""),
-        (None, false) => put(KEY_READY, Is::Unknown, Reason::Waiting, ""),
+        (None, None, false) if has_key => put(KEY_READY, Is::True, Reason::AsDesired, ""),
+        (None, None, false) => put(KEY_READY, Is::Unknown, Reason::Waiting, ""),
     }
     let wanted = !world.volume.spec.attachments.is_empty();
     let none = if wanted {

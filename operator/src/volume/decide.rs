@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     conditions::{self, Picture},
-    delete, facts, header_backup, node_volumes, quota, rotate,
+    delete, ephemeral, facts, header_backup, node_volumes, quota, rotate,
     world::{Action, Again, Decision, KeyState, NodeState, Problem, World},
 };
 
@@ -47,6 +47,7 @@ pub fn decide(world: &World) -> Decision {
     let mut then = vec![];
     let mut picture = Picture {
         key: key(world, &mut status, &mut then),
+        size: quota::against_raise(world, &status),
         ..Picture::default()
     };
     if then.contains(&Action::AskKeyManager) {
@@ -85,8 +86,17 @@ pub struct KeyPicture {
     pub making: bool,
     /// What is wrong with the volume's claim to its disk.
     pub source: Option<Problem>,
-    /// Nothing is encrypted, so there is no key and nobody is asked for one.
-    pub none_needed: bool,
+    /// Nobody is asked for a key, and why.
+    pub none_needed: Option<NoKey>,
+}
+
+/// Why nobody is asked for a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoKey {
+    /// Nothing is encrypted.
+    NotEncrypted,
+    /// The node makes it and nobody else has it.
+    Ephemeral,
 }
 
 impl KeyPicture {
@@ -121,8 +131,13 @@ fn key(world: &World, status: &mut EncryptedVolumeStatus, then: &mut Vec<Action>
         picture.credentials = Some(problem.clone());
         return picture;
     }
+    if ephemeral::is(&world.volume) {
+        picture.none_needed = Some(NoKey::Ephemeral);
+        facts::claim(world, status);
+        return picture;
+    }
     if !encrypts(world, status) {
-        picture.none_needed = true;
+        picture.none_needed = Some(NoKey::NotEncrypted);
         if world.volume.spec.deletion_policy == DeletionPolicy::Erase {
             picture.key = Some(Problem::new(Reason::EraseBlocked, NOTHING_TO_DESTROY));
             return picture;
@@ -201,6 +216,9 @@ pub fn secret_ref(volume: &EncryptedVolume) -> Option<&str> {
 /// How sectors are encrypted: as the header says where it is pinned, so that another default class changes nothing.
 pub fn encryption(world: &World, status: &EncryptedVolumeStatus) -> Result<Encryption, Problem> {
     match &status.header {
+        None if ephemeral::is(&world.volume) => {
+            world.encryption.clone().and_then(ephemeral::encryption)
+        }
         Some(header) if !header.provider.encrypts() => Ok(Encryption {
             provider: header.provider,
             ..Encryption::default()
@@ -314,11 +332,15 @@ fn attach(
     if let Some(problem) = node_problem(world, node, false) {
         return Err(problem);
     }
-    if key.problem().is_some() || (status.key.is_none() && !key.none_needed) {
+    if key.problem().is_some() || (status.key.is_none() && key.none_needed.is_none()) {
         return Ok(None);
     }
     quota::may_be_handed_over(world)?;
-    let making = (encryption(world, status)?, world.activation);
+    let making = match ephemeral::is(&world.volume) {
+        true => ephemeral::activation(world.activation),
+        false => world.activation,
+    };
+    let making = (encryption(world, status)?, making);
     status.last_node_name = Some(node.to_owned());
     let new = node_volumes::build(world, status, node, Desired::Attached, making);
     Ok(Some(new))

@@ -9,13 +9,15 @@ use cryptvol_crds::{
 use super::{
     conditions,
     decide::{self, Step, node_problem, take_down},
-    facts, header_backup, node_volumes,
+    ephemeral, facts, header_backup, node_volumes,
     world::{Action, Again, Decision, KeyState, Problem, World},
 };
 
 /// Decides about a volume that is being deleted.
 pub fn decide(world: &World, mut status: EncryptedVolumeStatus) -> Decision {
-    let erase = world.volume.spec.deletion_policy == DeletionPolicy::Erase;
+    // What the key of an ephemeral volume wrote is gone with its mapping.
+    let erase =
+        world.volume.spec.deletion_policy == DeletionPolicy::Erase && !ephemeral::is(&world.volume);
     if erase {
         take_receipt(world, &mut status);
         if status.erased.is_some() {

@@ -96,6 +96,10 @@ pub fn absorb(world: &World, status: &mut EncryptedVolumeStatus) {
         {
             status.first_opened = Some(opened.clone());
         }
+        let at = |lost: &Option<Time>| lost.as_ref().map(|t| t.0);
+        if at(&seen.data_lost) > at(&status.data_lost) {
+            status.data_lost.clone_from(&seen.data_lost);
+        }
         pin(node_volume, &seen, status);
         header_backup::take(&seen, status);
     }

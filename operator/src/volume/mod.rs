@@ -7,6 +7,7 @@ pub mod controller;
 pub mod decide;
 pub mod delete;
 pub mod effects;
+pub mod ephemeral;
 pub mod facts;
 mod header_backup;
 pub mod node_volumes;

@@ -4,12 +4,12 @@ use cryptvol_crds::{
     EncryptedVolume, NodeVolume, names, quantity,
     v1alpha1::{
         Activation, Desired, EncryptedVolumeStatus, Encryption, IscsiSource, NodeDevice, NodeFile,
-        NodeIscsi, NodeSource, NodeVolumeSpec, VolumeRef,
+        NodeIscsi, NodeSource, NodeVolumeSpec, Source, VolumeRef,
     },
 };
 use kube::{Resource, ResourceExt};
 
-use super::{facts, header_backup, rotate, world::World};
+use super::{ephemeral, facts, header_backup, quota, rotate, world::World};
 
 /// iSCSI's registered port, for portals that name none.
 const ISCSI_PORT: u16 = 3260;
@@ -41,7 +41,7 @@ pub fn build(
         desired,
         encryption,
         activation,
-        ephemeral: false,
+        ephemeral: ephemeral::is(volume),
         luks_uuid: status.luks_uuid.clone(),
         size_bytes: status.size_bytes,
         wwid: named.or_else(|| status.wwid.clone()),
@@ -65,14 +65,8 @@ pub fn build(
             .filter(|_| volume.metadata.deletion_timestamp.is_none()),
         source: NodeSource {
             iscsi: source.iscsi.clone().map(iscsi),
-            device: source.device.as_ref().map(|d| NodeDevice {
-                path: d.path.clone(),
-            }),
-            file: source.file.as_ref().map(|f| NodeFile {
-                path: f.path.clone(),
-                // The rules of the API let nothing else through; the agent refuses 0.
-                size_bytes: quantity::bytes(&f.size).unwrap_or_default(),
-            }),
+            device: device_path(source).map(|path| NodeDevice { path: path.clone() }),
+            file: file(world, status),
         },
     };
     let mut node_volume = NodeVolume::new(&names::node_volume_name(&name, node), spec);
@@ -82,6 +76,30 @@ pub fn build(
     meta.labels = Some([(names::VOLUME_LABEL.to_owned(), name)].into());
     meta.owner_references = volume.controller_owner_ref(&()).map(|o| vec![o]);
     node_volume
+}
+
+/// Path of the block device of the node that the volume is on.
+pub fn device_path(source: &Source) -> Option<&String> {
+    let scratch = source.ephemeral.as_ref().and_then(|e| e.device.as_ref());
+    source.device.as_ref().map(|d| &d.path).or(scratch)
+}
+
+/// The file that the volume is in.
+fn file(world: &World, status: &EncryptedVolumeStatus) -> Option<NodeFile> {
+    let source = &world.volume.spec.source;
+    // The rules of the API let nothing else through; the agent refuses 0.
+    let bytes = |size| quantity::bytes(size).unwrap_or_default();
+    if let Some(file) = &source.file {
+        return Some(NodeFile {
+            path: file.path.clone(),
+            size_bytes: quota::file_size(world, status, bytes(&file.size)),
+        });
+    }
+    let size = source.ephemeral.as_ref()?.size.as_ref()?;
+    Some(NodeFile {
+        path: names::scratch_file(&world.volume.uid().unwrap_or_default()),
+        size_bytes: bytes(size),
+    })
 }
 
 /// The name of a look at the disk's size that somebody asked for. It stays: each is made once.

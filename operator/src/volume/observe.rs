@@ -12,6 +12,7 @@ use kube::ResourceExt;
 use super::{
     decide,
     effects::{self, EffectError},
+    node_volumes,
     world::{Fresh, NodeState, Problem, SourceOwner, World},
 };
 use crate::context::Context;
@@ -213,10 +214,8 @@ pub fn disk(volume: &EncryptedVolume) -> Option<String> {
         .as_ref()
         .and_then(|s| s.last_node_name.as_deref());
     let node = decide::wanted(volume).into_iter().next().or(last)?;
-    let path = match (&source.device, &source.file) {
-        (Some(device), _) => &device.path,
-        (None, file) => &file.as_ref()?.path,
-    };
+    // A scratch file has its volume's own name.
+    let path = node_volumes::device_path(source).or(source.file.as_ref().map(|f| &f.path))?;
     Some(format!("{path} on node {node}"))
 }
 

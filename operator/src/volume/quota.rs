@@ -6,7 +6,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use cryptvol_crds::{EncryptedVolume, conditions::Reason, quantity};
+use cryptvol_crds::{
+    EncryptedVolume, NodeVolume, conditions::Reason, quantity, v1alpha1::EncryptedVolumeStatus,
+};
 use kube::ResourceExt;
 
 use super::{
@@ -120,6 +122,60 @@ pub fn may_be_handed_over(world: &World) -> Result<(), Problem> {
         ..Usage::default()
     };
     check(limits, &world.used, &wanted)
+}
+
+/// How long the file of a volume may be in bytes: as the user asks. What a node has already stays; what comes on top of that is held
+/// back while a limit is in the way, or while nobody says what the limits are.
+pub fn file_size(world: &World, status: &EncryptedVolumeStatus, asked: i64) -> i64 {
+    match larger(world, status, asked) {
+        Some(has) if has_tags(status) || raise(world, asked) != Some(Ok(())) => has,
+        _ => asked,
+    }
+}
+
+/// What stands against a file that shall be longer.
+pub fn against_raise(world: &World, status: &EncryptedVolumeStatus) -> Option<Problem> {
+    let file = world.volume.spec.source.file.as_ref()?;
+    let asked = quantity::bytes(&file.size)?;
+    larger(world, status, asked)?;
+    if has_tags(status) {
+        return Some(Problem::new(
+            Reason::GrowUnsupported,
+            "source.file.size cannot be raised: a volume with integrity stays as long as it was made",
+        ));
+    }
+    let over = raise(world, asked)?.err()?;
+    Some(Problem::new(
+        over.reason,
+        format!("source.file.size cannot be raised: {}", over.what),
+    ))
+}
+
+/// Authenticated sectors have their tags in places that were laid out once.
+fn has_tags(status: &EncryptedVolumeStatus) -> bool {
+    status
+        .header
+        .as_ref()
+        .is_some_and(|h| h.integrity.is_some())
+}
+
+/// What the file has, or a node was told that it shall have, where more is asked for.
+fn larger(world: &World, status: &EncryptedVolumeStatus, asked: i64) -> Option<i64> {
+    let told = |nv: &NodeVolume| nv.spec.source.file.as_ref().map(|f| f.size_bytes);
+    let told = world.node_volumes.iter().filter_map(told).max();
+    status.size_bytes.max(told).filter(|has| *has < asked)
+}
+
+/// Whether the limits let a volume have so many bytes; nothing where they are not known.
+fn raise(world: &World, asked: i64) -> Option<Result<(), Problem>> {
+    let KeyState::Known { limits, .. } = &world.key else {
+        return None;
+    };
+    let wanted = Usage {
+        bytes: u64::try_from(asked).unwrap_or(u64::MAX),
+        ..Usage::default()
+    };
+    Some(check(limits, &world.used, &wanted))
 }
 
 fn of_new(volume: &EncryptedVolume) -> Usage {

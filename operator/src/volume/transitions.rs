@@ -55,6 +55,21 @@ pub fn between(old: &EncryptedVolumeStatus, new: &EncryptedVolumeStatus) -> Vec<
         );
         note(false, "Erased", "Erase", text);
     }
+    if old.data_lost != new.data_lost {
+        let text = "the volume's random key went with the node's kernel (a restart of the node is the usual cause), and the data with it: \
+                    it begins anew with another key";
+        note(true, "DataLost", "Attach", text.to_owned());
+    }
+    let refused = |s: &EncryptedVolumeStatus| {
+        let error = s.last_error.clone();
+        let of_grow = [Reason::QuotaExceeded, Reason::GrowUnsupported].map(Reason::as_str);
+        error.filter(|e| of_grow.contains(&e.reason.as_str()))
+    };
+    if let Some(error) = refused(new).filter(|_| is_true(&new.conditions, READY))
+        && refused(old).is_none_or(|before| before.message != error.message)
+    {
+        note(true, &error.reason, "Grow", error.message);
+    }
     if let (None, Some(rotation)) = (&old.rotation, &new.rotation) {
         let text = format!(
             "key version {} is to replace key {}",

@@ -21,7 +21,7 @@ use nix::{
     errno::Errno,
     fcntl::{OFlag, open, openat},
     libc,
-    sys::stat::Mode,
+    sys::{stat::Mode, statvfs::fstatvfs},
     unistd::{UnlinkatFlags, fsync, unlinkat},
 };
 
@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     host::{BackingFile, Device, DeviceId, FileState, HeaderFound, Mapping, RawKind, StepError},
-    volume::wanted::is_file_name,
+    volume::wanted::{is_file_name, is_scratch_name},
 };
 
 /// How often another may take the free loop device before us.
@@ -115,7 +115,8 @@ impl Files {
     }
 
     /// The loop device of a volume: the one below its live mapping, where there is one of ours, else the one that has the file at the
-    /// path now. Told by the inode: names in sysfs are those of whoever made it.
+    /// path now. Told by the inode: names in sysfs are those of whoever made it. A scratch file's name is its volume's alone, so its loop
+    /// device is found by that too, also when something was mounted over the directory since.
     ///
     /// # Errors
     /// `FileNotUsable` for a path outside of the directory, `StepFailed`.
@@ -134,14 +135,15 @@ impl Files {
             return Ok(Some(device));
         }
         let name = name(&file.path)?;
-        let meta = match fs::symlink_metadata(self.dir().join(name)) {
-            Ok(meta) if meta.is_file() => meta,
+        let known_by = match fs::symlink_metadata(self.dir().join(name)) {
+            _ if is_scratch_name(name) => None,
+            Ok(meta) if meta.is_file() => Some((meta.dev(), meta.ino())),
             Ok(_) => return Ok(None),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(failed(format!("reading {}", file.path), e)),
         };
         for block in sysfs.loops(name).map_err(read)? {
-            let device = looped(&block, Some((meta.dev(), meta.ino()))).map_err(read)?;
+            let device = looped(&block, known_by).map_err(read)?;
             if device.is_some() {
                 return Ok(device);
             }
@@ -185,8 +187,53 @@ impl Files {
         Err(what(last))
     }
 
+    /// Makes the file below a loop device longer, and the loop device with it. The file system must have room now for what is added,
+    /// though the file is sparse: what a guest was promised and cannot be written is an I/O error to it.
+    ///
+    /// # Errors
+    /// `FileNotUsable`, `FileSystemFull`, `StepFailed`.
+    pub fn lengthen(&self, device: &DeviceId, file: &BackingFile) -> Result<(), StepError> {
+        let doing = format!("lengthening {}", file.path);
+        let what = |e: io::Error| failed(&doing, e);
+        let backing = self.regular(file)?;
+        let meta = backing.metadata().map_err(what)?;
+        let block = look(&device.path).map_err(what)?;
+        if loop_sys::backing(&block).map_err(what)? != Some((meta.dev(), meta.ino())) {
+            return Err(because(
+                Reason::FileNotUsable,
+                format!("{} is not the file below {}", file.path, device.path),
+            ));
+        }
+        self.stretch(&backing, file)?;
+        loop_sys::take_size(&block).map_err(what)
+    }
+
+    fn stretch(&self, backing: &File, file: &BackingFile) -> Result<(), StepError> {
+        let doing = format!("lengthening {}", file.path);
+        let has = backing.metadata().map_err(|e| failed(&doing, e))?.len();
+        let more = file.size_bytes.saturating_sub(has);
+        if more > 0 {
+            let room = fstatvfs(backing).map_err(|e| failed(&doing, e))?;
+            let free = room.blocks_available().saturating_mul(room.fragment_size());
+            if free < more {
+                return Err(because(
+                    Reason::FileSystemFull,
+                    format!(
+                        "{} has {has} bytes and shall have {}, and its file system has {free} bytes free",
+                        file.path, file.size_bytes
+                    ),
+                ));
+            }
+            backing
+                .set_len(file.size_bytes)
+                .map_err(|e| failed(&doing, e))?;
+        }
+        // Not only of what was just added: who did that may have died before it was on the disk.
+        backing.sync_all().map_err(|e| failed(&doing, e))
+    }
+
     /// Removes the file of an erased volume. One that by now carries a header or anything else that has a name is somebody's, and
-    /// stays. Absent is success.
+    /// stays; a scratch file has its volume's name, and goes. Absent is success.
     ///
     /// # Errors
     /// `FileNotUsable`, `StepFailed`.
@@ -194,8 +241,10 @@ impl Files {
         if self.observe(file)? == FileState::Absent {
             return Ok(());
         }
-        let disk = Disk::of(self.regular(file)?, &file.path)?;
-        match header::read(&disk)? {
+        let found = self.regular(file)?;
+        let scratch = is_scratch_name(name(&file.path)?);
+        match header::read(&Disk::of(found, &file.path)?)? {
+            _ if scratch => {}
             HeaderFound::Blank | HeaderFound::Unknown => {}
             found => {
                 let what = match found {
@@ -355,7 +404,7 @@ fn looped(block: &Path, file: Option<(u64, u64)>) -> io::Result<Option<Device>> 
 fn name(path: &str) -> Result<&str, StepError> {
     path.strip_prefix(FILE_DIR)
         .and_then(|rest| rest.strip_prefix('/'))
-        .filter(|name| is_file_name(name))
+        .filter(|name| is_file_name(name) || is_scratch_name(name))
         .ok_or_else(|| {
             because(
                 Reason::FileNotUsable,
@@ -437,6 +486,41 @@ mod tests {
                 assert_eq!(result.unwrap_err().reason(), Reason::FileNotUsable, "{bad}");
             }
         }
+    }
+
+    #[test]
+    fn made_longer_where_there_is_room_and_never_shorter() {
+        let tmp = tempfile::tempdir().unwrap();
+        let files = Files::at(tmp.path());
+        let mut disk = file("/var/lib/cryptvol/volumes/a");
+        files.make(&disk).unwrap();
+        let backing = files.regular(&disk).unwrap();
+        let length = || backing.metadata().unwrap().len();
+        disk.size_bytes = 96 << 20;
+        files.stretch(&backing, &disk).unwrap();
+        files.stretch(&backing, &disk).unwrap();
+        assert_eq!(length(), 96 << 20);
+        disk.size_bytes = 64 << 20;
+        files.stretch(&backing, &disk).unwrap();
+        assert_eq!(length(), 96 << 20);
+        disk.size_bytes = 1 << 60;
+        let full = files.stretch(&backing, &disk).unwrap_err();
+        assert_eq!(full.reason(), Reason::FileSystemFull);
+        assert!(full.message.contains("bytes free"), "{}", full.message);
+        assert_eq!(length(), 96 << 20);
+        // Whatever the device is, it has another file.
+        let other = DeviceId {
+            path: "/dev/null".into(),
+            dev: "1:3".into(),
+            kind: RawKind::Loop {
+                file_system: 0,
+                inode: 0,
+            },
+            wwid: None,
+            size_bytes: 0,
+        };
+        assert!(files.lengthen(&other, &disk).is_err());
+        assert_eq!(length(), 96 << 20);
     }
 
     #[test]

@@ -42,6 +42,7 @@ mod ioctls {
     use super::{LoopConfig, LoopInfo};
     nix::ioctl_none_bad!(clear, 0x4c01);
     nix::ioctl_read_bad!(status, 0x4c05, LoopInfo);
+    nix::ioctl_none_bad!(capacity, 0x4c07);
     nix::ioctl_write_ptr_bad!(configure, 0x4c0a, LoopConfig);
     nix::ioctl_none_bad!(free, 0x4c82);
 }
@@ -107,6 +108,16 @@ pub fn backing(device: impl AsFd) -> io::Result<Option<(u64, u64)>> {
         Err(nix::errno::Errno::ENXIO) => Ok(None),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Makes a loop device as long as its file is by now.
+///
+/// # Errors
+/// That of the ioctl.
+pub fn take_size(device: impl AsFd) -> io::Result<()> {
+    // SAFETY: LOOP_SET_CAPACITY has no argument.
+    unsafe { ioctls::capacity(device.as_fd().as_raw_fd()) }?;
+    Ok(())
 }
 
 /// Takes the file away from a loop device, at once or when the last who has it open closes it.

@@ -228,6 +228,10 @@ impl Host for RealHost {
         self.files.attach(&self.sysfs, file)
     }
 
+    fn lengthen_file(&mut self, device: &DeviceId, file: &BackingFile) -> Result<(), StepError> {
+        self.files.lengthen(device, file)
+    }
+
     fn remove_file(&mut self, file: &BackingFile) -> Result<(), StepError> {
         self.files.remove(file)
     }
@@ -237,6 +241,7 @@ impl Host for RealHost {
     }
 
     fn grow(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError> {
+        has_a_lasting_key(order)?;
         let disk = Disk::open(&self.sysfs, device, Access::Read)?;
         live::grow(&plan(device, order), volume_key(&disk, order)?.as_ref())
     }
@@ -254,6 +259,7 @@ impl Host for RealHost {
     }
 
     fn resume(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError> {
+        has_a_lasting_key(order)?;
         let disk = Disk::open(&self.sysfs, device, Access::Read)?;
         live::resume(&plan(device, order), volume_key(&disk, order)?.as_ref())
     }
@@ -312,6 +318,33 @@ fn plan<'a>(device: &'a DeviceId, order: &'a OpenOrder) -> dm::Plan<'a> {
     }
 }
 
+/// A table that is loaded once more wants the key that it had.
+fn has_a_lasting_key(order: &OpenOrder) -> Result<(), StepError> {
+    match order.random {
+        true => Err(failed(
+            "a table for the mapping",
+            "the key of an ephemeral volume was given to the kernel, and nobody has it any more",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// A key for a disk of which nobody can read anything.
+fn random_key(disk: &Disk, order: &OpenOrder) -> Result<VolumeKey, StepError> {
+    let found = match header::read(disk)? {
+        HeaderFound::Blank | HeaderFound::Unknown => {
+            let bytes = usize::try_from(order.expected.key_size / 8).unwrap_or_default();
+            return VolumeKey::random(bytes);
+        }
+        HeaderFound::Foreign(what) => what,
+        HeaderFound::Luks(_) => "a LUKS header".to_owned(),
+    };
+    Err(because(
+        Reason::ForeignSignature,
+        format!("{} carries {found} by now", disk.name()),
+    ))
+}
+
 /// The volume key, by whatever the volume's encryptor is; the disk is as it was judged.
 fn volume_key(disk: &Disk, order: &OpenOrder) -> Result<Option<VolumeKey>, StepError> {
     if order.blank && header::read(disk)? != HeaderFound::Blank {
@@ -319,6 +352,9 @@ fn volume_key(disk: &Disk, order: &OpenOrder) -> Result<Option<VolumeKey>, StepE
             Reason::DeviceNotBlank,
             format!("{} is not blank any more", disk.name()),
         ));
+    }
+    if order.random {
+        return random_key(disk, order).map(Some);
     }
     let passphrase = || {
         let given = order.passphrase.as_ref();

@@ -3,7 +3,10 @@
 use cryptvol_crds::{conditions::Reason, names::DM_UUID_PREFIX};
 
 use super::{Content, SimDevice, World};
-use crate::host::{BackingFile, FileState, StepError};
+use crate::{
+    host::{BackingFile, DeviceId, FileState, StepError},
+    volume::wanted::is_scratch_name,
+};
 
 /// A file.
 #[derive(Clone, Debug)]
@@ -38,6 +41,10 @@ impl World {
         let Some(found) = self.files.get_mut(&file.path) else {
             return Err(StepError::new(Reason::FileNotUsable, "no such directory"));
         };
+        if found.size.is_none() && is_scratch(file) {
+            let disk = &mut self.disks[found.disk];
+            (disk.content, disk.data) = (Content::Blank, None);
+        }
         let size = *found.size.get_or_insert(file.size_bytes);
         match size {
             0 => found.size = Some(file.size_bytes),
@@ -81,11 +88,40 @@ impl World {
         Ok(())
     }
 
+    pub(super) fn lengthen(
+        &mut self,
+        device: &DeviceId,
+        file: &BackingFile,
+    ) -> Result<(), StepError> {
+        let mut all = self.kernel.devices.iter_mut();
+        let looped = all.find(|d| d.dev == device.dev && d.file.as_ref() == Some(&file.path));
+        let found = self.files.get_mut(&file.path);
+        let (
+            Some(looped),
+            Some(SimFile {
+                disk,
+                size: Some(size),
+            }),
+        ) = (looped, found)
+        else {
+            return Err(StepError::new(Reason::FileNotUsable, "not the file below"));
+        };
+        let more = file.size_bytes.saturating_sub(*size);
+        if self.file_room.is_some_and(|room| room < more) {
+            return Err(StepError::new(Reason::FileSystemFull, "no room"));
+        }
+        *size += more;
+        self.disks[*disk].size = *size;
+        looped.size = *size;
+        Ok(())
+    }
+
     pub(super) fn remove(&mut self, file: &BackingFile) -> Result<(), StepError> {
         let Some(found) = self.files.get_mut(&file.path) else {
             return Ok(());
         };
         let keep = match &self.disks[found.disk].content {
+            _ if is_scratch(file) => false,
             Content::Luks(h) => !h.slots.is_empty(),
             Content::Foreign(_) => true,
             Content::Blank | Content::Garbage => false,
@@ -95,4 +131,9 @@ impl World {
         }
         Ok(())
     }
+}
+
+fn is_scratch(file: &BackingFile) -> bool {
+    let name = file.path.rsplit('/').next();
+    name.is_some_and(is_scratch_name)
 }

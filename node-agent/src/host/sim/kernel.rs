@@ -284,6 +284,14 @@ impl World {
                     Some(map) => map.suspended = torn != Torn::Early,
                 }
             }
+            // The file is longer, and its loop device was not told yet.
+            TornStep::Lengthen(file) => {
+                if let Some(size) = self.files.get_mut(&file.path).and_then(|f| f.size.as_mut())
+                    && torn != Torn::Early
+                {
+                    *size = file.size_bytes.max(*size);
+                }
+            }
             TornStep::Suspend(name, uuid) => {
                 if let Ok(m) = self.mapping_of(name, uuid) {
                     m.suspended = torn != Torn::Early;
@@ -401,6 +409,18 @@ impl World {
 
     /// The header is as it was pinned and the passphrase opens it; without a header every passphrase does.
     fn unlocks(&self, disk: usize, order: &OpenOrder) -> Result<(), StepError> {
+        if order.random && order.passphrase.is_some() {
+            return error(Reason::StepFailed, "a passphrase for a random key");
+        }
+        if order.random {
+            return match self.found(disk)? {
+                HeaderFound::Unknown if order.blank => {
+                    error(Reason::DeviceNotBlank, "the disk is not blank any more")
+                }
+                HeaderFound::Blank | HeaderFound::Unknown => Ok(()),
+                _ => error(Reason::ForeignSignature, "the disk carries something"),
+            };
+        }
         if !order.expected.provider.has_header() {
             return match order.blank && self.found(disk)? != HeaderFound::Blank {
                 true => error(Reason::DeviceNotBlank, "the disk is not blank any more"),
@@ -485,6 +505,8 @@ pub enum TornStep {
     ClearHeader(DeviceId, String),
     /// See `Host::gather`.
     Gather(MapOrder),
+    /// See `Host::lengthen_file`.
+    Lengthen(BackingFile),
     /// See `Host::suspend`.
     Suspend(String, String),
     /// See `Host::drop_key_slots`.
@@ -815,6 +837,10 @@ impl Host for World {
         self.attach(file)
     }
 
+    fn lengthen_file(&mut self, device: &DeviceId, file: &BackingFile) -> Result<(), StepError> {
+        self.lengthen(device, file)
+    }
+
     fn remove_file(&mut self, file: &BackingFile) -> Result<(), StepError> {
         self.remove(file)
     }
@@ -856,6 +882,7 @@ impl Host for World {
     }
 
     fn grow(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError> {
+        assert!(!order.random, "nobody has the key");
         let disk = self.check(device)?;
         self.unlocks(disk, order)?;
         let room = device.size_bytes - u64::try_from(order.expected.data_offset).unwrap();
@@ -894,6 +921,7 @@ impl Host for World {
     }
 
     fn resume(&mut self, device: &DeviceId, order: &OpenOrder) -> Result<Mapping, StepError> {
+        assert!(!order.random, "nobody has the key");
         let disk = self.check(device)?;
         self.unlocks(disk, order)?;
         let m = self.mapping_of(&order.mapping_name, &order.mapping_uuid)?;

@@ -31,6 +31,8 @@ pub struct World {
     pub kernel: Kernel,
     /// Files of the node that stand for disks, by path; they outlive a power cut.
     pub files: BTreeMap<String, SimFile>,
+    /// Bytes that their file system has free; absent where there is always room.
+    pub file_room: Option<u64>,
     /// Links by path.
     pub links: BTreeMap<String, SimLink>,
     /// What udev is told of names.

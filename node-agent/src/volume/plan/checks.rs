@@ -28,6 +28,12 @@ impl<'a> At<'a> {
         self.memory.opened || self.wanted.pinned.is_some()
     }
 
+    /// Bytes that the disk had at least, once.
+    pub(super) fn pinned_size(&self) -> Option<u64> {
+        let own = self.memory.size_bytes.filter(|_| self.memory.opened);
+        self.wanted.size_bytes.or(own)
+    }
+
     /// WWID and size agree with what is pinned. What this agent reported itself counts from the first opening on, when it
     /// was proven to be the right disk by its header.
     pub(super) fn identity(&self, device: &DeviceId) -> Result<(), Next> {
@@ -47,11 +53,7 @@ impl<'a> At<'a> {
                 format!("{} is {found}, expected {wwid}", self.wanted.query.source),
             ));
         }
-        let size = self
-            .wanted
-            .size_bytes
-            .or(self.memory.size_bytes.filter(|_| remembered));
-        if let Some(size) = size
+        if let Some(size) = self.pinned_size()
             && device.size_bytes < size
         {
             return Err(stop(

@@ -86,9 +86,10 @@ impl At<'_> {
             }
             return Err(Next::Do(Step::DeleteDevice(device.id.clone())));
         }
-        // Only once the receipt is on record: without the file nobody could see any more that it was erased.
+        // Only once the receipt is on record: without the file nobody could see any more that it was erased. Of an ephemeral volume
+        // nothing is kept.
         if let Source::File(file) = &self.wanted.query.source
-            && self.memory.erased.is_some()
+            && (self.memory.erased.is_some() || self.wanted.ephemeral)
             && self.observed.file != FileState::Absent
             && !self.run.file_removed
         {

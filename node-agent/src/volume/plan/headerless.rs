@@ -9,7 +9,7 @@ use cryptvol_crds::{
 };
 
 use super::{At, Next, Step, checks::difference, stop};
-use crate::host::{DeviceId, HeaderFound};
+use crate::host::{DeviceId, HeaderFound, Source};
 
 impl At<'_> {
     /// The disk is known by more than its place. Asked before anything is done by which it would be taken for this volume's.
@@ -36,7 +36,10 @@ impl At<'_> {
         let facts = self.facts_without_header()?;
         let first = !self.opened();
         let new = self.wanted.permit.is_some();
-        if first {
+        if self.wanted.ephemeral {
+            self.may_begin_anew(device)?;
+        }
+        if first && !self.has_scratch_file() {
             self.may_begin(device, new)?;
         }
         self.key_in_hand()?;
@@ -44,7 +47,7 @@ impl At<'_> {
             device: device.clone(),
             mapping_uuid: names::mapping_uuid(&facts.luks_uuid, &self.wanted.volume_uid),
             expected: facts,
-            blank: first && new,
+            blank: first && new && !self.has_scratch_file(),
         }))
     }
 
@@ -62,7 +65,8 @@ impl At<'_> {
             true => HeaderFacts {
                 integrity: None,
                 provider: encryption.provider,
-                hash: (encryption.provider == Provider::Plain)
+                // No passphrase, so nothing that a key is made from.
+                hash: (encryption.provider == Provider::Plain && !self.wanted.ephemeral)
                     .then(|| encryption.hash.unwrap_or_default()),
                 luks_uuid: uuid.clone(),
                 cipher: encryption.cipher.clone(),
@@ -89,6 +93,28 @@ impl At<'_> {
             }
         }
         Ok(facts)
+    }
+
+    /// The volume is in a file that was made for it alone, and goes with it.
+    pub(super) fn has_scratch_file(&self) -> bool {
+        self.wanted.ephemeral && matches!(self.wanted.query.source, Source::File(_))
+    }
+
+    /// Whether a disk of which nobody can read anything may be written from its beginning. It was this volume's by its WWID; what carries a
+    /// name by now is somebody's all the same.
+    fn may_begin_anew(&self, device: &DeviceId) -> Result<(), Next> {
+        let what = match self.header(device)? {
+            HeaderFound::Blank | HeaderFound::Unknown => return Ok(()),
+            HeaderFound::Foreign(what) => what.clone(),
+            HeaderFound::Luks(header) => {
+                format!("a LUKS header with UUID {}", header.facts.luks_uuid)
+            }
+        };
+        Err(stop(
+            Stage::Header,
+            Reason::ForeignSignature,
+            format!("{} carries {what}", device.path),
+        ))
     }
 
     /// Whether the disk may be taken for this volume though it never was before.

@@ -6,7 +6,7 @@ use cryptvol_crds::{
 };
 
 use super::{At, Done, Next, Step, stop};
-use crate::host::{Device, DeviceId, HeaderFound, Initialised, Mapping, Source};
+use crate::host::{Device, DeviceId, FileState, HeaderFound, Initialised, Mapping, Source};
 
 impl At<'_> {
     /// Has the kernel read the disk's identity and size anew, where that was not done in this run.
@@ -30,6 +30,40 @@ impl At<'_> {
         }
     }
 
+    /// Makes the file longer where more is wanted by now. Only below the volume's own mapping: whose it is was proven when that was made.
+    pub(super) fn lengthen(&self, device: &DeviceId, facts: &HeaderFacts) -> Result<(), Next> {
+        let Source::File(file) = &self.wanted.query.source else {
+            return Ok(());
+        };
+        let cannot = self.wanted.ephemeral || facts.integrity.is_some();
+        if device.size_bytes >= file.size_bytes || cannot {
+            return Ok(());
+        }
+        let stopped = |reason, what: String| Err(stop(Stage::Attached, reason, what));
+        if !matches!(self.observed.file, FileState::Regular { .. }) {
+            return stopped(
+                Reason::DeviceNotFound,
+                format!(
+                    "{} shall be longer, and is not there any more below {}",
+                    file.path, device.path
+                ),
+            );
+        }
+        if self.run.lengthened {
+            return stopped(
+                Reason::StepFailed,
+                format!(
+                    "{} has {} bytes although its file was just made longer",
+                    device.path, device.size_bytes
+                ),
+            );
+        }
+        Err(Next::Do(Step::LengthenFile {
+            device: device.clone(),
+            file: file.clone(),
+        }))
+    }
+
     /// Makes the mapping longer where its disk has grown. That a disk shrank is found by the identity check, which comes before.
     pub(super) fn grow(
         &self,
@@ -37,7 +71,8 @@ impl At<'_> {
         device: &DeviceId,
         facts: &HeaderFacts,
     ) -> Result<(), Next> {
-        if facts.data_bytes(device.size_bytes) <= mapping.size_bytes {
+        // A longer table wants the key again, which nobody has: an ephemeral volume is longer at its next attachment.
+        if facts.data_bytes(device.size_bytes) <= mapping.size_bytes || self.wanted.ephemeral {
             return Ok(());
         }
         let facts = self.facts_below(device)?;

@@ -106,6 +106,8 @@ pub enum Step {
         /// Facts of the header.
         facts: HeaderFacts,
     },
+    /// Record that the random key of an ephemeral volume is gone, and the data with it; acknowledged before another one is made.
+    RecordKeyLost,
     /// Make the link lead to the mapping.
     Link(Mapping),
     /// Give a name of udev's to the mapping, to nobody, or back.
@@ -148,7 +150,14 @@ pub enum Step {
         /// UUID that the header must have.
         luks_uuid: String,
     },
-    /// Remove the file of an erased volume.
+    /// Make the file longer, and its loop device with it.
+    LengthenFile {
+        /// The loop device.
+        device: DeviceId,
+        /// The file, and how long it shall be.
+        file: BackingFile,
+    },
+    /// Remove the file of a volume that is erased, or whose random key is gone.
     RemoveFile(BackingFile),
     /// Make the mapping as long as its disk is by now.
     Grow {
@@ -251,6 +260,7 @@ impl Step {
             Self::Open { .. } => "open",
             Self::Initialise(_) => "initialise",
             Self::RecordFirstOpened { .. } => "record-first-opened",
+            Self::RecordKeyLost => "record-key-lost",
             Self::Link(_) => "link",
             Self::Name { to, .. } => match to {
                 NameTo::Nobody => "take-name",
@@ -264,6 +274,7 @@ impl Step {
             Self::Erase { .. } => "erase",
             Self::RecordErased(_) => "record-erased",
             Self::ClearHeader { .. } => "clear-header",
+            Self::LengthenFile { .. } => "lengthen-file",
             Self::RemoveFile(_) => "remove-file",
             Self::Grow { .. } => "grow",
             Self::Sample { .. } => "sample",
@@ -292,6 +303,7 @@ impl Step {
         "open",
         "initialise",
         "record-first-opened",
+        "record-key-lost",
         "take-name",
         "give-name",
         "free-name",
@@ -303,6 +315,7 @@ impl Step {
         "erase",
         "record-erased",
         "clear-header",
+        "lengthen-file",
         "remove-file",
         "grow",
         "sample",
@@ -326,11 +339,13 @@ impl Step {
             Self::RestoreHeader { .. } => Stage::Header,
             Self::BackupHeader { .. } => Stage::Mapping,
             Self::ReleaseKey => Stage::KeyRelease,
+            Self::RecordKeyLost => Stage::Pending,
             Self::Open { .. }
             | Self::Initialise(_)
             | Self::RecordFirstOpened { .. }
             | Self::Sample { .. } => Stage::Mapping,
             Self::Link(_)
+            | Self::LengthenFile { .. }
             | Self::Grow { .. }
             | Self::Suspend { .. }
             | Self::Resume { .. }

@@ -3,7 +3,10 @@
 use cryptvol_crds::{conditions::Reason, v1alpha1::Stage};
 
 use super::{At, Next, Step, stop};
-use crate::host::{BackingFile, Device, DeviceId, FileState, Lun, Session, Source};
+use crate::{
+    host::{BackingFile, Device, DeviceId, FileState, Lun, Session, Source},
+    volume::wanted::LEAST_FILE,
+};
 
 impl At<'_> {
     /// Session, device and identity; the device is free, answers, and its identity was read in this run.
@@ -54,7 +57,7 @@ impl At<'_> {
         let path = &file.path;
         // A copy of a file is as good as the file: only a header says whose it is.
         let encryption = &self.wanted.encryption;
-        if !encryption.provider.has_header() {
+        if !encryption.provider.has_header() && !self.wanted.ephemeral {
             return Err(stop(
                 Stage::Identity,
                 Reason::IdentityUnproven,
@@ -77,8 +80,14 @@ impl At<'_> {
             return Ok(id);
         }
         let begun = self.opened() || self.wanted.formatted_before || self.memory.permit.is_some();
-        let new = !begun && self.wanted.permit.is_some();
+        let new = (!begun && self.wanted.permit.is_some()) || self.wanted.ephemeral;
         match self.observed.file {
+            // Of before: nobody has the key to it any more.
+            FileState::Regular { size_bytes: 1.. }
+                if self.wanted.ephemeral && !self.run.file_made && !self.run.file_removed =>
+            {
+                Err(Next::Do(Step::RemoveFile(file.clone())))
+            }
             FileState::Absent | FileState::Regular { size_bytes: 0 } if new => {
                 Err(Next::Do(Step::MakeFile(file.clone())))
             }
@@ -102,22 +111,28 @@ impl At<'_> {
         }
     }
 
+    /// A file of which more is wanted by now is made longer once the volume is up, when it is known whose it is; one that lost its end is
+    /// not. What is imported was made elsewhere: a file that is short there is half a copy.
     fn long_enough(&self, file: &BackingFile, size_bytes: u64) -> Result<(), Next> {
-        if size_bytes >= file.size_bytes {
-            return Ok(());
-        }
-        let reason = match self.opened() {
-            true => Reason::SizeMismatch,
-            false => Reason::FileNotUsable,
-        };
-        Err(stop(
-            Stage::Device,
-            reason,
-            format!(
-                "{} has {size_bytes} bytes, wanted are {}",
-                file.path, file.size_bytes
+        let new = self.wanted.permit.is_some()
+            || self.memory.permit.is_some()
+            || self.wanted.formatted_before;
+        let (least, reason) = match self.opened() {
+            true => (
+                self.pinned_size().unwrap_or(file.size_bytes),
+                Reason::SizeMismatch,
             ),
-        ))
+            false if new => (LEAST_FILE, Reason::FileNotUsable),
+            false => (file.size_bytes, Reason::FileNotUsable),
+        };
+        match size_bytes >= least {
+            true => Ok(()),
+            false => Err(stop(
+                Stage::Device,
+                reason,
+                format!("{} has {size_bytes} bytes, not {least}", file.path),
+            )),
+        }
     }
 
     /// iscsid logs in again by itself, with what it was told at the first login: a secret that the array does not take any

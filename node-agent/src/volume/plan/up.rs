@@ -57,9 +57,12 @@ impl At<'_> {
         if self.has_link() {
             return Err(Next::Do(Step::Unlink));
         }
+        if self.wanted.ephemeral && self.memory.key_made {
+            return Err(Next::Do(Step::RecordKeyLost));
+        }
         let device = self.reach_device()?;
         let has_header = self.wanted.encryption.provider.has_header();
-        if !has_header {
+        if !has_header && !self.has_scratch_file() {
             self.proven(device)?;
         }
         self.keep_name(Known::ByIdentity)?;
@@ -82,7 +85,8 @@ impl At<'_> {
 
     /// The passphrase was released in this run, or none is needed; or the step that asks for it.
     pub(super) fn key_in_hand(&self) -> Result<(), Next> {
-        match self.run.key || !self.wanted.encryption.provider.encrypts() {
+        let asked = self.wanted.encryption.provider.encrypts() && !self.wanted.ephemeral;
+        match self.run.key || !asked {
             true => Ok(()),
             false => Err(Next::Do(Step::ReleaseKey)),
         }
@@ -283,6 +287,10 @@ impl At<'_> {
             Health::Good => self
                 .adopt(mapping)
                 .map_err(|next| self.fail_closed(mapping, next)),
+            Health::Suspended if self.wanted.ephemeral => Err(self.make_anew(
+                mapping,
+                "somebody suspended it, and its key could be given back by nobody",
+            )),
             Health::Suspended => self
                 .suspended(mapping)
                 .map_err(|next| self.fail_closed(mapping, next)),
@@ -357,7 +365,7 @@ impl At<'_> {
         self.own_path(mapping)?;
         self.back_up_header(id, facts)?;
         self.initialise(mapping, facts)?;
-        if !self.memory.opened {
+        if !self.memory.opened || (self.wanted.ephemeral && !self.memory.key_made) {
             return Err(Next::Do(Step::RecordFirstOpened {
                 facts: facts.clone(),
             }));
@@ -367,6 +375,7 @@ impl At<'_> {
             return Err(Next::Do(Step::Link(mapping.clone())));
         }
         self.prove(mapping, id)?;
+        self.lengthen(id, facts)?;
         self.grow(mapping, id, facts)?;
         self.rotate(id, facts)?;
         Ok(Next::Done(Done::Attached {

@@ -97,6 +97,17 @@ fn written(lab: Lab) -> Lab {
     lab
 }
 
+/// More of the file is wanted than there is.
+fn longer(lab: Lab) -> Lab {
+    lab.change(1, |s| s.source.file.as_mut().unwrap().size_bytes = 2 << 30);
+    lab
+}
+
+fn powerless(lab: Lab) -> Lab {
+    lab.world.borrow_mut().power_cut();
+    lab
+}
+
 fn detached_with_data() -> Lab {
     detached(attached_with_data())
 }
@@ -287,6 +298,48 @@ const WAYS: &[Way] = &[
         formats: false,
     },
     Way {
+        name: "first attach, scratch file",
+        prepare: || Lab::scratch_file(1),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "detach, scratch file",
+        prepare: || written(Lab::scratch_file(1)),
+        desired: Desired::Detached,
+        last: Stage::Detached,
+        formats: false,
+    },
+    Way {
+        name: "attach anew, scratch file",
+        prepare: || detached(written(Lab::scratch_file(1))),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "begin anew after a power cut, scratch file",
+        prepare: || powerless(written(Lab::scratch_file(1))),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "first attach, scratch device",
+        prepare: || Lab::scratch_device(1),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "begin anew after a power cut, scratch device",
+        prepare: || powerless(written(Lab::scratch_device(1))),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
         name: "first attach, file",
         prepare: || Lab::file(Provider::Luks2, 1),
         desired: Desired::Attached,
@@ -296,6 +349,20 @@ const WAYS: &[Way] = &[
     Way {
         name: "attach, file",
         prepare: || detached(file_with_data()),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "grow, file",
+        prepare: || longer(file_with_data()),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "attach and grow, file",
+        prepare: || longer(detached(file_with_data())),
         desired: Desired::Attached,
         last: Stage::Attached,
         formats: false,
@@ -583,6 +650,7 @@ fn judge(way: &Way, lab: &Lab, faults: &[(usize, Fault)]) -> bool {
             assert_eq!(lab.status(1).stage, way.last, "{}", what());
             nothing_left_if_down(way, lab);
             backed_up(lab, &what);
+            as_long_as_wanted(lab, &what);
             true
         }
         Some("FormatInterrupted") if way.formats => {
@@ -608,6 +676,25 @@ fn backed_up(lab: &Lab, what: &dyn Fn() -> String) {
         Stage::Erased => assert!(status.header_backup.is_none(), "{}", what()),
         _ => {}
     }
+}
+
+/// File, loop device, mapping and report have what is wanted.
+fn as_long_as_wanted(lab: &Lab, what: &dyn Fn() -> String) {
+    let volume = lab.volume(1);
+    let Some(file) = volume.spec.source.file.filter(|_| !volume.spec.ephemeral) else {
+        return;
+    };
+    let (status, world) = (lab.status(1), lab.world.borrow());
+    if status.stage != Stage::Attached {
+        return;
+    }
+    let size = u64::try_from(file.size_bytes).unwrap();
+    assert_eq!(world.files[&file.path].size, Some(size), "{}", what());
+    assert_eq!(world.kernel.devices[0].size, size, "{}", what());
+    let mapping = world.kernel.mappings[0].mapping.size_bytes;
+    assert_eq!(mapping, size - (16 << 20), "{}", what());
+    let reported = status.mapping.map(|m| m.size_bytes);
+    assert_eq!(reported, i64::try_from(mapping).ok(), "{}", what());
 }
 
 fn nothing_left_if_down(way: &Way, lab: &Lab) {
@@ -637,6 +724,13 @@ fn nothing_left_if_down(way: &Way, lab: &Lab) {
         assert!(
             world.names.given.is_empty(),
             "{}: a name leads on",
+            way.name
+        );
+    }
+    if way.desired != Desired::Attached && lab.volume(1).spec.ephemeral {
+        assert!(
+            world.files.values().all(|f| f.size.is_none()),
+            "{}: a scratch file is left",
             way.name
         );
     }
@@ -897,6 +991,21 @@ fn errors_of(call: &str) -> &'static [Reason] {
         "make-file" | "attach-file" | "remove-file" => {
             &[R::FileNotUsable, R::DeadlineExceeded, R::StepFailed]
         }
+        "lengthen-file" => &[
+            R::FileNotUsable,
+            R::FileSystemFull,
+            R::DeadlineExceeded,
+            R::StepFailed,
+        ],
+        "grow" => &[
+            R::KeyDoesNotOpen,
+            R::HeaderMismatch,
+            R::WwidMismatch,
+            R::DeviceUnreadable,
+            R::NotOurs,
+            R::DeadlineExceeded,
+            R::StepFailed,
+        ],
         "delete-device" => &[R::DeviceBusy, R::DeadlineExceeded, R::StepFailed],
         "logout" => &[R::DeadlineExceeded, R::StepFailed],
         "erase" | "clear-header" => &[

@@ -84,6 +84,102 @@ fn peer_failure_11_a_crash_anywhere_while_growing_converges() {
     }
 }
 
+/// As `attached`, in a file of 1 GiB of which 2 are wanted now.
+fn longer_file() -> Lab {
+    let lab = Lab::file(Provider::Luks2, 1);
+    lab.settle(1);
+    assert!(lab.world.borrow_mut().guest_writes(&Lab::link(1)).is_some());
+    want_file(&lab, 2 * GIB);
+    lab
+}
+
+fn want_file(lab: &Lab, size: u64) {
+    lab.change(1, |s| {
+        s.source.file.as_mut().unwrap().size_bytes = size.try_into().unwrap();
+    });
+}
+
+fn file_size(lab: &Lab) -> Option<u64> {
+    lab.world.borrow().files[&file(1)].size
+}
+
+#[test]
+fn a_file_is_made_longer_under_its_guest_and_never_shorter() {
+    let lab = longer_file();
+    let keys = lab.keys_released.get();
+    lab.settle(1);
+    at_rest(&lab, &"");
+    let m = mapping(&lab).unwrap();
+    assert_eq!((m.size_bytes, m.open_count), (2 * GIB - HEADER, 1));
+    assert_eq!(file_size(&lab), Some(2 * GIB));
+    assert_eq!(lab.keys_released.get(), keys + 1);
+    assert_eq!(lab.volume(1).spec.size_bytes, Some(2 << 30), "pinned");
+    want_file(&lab, GIB);
+    lab.settle(1);
+    at_rest(&lab, &"");
+    assert_eq!(
+        (file_size(&lab), mapping(&lab)),
+        (Some(2 * GIB), Some(m)),
+        "it was made shorter"
+    );
+}
+
+#[test]
+fn a_full_file_system_leaves_the_volume_as_it_is_and_it_goes_on_when_there_is_room() {
+    let lab = longer_file();
+    let before = mapping(&lab);
+    lab.world.borrow_mut().file_room = Some(GIB - 1);
+    lab.settle(1);
+    assert_eq!(lab.reason(1).as_deref(), Some("FileSystemFull"));
+    assert_eq!((file_size(&lab), mapping(&lab)), (Some(GIB), before));
+    assert!(lab.world.borrow_mut().guest_writes(&Lab::link(1)).is_some());
+    lab.world.borrow_mut().file_room = Some(GIB);
+    lab.settle(1);
+    at_rest(&lab, &"");
+    assert_eq!(mapping(&lab).unwrap().size_bytes, 2 * GIB - HEADER);
+}
+
+#[test]
+fn a_file_that_is_gone_or_half_a_copy_is_not_made_longer() {
+    // Removed below its loop device, which has it to the end.
+    let lab = longer_file();
+    lab.world.borrow_mut().files.get_mut(&file(1)).unwrap().size = None;
+    lab.settle(1);
+    assert_eq!(lab.reason(1).as_deref(), Some("DeviceNotFound"));
+    assert_eq!(file_size(&lab), None);
+    // Cut short while it was off, and asked for longer.
+    let lab = longer_file();
+    lab.world
+        .borrow_mut()
+        .guests_leave(&names::mapping_name(&uid(1)));
+    lab.want(1, Desired::Detached);
+    lab.settle(1);
+    lab.world.borrow_mut().files.get_mut(&file(1)).unwrap().size = Some(GIB / 2);
+    lab.want(1, Desired::Attached);
+    lab.settle(1);
+    assert_eq!(lab.reason(1).as_deref(), Some("SizeMismatch"));
+    assert_eq!(file_size(&lab), Some(GIB / 2));
+    // To be imported, and shorter than is said.
+    let lab = Lab::file(Provider::Luks2, 1);
+    lab.change(1, |s| (s.luks_uuid, s.format_permit) = (None, None));
+    lab.world.borrow_mut().files.get_mut(&file(1)).unwrap().size = Some(GIB / 2);
+    lab.stops(Reason::FileNotUsable);
+}
+
+#[test]
+fn a_file_that_was_made_before_more_was_asked_for_is_begun_and_made_longer() {
+    let lab = Lab::file(Provider::Luks2, 1);
+    *lab.operator.borrow_mut() = Err((Reason::KeyServiceUnavailable, "it is down".to_owned()));
+    lab.settle(1);
+    assert_eq!(file_size(&lab), Some(GIB));
+    want_file(&lab, 2 * GIB);
+    *lab.operator.borrow_mut() = Ok(KEY.to_owned());
+    lab.settle(1);
+    at_rest(&lab, &"");
+    assert_eq!(file_size(&lab), Some(2 * GIB));
+    assert_eq!(mapping(&lab).unwrap().size_bytes, 2 * GIB - HEADER);
+}
+
 #[test]
 fn a_disk_that_shrinks_is_refused_and_the_mapping_stays_as_it_is() {
     let lab = attached();

@@ -132,6 +132,7 @@ fn invariant_04_secrets_do_not_show_in_debug() {
         mapping_name: "m".into(),
         mapping_uuid: "u".into(),
         blank: false,
+        random: false,
         activation: Default::default(),
         unlock_memory_kib: 0,
         expected: SimHeader::new(&luks_uuid(1), KEY).facts,

@@ -308,6 +308,32 @@ impl Lab {
         lab
     }
 
+    /// The same with scratch files, not made yet.
+    pub fn scratch_file(n: usize) -> Self {
+        let lab = Self::file(Provider::Plain, n);
+        for i in 1..=n {
+            let disk = lab.truth.borrow()[&name(i)];
+            let path = names::scratch_file(&uid(i));
+            lab.change(i, |s| {
+                s.ephemeral = true;
+                s.source.file.as_mut().unwrap().path.clone_from(&path);
+            });
+            let files = &mut lab.world.borrow_mut().files;
+            files.clear();
+            files.insert(path, SimFile { disk, size: None });
+        }
+        lab
+    }
+
+    /// The same on disks of the node.
+    pub fn scratch_device(n: usize) -> Self {
+        let lab = Self::local(Provider::Plain, n);
+        for i in 1..=n {
+            lab.change(i, |s| (s.ephemeral, s.wwid) = (true, None));
+        }
+        lab
+    }
+
     pub fn volume(&self, n: usize) -> NodeVolume {
         self.volumes.borrow()[&name(n)].clone()
     }
@@ -629,6 +655,12 @@ impl Lab {
                     to.mapping.name
                 );
                 assert!(opened, "2: {name} has a link and no record of its opening");
+                let key = volume.status.as_ref().and_then(|s| s.key_made.as_ref());
+                assert_eq!(
+                    key.is_some(),
+                    volume.spec.ephemeral,
+                    "7: {name} has a link, and the end of its key could not be told"
+                );
             }
             if let Some(name) = &volume.spec.shadow
                 && let Some(path) = world.name_leads(name)
@@ -664,7 +696,7 @@ impl Lab {
                 assert!(same, "2: {name} was formatted and not restored");
                 overwritten.remove(&truth);
             }
-            if disk.data.is_some() {
+            if disk.data.is_some() && !volume.spec.ephemeral {
                 let erased = volume.spec.desired == Desired::Erased;
                 let intact = match &disk.content {
                     Content::Luks(h) => h.slots.contains(&*self.stored.borrow()),
@@ -930,9 +962,28 @@ impl Node for Side<'_> {
         self.call("attach-file", |w| w.attach_file(file)).await
     }
 
-    async fn remove_file(&self, file: &BackingFile) -> Result<(), StepError> {
+    async fn lengthen_file(&self, device: &DeviceId, file: &BackingFile) -> Result<(), StepError> {
+        let spec = self.lab.volumes.borrow()[&self.volume].spec.clone();
+        let mapping = names::mapping_name(&spec.volume_ref.uid);
+        let proven = |w: &World| {
+            let mut mappings = w.kernel.mappings.iter().map(|m| &m.mapping);
+            mappings.any(|m| m.name == mapping && m.deps.contains(&device.dev))
+        };
         assert!(
-            self.lab.status_of(&self.volume).erased.is_some(),
+            proven(&self.lab.world.borrow()),
+            "1: a file is changed that is not below the volume's mapping"
+        );
+        self.lab
+            .tearing("lengthen-file", TornStep::Lengthen(file.clone()))
+            .await?;
+        self.call("lengthen-file", |w| w.lengthen_file(device, file))
+            .await
+    }
+
+    async fn remove_file(&self, file: &BackingFile) -> Result<(), StepError> {
+        let volume = self.lab.volumes.borrow()[&self.volume].clone();
+        assert!(
+            volume.status.unwrap_or_default().erased.is_some() || volume.spec.ephemeral,
             "9: a file goes without a receipt of its erasure"
         );
         self.call("remove-file", |w| w.remove_file(file)).await

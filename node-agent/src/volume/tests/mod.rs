@@ -4,6 +4,7 @@ mod bad_input;
 mod crashes;
 mod discovery;
 mod encryptors;
+mod ephemeral;
 mod header_backup;
 mod headerless;
 mod in_use;

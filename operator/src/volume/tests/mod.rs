@@ -4,6 +4,7 @@
 mod bad_input;
 mod deletion;
 mod discovery;
+mod ephemeral;
 mod events;
 mod header_backup;
 mod in_use;
@@ -254,7 +255,9 @@ impl Cluster {
         }
         if wanted.spec.desired == Desired::Attached {
             assert!(
-                status.key.is_some() || !wanted.spec.encryption.provider.encrypts(),
+                status.key.is_some()
+                    || !wanted.spec.encryption.provider.encrypts()
+                    || wanted.spec.ephemeral,
                 "no attachment before the key is on record"
             );
         }

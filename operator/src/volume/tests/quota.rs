@@ -113,6 +113,89 @@ fn what_is_up_stays_up_and_a_size_over_the_limit_is_not_handed_over_again() {
 }
 
 #[test]
+fn a_file_is_made_longer_as_far_as_there_is_room_and_is_told_when_not() {
+    let file = |size: &str| json!({"file": {"path": "/var/lib/cryptvol/volumes/v", "size": size}});
+    let mut c = Cluster::attached(json!({"source": file("1Gi")}));
+    let told = |c: &Cluster| c.nv().spec.source.file.clone().unwrap().size_bytes;
+    let raise = |c: &mut Cluster, size: &str| {
+        c.world.volume.spec.source = serde_json::from_value(file(size)).unwrap();
+        c.world.volume.metadata.generation = c.world.volume.metadata.generation.map(|g| g + 1);
+        let before = c.status();
+        let again = c.settle().again;
+        let notes = crate::volume::transitions::between(&before, &c.status());
+        let refused = notes.into_iter().find(|n| n.reason == "QuotaExceeded");
+        (again, refused.map(|n| n.text))
+    };
+    assert_eq!(told(&c), 1 << 30);
+    c.limits.gibibytes = Some(5);
+    c.world.used.bytes = 2 << 30;
+    c.world.key = c.ask();
+    let (again, refused) = raise(&mut c, "4Gi");
+    let refused = refused.unwrap();
+    assert!(
+        refused.contains("source.file.size cannot be raised")
+            && refused
+                .contains("may have 5 gibibytes, the other volumes have 2, and this one needs 4"),
+        "{refused}"
+    );
+    assert_eq!((told(&c), again), (1 << 30, Again::Backoff));
+    c.is(READY, "True", Reason::AsDesired);
+    let writes = c.status_writes;
+    c.settle();
+    assert_eq!(c.status_writes, writes, "the same refusal is written once");
+    // Nobody says what there is room for.
+    c.world.used.bytes = 0;
+    c.broken = Some((false, problem(Reason::KeyServiceUnavailable)));
+    c.world.key = c.ask();
+    c.settle();
+    assert_eq!(told(&c), 1 << 30);
+    // There is room; and what a node was told stays told, whatever comes.
+    c.broken = None;
+    c.world.key = c.ask();
+    c.settle();
+    assert_eq!(told(&c), 4 << 30);
+    c.world.used.bytes = 5 << 30;
+    c.settle();
+    assert_eq!(told(&c), 4 << 30);
+    c.is(READY, "True", Reason::AsDesired);
+    c.report(|s| s.device.as_mut().unwrap().size_bytes = 4 << 30);
+    c.settle();
+    assert_eq!(c.status().size_bytes, Some(4 << 30));
+    // Too much, and lowered again to what there is.
+    let (_, refused) = raise(&mut c, "6Gi");
+    assert!(refused.is_some());
+    assert_eq!(told(&c), 4 << 30);
+    c.world.used = Usage::default();
+    raise(&mut c, "4Gi");
+    assert_eq!(told(&c), 4 << 30);
+}
+
+#[test]
+fn a_file_with_authenticated_sectors_stays_as_long_as_it_is_and_says_so() {
+    let file = |size: &str| {
+        let file = json!({"file": {"path": "/var/lib/cryptvol/volumes/v", "size": size}});
+        serde_json::from_value(file).unwrap()
+    };
+    let mut c = Cluster::attached(json!({}));
+    c.world.volume.spec.source = file("1Gi");
+    c.settle();
+    let status = c.world.volume.status.as_mut().unwrap();
+    let facts = status.header.as_mut().unwrap();
+    facts.integrity = Some(IntegrityFacts {
+        kind: Integrity::HmacSha256,
+        data_bytes: 900 << 20,
+    });
+    let facts = facts.clone();
+    c.report(|s| s.header = Some(facts));
+    c.world.volume.spec.source = file("2Gi");
+    c.settle();
+    c.is(READY, "True", Reason::AsDesired);
+    let told = c.nv().spec.source.file.clone().unwrap().size_bytes;
+    let error = c.status().last_error.unwrap();
+    assert_eq!((told, error.reason.as_str()), (1 << 30, "GrowUnsupported"));
+}
+
+#[test]
 fn deletion_asks_for_no_limit() {
     let (limits, used) = three();
     let mut c = over(limits, used, json!({}));
