@@ -402,6 +402,7 @@ impl App {
         self.failures.sweep(now.saturating_sub(lockout));
         self.announce(&mut change).await?;
         change.prune_lock_outs(now).await?;
+        change.prune_failures(now.saturating_sub(lockout)).await?;
         change
             .prune_revoked(now - EXPIRED_WINDOW_SECS * MICROSECONDS)
             .await?;

@@ -1,5 +1,6 @@
 //! Failed logins in a row, by user. Kept in memory and only for users that exist, so that made-up names cost
-//! nothing; a lock-out itself is in the records, where every replica sees it.
+//! nothing; a lock-out itself is in the records. Where replicas share these, so is the count, and what is kept here is what is on its
+//! way there.
 
 use std::{
     collections::HashMap,
@@ -27,6 +28,17 @@ impl Failures {
             None => {
                 map.insert(user_id.to_owned(), (1, now));
                 1
+            }
+        }
+    }
+
+    /// One failure of a user is counted elsewhere now.
+    pub fn settle(&self, user_id: &str) {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((count, _)) = map.get_mut(user_id) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                map.remove(user_id);
             }
         }
     }
@@ -89,6 +101,13 @@ mod tests {
         assert_eq!(failures.add("u", 5, 2), 1, "the old ones are over");
         failures.sweep(6);
         assert_eq!(failures.len(), 1);
+        failures.add("w", 7, 0);
+        failures.add("w", 7, 0);
+        failures.settle("w");
+        assert_eq!(failures.count("w", 0), 1);
+        failures.settle("w");
+        failures.settle("w");
+        assert_eq!(failures.count("w", 0), 0);
         failures.clear("u");
         failures.clear("v");
         assert!(failures.is_empty());

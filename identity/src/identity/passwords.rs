@@ -87,12 +87,11 @@ pub async fn prove(
     let (id, options) = user
         .as_ref()
         .map_or(("", "{}"), |user| (user.id.as_str(), user.options.as_str()));
-    let locked = is_locked(app, id, options, id).await?;
+    let standing = Standing::of(app, id, options, Proof::Password).await?;
     let Some(user) = user else {
         return Ok(Err("UnknownUser"));
     };
-    let counter = user.id.clone();
-    Ok(judge(app, user, &counter, matches, locked, "WrongPassword"))
+    Ok(judge(app, user, Proof::Password, matches, standing).await)
 }
 
 /// The same for a one-time password that was compared already. Its failures are counted apart: who knows the password could
@@ -105,76 +104,163 @@ pub async fn prove_code(
     user: User,
     matches: bool,
 ) -> Result<Result<User, &'static str>, IdentityError> {
-    let counter = code_counter(&user.id);
-    let locked = is_locked(app, &user.id, &user.options, &counter).await?;
-    Ok(judge(app, user, &counter, matches, locked, "WrongPasscode"))
+    let standing = Standing::of(app, &user.id, &user.options, Proof::Code).await?;
+    Ok(judge(app, user, Proof::Code, matches, standing).await)
 }
 
-fn code_counter(user_id: &str) -> String {
-    format!("totp {user_id}")
+/// By what a user proves itself; failures of each are counted apart.
+#[derive(Clone, Copy)]
+enum Proof {
+    Password,
+    Code,
 }
 
-/// Whether a user is locked out, by its record or by the failures of this counter.
-async fn is_locked(app: &App, id: &str, options: &str, counter: &str) -> StoreResult<bool> {
-    let rules = &app.config.passwords;
-    // The length of a lock-out, if this user can be locked out at all.
-    let Some(length) = rules.lockout(options, u32::MAX) else {
-        return Ok(false);
-    };
-    let now = now_us();
-    let failures = app.failures.count(counter, now.saturating_sub(length));
-    let until = app.store.locked_until(id).await?;
-    Ok(rules.lockout(options, failures).is_some() || until.is_some_and(|at| at > now))
+impl Proof {
+    /// In the records.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Password => "password",
+            Self::Code => "totp",
+        }
+    }
+
+    /// Name of a user's counter in memory.
+    fn counter(self, user_id: &str) -> String {
+        match self {
+            Self::Password => user_id.to_owned(),
+            Self::Code => format!("totp {user_id}"),
+        }
+    }
+
+    fn wrong(self) -> &'static str {
+        match self {
+            Self::Password => "WrongPassword",
+            Self::Code => "WrongPasscode",
+        }
+    }
+}
+
+/// Where a user stands before a login is judged.
+struct Standing {
+    locked: bool,
+    /// Failures that shared records count.
+    stored: u32,
+}
+
+impl Standing {
+    /// By the user's record, and by the failures that are counted; of nobody too, by the same questions.
+    async fn of(app: &App, id: &str, options: &str, proof: Proof) -> StoreResult<Self> {
+        let rules = &app.config.passwords;
+        // The length of a lock-out, if this user can be locked out at all.
+        let Some(length) = rules.lockout(options, u32::MAX) else {
+            return Ok(Self {
+                locked: false,
+                stored: 0,
+            });
+        };
+        let now = now_us();
+        let since = now.saturating_sub(length);
+        let failures = app.failures.count(&proof.counter(id), since);
+        let (until, stored) = if app.store.is_shared() {
+            app.store.shared_standing(id, proof.word(), since).await?
+        } else {
+            (app.store.locked_until(id).await?, 0)
+        };
+        let failures = failures.saturating_add(stored);
+        Ok(Self {
+            locked: rules.lockout(options, failures).is_some() || until.is_some_and(|at| at > now),
+            stored,
+        })
+    }
 }
 
 /// The user if it proved itself; counts.
-fn judge(
+async fn judge(
     app: &Arc<App>,
     user: User,
-    counter: &str,
+    proof: Proof,
     matches: bool,
-    locked: bool,
-    wrong: &'static str,
+    standing: Standing,
 ) -> Result<User, &'static str> {
-    if locked {
+    if standing.locked {
         return Err("LockedOut");
     }
-    if matches {
-        app.failures.clear(counter);
-        return Ok(user);
+    if !matches {
+        if let Some(length) = app.config.passwords.lockout(&user.options, u32::MAX) {
+            count_failure(app, user, proof, length);
+        }
+        return Err(proof.wrong());
     }
-    if let Some(length) = app.config.passwords.lockout(&user.options, u32::MAX) {
-        count_failure(app, &user, counter, length);
+    app.failures.clear(&proof.counter(&user.id));
+    if standing.stored > 0
+        && let Err(error) = begin_anew(app, &user.id, proof).await
+    {
+        tracing::warn!(%error, user = user.id, "failed logins of before still count");
     }
-    Err(wrong)
+    Ok(user)
 }
 
-/// Counts a failure. A lock-out counts here at once; the record, for restarts and other replicas, is written
-/// beside the answer, so that its time says nothing.
-fn count_failure(app: &Arc<App>, user: &User, counter: &str, length: i64) {
+async fn begin_anew(app: &App, id: &str, proof: Proof) -> StoreResult<()> {
+    let mut change = app.store.change_keys().await?;
+    change.forget_failures(id, Some(proof.word())).await?;
+    app.store.commit(change).await
+}
+
+/// Counts a failure. It counts here at once; the record, for restarts and other replicas, is written beside the answer, so that its
+/// time says nothing. That is the lock-out, and where replicas share the records also the count: it leaves this memory when it is there.
+fn count_failure(app: &Arc<App>, user: User, proof: Proof, length: i64) {
     let now = now_us();
-    let failures = app.failures.add(counter, now, now.saturating_sub(length));
-    if app
-        .config
-        .passwords
-        .lockout(&user.options, failures)
-        .is_none()
-    {
+    let since = now.saturating_sub(length);
+    let counter = proof.counter(&user.id);
+    let failures = app.failures.add(&counter, now, since);
+    let shared = app.store.is_shared();
+    if !shared && !locks(app, &user, failures) {
         return;
     }
-    crate::audit::locked_out(&user.id, &user.name, failures);
-    let (app, id) = (Arc::clone(app), user.id.clone());
+    let app = Arc::clone(app);
     tokio::spawn(async move {
-        if let Err(error) = lock_out(&app, &id, now.saturating_add(length)).await {
-            tracing::warn!(%error, user = id, "lock-out not stored; it holds in this process");
+        let stored = store_failure(&app, &user, proof, (now, since), failures).await;
+        if shared && stored.is_ok() {
+            app.failures.settle(&counter);
+        }
+        let failures = stored.unwrap_or_else(|error| {
+            tracing::warn!(%error, user = user.id, "failed login not stored; it counts in this process");
+            failures
+        });
+        if locks(&app, &user, failures) {
+            crate::audit::locked_out(&user.id, &user.name, failures);
         }
     });
 }
 
-async fn lock_out(app: &App, id: &str, until: i64) -> StoreResult<()> {
+fn locks(app: &App, user: &User, failures: u32) -> bool {
+    let rules = &app.config.passwords;
+    rules.lockout(&user.options, failures).is_some()
+}
+
+/// Stores a failure where replicas share the count, and the lock-out if that was enough; the count.
+async fn store_failure(
+    app: &App,
+    user: &User,
+    proof: Proof,
+    (now, since): (i64, i64),
+    failures: u32,
+) -> StoreResult<u32> {
     let mut change = app.store.change_keys().await?;
-    change.lock_out(id, until).await?;
-    app.store.commit(change).await
+    let failures = if app.store.is_shared() {
+        change
+            .count_failure(&user.id, proof.word(), now, since)
+            .await?
+    } else {
+        failures
+    };
+    if locks(app, user, failures) {
+        // As long again as failures count.
+        let until = now.saturating_add(now.saturating_sub(since));
+        change.lock_out(&user.id, until).await?;
+    }
+    app.store.commit(change).await?;
+    Ok(failures)
 }
 
 /// Ends a lock-out: an administrator enabled the user or set its password.
@@ -182,7 +268,9 @@ async fn lock_out(app: &App, id: &str, until: i64) -> StoreResult<()> {
 /// # Errors
 /// From the store.
 pub async fn unlock(app: &App, change: &mut Change, id: &str) -> Result<(), IdentityError> {
-    app.failures.clear(id);
-    app.failures.clear(&code_counter(id));
+    for proof in [Proof::Password, Proof::Code] {
+        app.failures.clear(&proof.counter(id));
+    }
+    change.forget_failures(id, None).await?;
     Ok(change.end_lock_out(id).await?)
 }

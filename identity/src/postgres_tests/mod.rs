@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod lockout;
 mod rekey;
 mod replicas;
 mod server;

@@ -1,6 +1,9 @@
 //! What is kept about passwords beside their present hash: history and lock-out.
 
-use super::{Change, Store, StoreResult, sql};
+use super::{
+    Change, Store, StoreResult,
+    sql::{self, Tx},
+};
 
 impl Store {
     /// The newest `count` hashes of a user's passwords, with when they were set (microseconds), newest first.
@@ -35,7 +38,94 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Until when a user may not log in, and how often it failed in a row by this proof, the last time after `since`: as counted in
+    /// shared records. One row also of a user that is not there.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Query`.
+    pub async fn shared_standing(
+        &self,
+        user_id: &str,
+        proof: &str,
+        since: i64,
+    ) -> StoreResult<(Option<i64>, u32)> {
+        let (until, failures): (Option<i64>, Option<i64>) = sql::query_as(
+            "SELECT (SELECT until FROM lockouts WHERE user_id = $1),
+                    (SELECT failures FROM failed_logins WHERE user_id = $1 AND proof = $2 AND last > $3)",
+        )
+        .bind(user_id)
+        .bind(proof)
+        .bind(since)
+        .fetch_one(&self.read)
+        .await?;
+        Ok((until, number(failures.unwrap_or_default())))
+    }
+}
+
+fn number(count: i64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
 impl Change {
+    /// Counts a failed login in shared records; the new count. Failures before `since` are over. In microseconds.
+    ///
+    /// # Errors
+    /// `Dangling` if the user is gone, `Query`.
+    pub async fn count_failure(
+        &mut self,
+        user_id: &str,
+        proof: &str,
+        now: i64,
+        since: i64,
+    ) -> StoreResult<u32> {
+        let failures = sql::query_scalar(
+            "INSERT INTO failed_logins (user_id, proof, failures, last) VALUES ($1, $2, 1, $3)
+             ON CONFLICT (user_id, proof) DO UPDATE
+             SET failures = CASE WHEN failed_logins.last > $4 THEN failed_logins.failures + 1 ELSE 1 END,
+                 last = greatest(failed_logins.last, excluded.last)
+             RETURNING failures",
+        )
+        .bind(user_id)
+        .bind(proof)
+        .bind(now)
+        .bind(since)
+        .fetch_one(&mut *self.tx)
+        .await?;
+        Ok(number(failures))
+    }
+
+    /// Forgets the failures of a user that shared records count: by one proof, or by all.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn forget_failures(&mut self, user_id: &str, proof: Option<&str>) -> StoreResult<()> {
+        if matches!(*self.tx, Tx::Sqlite(_)) {
+            return Ok(());
+        }
+        sql::query("DELETE FROM failed_logins WHERE user_id = $1 AND proof = coalesce($2, proof)")
+            .bind(user_id)
+            .bind(proof)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    /// Forgets the failures that shared records count and that ended before `since`.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn prune_failures(&mut self, since: i64) -> StoreResult<()> {
+        if matches!(*self.tx, Tx::Sqlite(_)) {
+            return Ok(());
+        }
+        sql::query("DELETE FROM failed_logins WHERE last <= $1")
+            .bind(since)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
     /// Remembers a hash that was set at `created`, and forgets all but the newest `keep`.
     ///
     /// # Errors
