@@ -9,6 +9,7 @@ use kube::{Api, ResourceExt};
 use serde_json::Value;
 
 use crate::connect::Cluster;
+use crate::orphans;
 use crate::text::table;
 
 /// Prints both tables; fails when a node is unfit or a service does not answer.
@@ -62,6 +63,12 @@ fn report(nodes: &[Node], services: &[KeyService]) -> (String, usize) {
         }
         for failed in failed_checks(node) {
             rows.push(words(["", "", "", &format!("- {failed}")]));
+        }
+        // They hold nobody up.
+        let orphans = orphans::of(node).map_or(0, |o| o.orphans.len() + o.more);
+        if orphans > 0 {
+            let said = format!("- belongs to no volume: {orphans} (kubectl cryptvol orphans)");
+            rows.push(words(["", "", "", &said]));
         }
     }
     let mut out = table(&rows);
@@ -163,5 +170,16 @@ mod tests {
             "{text}"
         );
         assert_eq!(report(&[], &[]).1, 1, "no service at all");
+    }
+
+    #[test]
+    fn what_belongs_to_no_volume_is_counted_and_holds_nobody_up() {
+        let mut with = node("a", Some("True"), "[]");
+        let said = r#"{"orphans":[],"more":3}"#.to_owned();
+        with.annotations_mut()
+            .insert(names::ORPHANS_ANNOTATION.into(), said);
+        let (text, bad) = report(&[with], &[service("True")]);
+        assert_eq!(bad, 0);
+        assert!(text.contains("no volume: 3"), "{text}");
     }
 }

@@ -4,6 +4,7 @@ mod attach;
 mod check;
 mod connect;
 mod in_use;
+mod orphans;
 mod permit;
 mod restore;
 mod rotate;
@@ -39,6 +40,12 @@ enum Command {
     },
     /// Show which nodes can hold encrypted volumes and whether the key services answer; fails when something does not
     Check,
+    /// Show what of cryptvol's is on nodes and belongs to no volume there, whose it probably is, and what to do; removes nothing
+    Orphans {
+        /// Only of this node
+        #[arg(long)]
+        node: Option<String>,
+    },
     /// Allow formatting once more, after a format that was interrupted
     #[command(
         long_about = "Allow formatting once more, after a format that was interrupted.\n\nA format permit is spent \
@@ -135,6 +142,7 @@ async fn run() -> Result<()> {
     match cli.command {
         Command::Status { target } => status::run(&cluster.volume(&target)?).await,
         Command::Check => check::run(&cluster).await,
+        Command::Orphans { node } => orphans::run(&cluster, node.as_deref()).await,
         Command::PermitFormat { target, luks_uuid } => {
             permit::run(&cluster.volume(&target)?, luks_uuid).await
         }

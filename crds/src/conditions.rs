@@ -207,6 +207,10 @@ reasons! {
     DeviceBusy => "Stop what uses the device (the message names it); cryptvol goes on by itself.",
     /// Something that is not ours stands where we would work.
     NotOurs => "Remove or rename what the message names: cryptvol does not touch what it did not make.",
+    /// Something of cryptvol's is on the node and belongs to no NodeVolume of that node.
+    OrphanFound => "cryptvol removes nothing that no NodeVolume asks it to; all of them: kubectl cryptvol orphans.",
+    /// Something that belonged to no NodeVolume is gone from the node, or belongs to one again.
+    OrphanGone => "",
     /// A step did not end in its time.
     DeadlineExceeded => "See the message for the step; a hung device or array is the usual cause. cryptvol tries again by itself.",
     /// A new volume with authenticated sectors is written once from end to end.
@@ -396,7 +400,11 @@ mod tests {
             assert_eq!(Reason::parse(r.as_str()), Some(*r));
             let quiet = matches!(
                 r,
-                Reason::AsDesired | Reason::InProgress | Reason::Detached | Reason::Waiting
+                Reason::AsDesired
+                    | Reason::InProgress
+                    | Reason::Detached
+                    | Reason::Waiting
+                    | Reason::OrphanGone
             );
             assert_eq!(r.next_step().is_empty(), quiet, "{r}");
         }

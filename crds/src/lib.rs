@@ -7,6 +7,7 @@
 
 pub mod conditions;
 pub mod names;
+pub mod orphans;
 pub mod paths;
 pub mod quantity;
 pub mod rbac;

@@ -27,6 +27,8 @@ pub const NODE_GONE_ANNOTATION: &str = "cryptvol.dev/node-is-gone";
 pub const OUT_OF_SERVICE_TAINT: &str = "node.kubernetes.io/out-of-service";
 /// Annotation on a Node with what the agent's own check found (JSON list of `NodeCheck`-like objects).
 pub const NODE_CHECK_ANNOTATION: &str = "cryptvol.dev/node-check";
+/// Annotation on a Node with what of cryptvol's belongs to no NodeVolume there (JSON of `orphans::Orphans`).
+pub const ORPHANS_ANNOTATION: &str = "cryptvol.dev/orphans";
 /// Condition type on a Node: whether the node can hold encrypted volumes.
 pub const NODE_CONDITION: &str = "CryptvolReady";
 /// Label on a NodeVolume: name of its EncryptedVolume.
@@ -101,6 +103,17 @@ pub fn mapping_of_tags(tags_uuid: &str) -> Option<String> {
     Some(format!("{DM_UUID_PREFIX}{whose}"))
 }
 
+/// UID of the volume that a mapping with this device-mapper UUID is of, whatever stands between our prefix and it.
+pub fn volume_of_mapping(uuid: &str) -> Option<&str> {
+    let whose = uuid.strip_prefix(DM_UUID_PREFIX)?;
+    let uid = whose.get(whose.len().checked_sub(36)?..)?;
+    let group = |i: usize, part: &str| {
+        part.len() == [8, 4, 4, 4, 12][i] && part.bytes().all(|b| b.is_ascii_hexdigit())
+    };
+    let parts: Vec<_> = uid.split('-').collect();
+    (parts.len() == 5 && parts.iter().enumerate().all(|(i, p)| group(i, p))).then_some(uid)
+}
+
 /// Device-mapper name of the map above the paths to a volume's disk (51 characters of 127).
 pub fn paths_name(volume_uid: &str) -> String {
     format!("cryptvol-paths-{volume_uid}")
@@ -168,6 +181,27 @@ mod tests {
         let (x, y) = (node_volume_name(&volume, &a), node_volume_name(&volume, &b));
         assert!(x.len() <= 253 && y.len() <= 253);
         assert_ne!(x, y);
+    }
+
+    #[test]
+    fn a_mapping_tells_its_volume() {
+        let (luks, uid) = (
+            "0f6e6f0a-5a7c-4c0e-9a55-0c5a2f0d4e11",
+            "123e4567-e89b-12d3-a456-426614174000",
+        );
+        for uuid in [mapping_uuid(luks, uid), paths_uuid(uid)] {
+            assert_eq!(volume_of_mapping(&uuid), Some(uid), "{uuid}");
+        }
+        for other in [
+            "",
+            "CRYPTVOL-",
+            "CRYPTVOL-x",
+            &format!("LVM-{uid}"),
+            "CRYPTVOL-123e4567-e89b-12d3-a456-42661417400g",
+            "CRYPTVOL-ü23e4567-e89b-12d3-a456-42661417400",
+        ] {
+            assert_eq!(volume_of_mapping(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -15,6 +15,20 @@ use crate::{EncryptedVolume, EncryptionClass, KeyService, NodeVolume};
 const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] = &["create", "update", "patch", "delete"];
 
+/// Where the rules of a role hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// In every namespace, and for what has none.
+    Cluster,
+    /// In the namespace of the chart's release.
+    Release,
+    /// In the namespace of this name.
+    Namespace(&'static str),
+}
+
+/// Where Events on objects without a namespace lie.
+const EVENTS_OF_NODES: &str = "default";
+
 /// The rules of one role.
 #[derive(Clone, Debug)]
 pub struct Role {
@@ -22,8 +36,8 @@ pub struct Role {
     pub name: &'static str,
     /// What the role is for, in one sentence.
     pub purpose: &'static str,
-    /// Whether the rules hold in the release's namespace only.
-    pub namespaced: bool,
+    /// Where the rules hold.
+    pub scope: Scope,
     /// The built-in roles that this one becomes part of; empty for a role that is bound to a service account.
     pub aggregate_to: &'static [&'static str],
     /// The rules.
@@ -32,14 +46,21 @@ pub struct Role {
 
 /// All roles of the chart.
 pub fn roles() -> Vec<Role> {
-    vec![operator(), operator_namespaced(), agent(), edit(), view()]
+    vec![
+        operator(),
+        operator_namespaced(),
+        agent(),
+        agent_events(),
+        edit(),
+        view(),
+    ]
 }
 
 fn operator() -> Role {
     Role {
         name: crate::names::OPERATOR_SERVICE_ACCOUNT,
         purpose: "reads what users wrote, hands work to the agents, reports back",
-        namespaced: false,
+        scope: Scope::Cluster,
         aggregate_to: &[],
         rules: vec![
             // `patch` sets and removes the finalizer; users own the spec.
@@ -67,7 +88,7 @@ fn operator_namespaced() -> Role {
     Role {
         name: crate::names::OPERATOR_SERVICE_ACCOUNT,
         purpose: "keeps the lease by which one replica reconciles",
-        namespaced: true,
+        scope: Scope::Release,
         aggregate_to: &[],
         rules: vec![rule::<Lease>(&["get", "create", "update"])],
     }
@@ -77,15 +98,24 @@ fn agent() -> Role {
     Role {
         name: crate::names::AGENT_SERVICE_ACCOUNT,
         purpose: "reads its node's volumes and reports on them; an admission policy narrows writes to its own node",
-        namespaced: false,
+        scope: Scope::Cluster,
         aggregate_to: &[],
         rules: vec![
             rule::<NodeVolume>(READ),
             on::<NodeVolume>("status", &["patch"]),
             rule::<Node>(&["get"]),
             on::<Node>("status", &["patch"]),
-            rule::<Event>(&["create", "patch"]),
         ],
+    }
+}
+
+fn agent_events() -> Role {
+    Role {
+        name: crate::names::AGENT_SERVICE_ACCOUNT,
+        purpose: "tells of its node by Events; those on Nodes lie in this namespace, and an admission policy narrows them to its own node",
+        scope: Scope::Namespace(EVENTS_OF_NODES),
+        aggregate_to: &[],
+        rules: vec![rule::<Event>(&["create"])],
     }
 }
 
@@ -93,7 +123,7 @@ fn edit() -> Role {
     Role {
         name: "cryptvol-edit",
         purpose: "lets those who may edit a namespace make and change encrypted volumes",
-        namespaced: false,
+        scope: Scope::Cluster,
         aggregate_to: &["admin", "edit"],
         rules: vec![rule::<EncryptedVolume>(WRITE)],
     }
@@ -103,7 +133,7 @@ fn view() -> Role {
     Role {
         name: "cryptvol-view",
         purpose: "lets those who may view a namespace see encrypted volumes and how they fare",
-        namespaced: false,
+        scope: Scope::Cluster,
         aggregate_to: &["admin", "edit", "view"],
         rules: vec![
             rule::<EncryptedVolume>(READ),
@@ -155,6 +185,11 @@ mod tests {
             allowed(&agent, "cryptvol.dev", "nodevolumes/status"),
             ["patch"]
         );
+        assert!(allowed(&agent, "events.k8s.io", "events").is_empty());
+        let events = agent_events();
+        assert_eq!(events.scope, Scope::Namespace("default"));
+        assert_eq!(allowed(&events, "events.k8s.io", "events"), ["create"]);
+        assert_eq!(events.rules.len(), 1);
     }
 
     #[test]

@@ -34,8 +34,11 @@ pub async fn install(plane: &ControlPlane, auth_url: &str, ca: &Path) -> Result<
         items.push(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account, "namespace": SYSTEM}}));
     }
     for role in rbac::roles() {
-        let prefix = if role.namespaced { "" } else { "Cluster" };
-        let namespace = role.namespaced.then_some(SYSTEM);
+        let (prefix, namespace) = match role.scope {
+            rbac::Scope::Cluster => ("Cluster", None),
+            rbac::Scope::Release => ("", Some(SYSTEM)),
+            rbac::Scope::Namespace(name) => ("", Some(name)),
+        };
         items.push(json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": format!("{prefix}Role"),
             "metadata": {"name": role.name, "namespace": namespace}, "rules": role.rules,

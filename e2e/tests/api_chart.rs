@@ -9,7 +9,8 @@ use cryptvol_e2e::parts::{Parts, Set};
 use cryptvol_e2e::workdir::{WorkDir, workspace_root};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Node, Secret};
-use kube::api::{DeleteParams, Patch, PatchParams};
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
@@ -310,6 +311,49 @@ async fn a_stolen_agent_token_is_worth_one_node_and_status_only() -> Result<()> 
             nodes.patch_status("node-1", &params, &merge(&patch)).await,
         )?;
     }
+
+    // Events: on its own node only, and none that is there can be changed.
+    let events: Api<Event> = Api::namespaced(agent.clone(), "default");
+    let event = |name: &str, kind: &str, of: &str| -> Event {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "default"}, "type": "Warning", "reason": "OrphanFound", "note": "n", "action": "Look",
+            "regarding": {"kind": kind, "name": of}, "reportingController": "c", "reportingInstance": "i", "eventTime": "2026-11-29T08:00:00.000000Z",
+        }))
+        .expect("an Event")
+    };
+    let create = PostParams::default();
+    // A policy is in force a moment after it was made.
+    let attempts = std::cell::Cell::new(0);
+    eventually_refused(|| {
+        attempts.set(attempts.get() + 1);
+        let strange = event(&format!("other-{}", attempts.get()), "Node", "node-2");
+        let events = &events;
+        async move { events.create(&PostParams::default(), &strange).await }
+    })
+    .await?;
+    events
+        .create(&create, &event("own", "Node", "node-1"))
+        .await?;
+    for strange in [
+        event("other", "Node", "node-2"),
+        event("pod", "Pod", "node-1"),
+    ] {
+        refused(
+            "tell of its own node only",
+            events.create(&create, &strange).await,
+        )?;
+    }
+    refused(
+        "cannot patch",
+        events
+            .patch("own", &params, &merge(&json!({"note": "m"})))
+            .await,
+    )?;
+    refused("cannot list", events.list(&Default::default()).await)?;
+    let elsewhere: Api<Event> = Api::namespaced(agent.clone(), NAMESPACE);
+    let mut strange = event("own", "Node", "node-1");
+    strange.metadata.namespace = Some(NAMESPACE.to_owned());
+    refused("cannot create", elsewhere.create(&create, &strange).await)?;
     refused(
         "cannot list",
         Api::<Secret>::all(agent.clone())

@@ -1,17 +1,24 @@
 //! The continuous proof on a real kernel: what breaks between the link and the disk shows at the next proof, and `failClosed` suspends the
-//! mapping.
+//! mapping. And what is left of a volume whose NodeVolume is gone: told, and left alone.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use cryptvol_crds::conditions::{self, ENCRYPTION_PROVEN, Reason};
+use cryptvol_crds::{
+    NodeVolume,
+    conditions::{self, ENCRYPTION_PROVEN, Reason},
+    names,
+    orphans::Orphans,
+};
 use cryptvol_e2e::{
-    array::Lun,
-    process::wait_for,
-    site::{AGENT_ADMIN_PORT, Site, SiteSpec},
+    array::{self, Lun},
+    process::{self, wait_for},
+    site::{AGENT_ADMIN_PORT, AGENT_LOG, Site, SiteSpec},
     volumes::{PATIENCE, Volume},
     workdir::WorkDir,
 };
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
 use serde_json::json;
 
 /// A volume of which the agent has a proof every two seconds.
@@ -96,6 +103,40 @@ impl Ground {
         Ok(())
     }
 
+    /// Waits until the agent's metric counts so many by kind and the Node says the same. Gives back the Events on it, a line each.
+    async fn orphans(&self, wanted: &str) -> Result<String> {
+        let metrics = format!("curl -sf http://127.0.0.1:{AGENT_ADMIN_PORT}/metrics");
+        let node = self.site.node(0).name();
+        let nodes: Api<Node> = Api::all(self.site.plane.client()?);
+        let annotated: usize = wanted.matches("=1").count();
+        let counted = || async {
+            let text = self.site.node(0).sh(&metrics).await?.ok()?;
+            let all = wanted.split(' ').filter_map(|w| w.split_once('='));
+            let all = all.map(|(kind, n)| format!("cryptvol_node_orphans{{kind=\"{kind}\"}} {n}"));
+            let counted = all.clone().all(|line| text.lines().any(|l| l == line));
+            let said = nodes.get(node).await?.metadata.annotations;
+            let said = said.and_then(|a| a.get(names::ORPHANS_ANNOTATION).cloned());
+            let said: Orphans = match said {
+                Some(text) => serde_json::from_str(&text)?,
+                None => Orphans::default(),
+            };
+            Ok((counted && said.orphans.len() == annotated).then_some(()))
+        };
+        let log = || process::tail(&self.site.node(0).log_path(AGENT_LOG), 25);
+        wait_for(&format!("orphans: {wanted}"), PATIENCE, counted, log).await?;
+        let events = [
+            "get",
+            "events",
+            "-n",
+            "default",
+            "--field-selector",
+            "involvedObject.kind=Node",
+            "-o",
+            "jsonpath={range .items[*]}{.reason} {.message}{\"\\n\"}{end}",
+        ];
+        self.site.plane.kubectl(&events).await
+    }
+
     /// What was broken is right again: the volume goes on by itself.
     async fn goes_on(&self) -> Result<()> {
         self.proven(None).await?;
@@ -110,7 +151,8 @@ async fn what_breaks_below_a_volume_shows_at_the_next_proof_and_suspends_it() ->
     let work = WorkDir::new("proof")?;
     let mut site = Site::start(&work, SiteSpec::new(1)).await?;
     site.kill_agent(0).await?;
-    site.launch_agent(0, &["--proof-interval", "2"]).await?;
+    let every = ["--proof-interval", "2", "--orphan-interval", "2"];
+    site.launch_agent(0, &every).await?;
     let (_, lun, volume) = site.volume("proof").await?;
     let volume = volume
         .with("deletionPolicy", json!("Erase"))
@@ -169,7 +211,88 @@ async fn what_breaks_below_a_volume_shows_at_the_next_proof_and_suspends_it() ->
         !at.lun.contains(b"written before")?,
         "plaintext on the array"
     );
+    what_belongs_to_no_volume_is_told_and_left_alone(&mut at).await?;
     at.volume.delete(&at.site.plane).await?;
     at.volume.wait_gone(&at.site.plane).await?;
     work.passed()
+}
+
+/// The NodeVolume is removed by force, beside a mapping and a session of others. When the operator makes it anew, all is the volume's again.
+async fn what_belongs_to_no_volume_is_told_and_left_alone(at: &mut Ground) -> Result<()> {
+    let iqn = array::iqn("neighbour");
+    at.site.array.create_target(&iqn)?;
+    at.site.array.create_lun(&iqn, 1, 16 << 20)?;
+    let portal = at.site.array.portal();
+    let others = format!(
+        "set -e; dmsetup create neighbour -u LVM-neighbour --table '0 8 error'
+         iscsiadm -m node -T {iqn} -p {portal} -o new >&2; iscsiadm -m node -T {iqn} -p {portal} --login >&2
+         dmsetup ls | sort; ls /sys/class/iscsi_session; find /dev/cryptvol -type l"
+    );
+    let things = "dmsetup ls | sort; ls /sys/class/iscsi_session; find /dev/cryptvol -type l";
+    let before = at.site.node(0).sh(&others).await?.ok()?;
+
+    at.site.kill_operator(0)?;
+    let namespace = at.volume.namespace.clone();
+    let node = at.site.node(0).name().to_owned();
+    let object = names::node_volume_name(&at.volume.name, &node);
+    let volumes: Api<NodeVolume> = Api::namespaced(at.site.plane.client()?, &namespace);
+    let uid = volumes.get(&object).await?.spec.volume_ref.uid;
+    let free = json!({"metadata": {"finalizers": null}}).to_string();
+    // In this order: an agent lets go of a volume whose deletion waits for it.
+    for order in [
+        &[
+            "patch",
+            "nodevolume",
+            &object,
+            "--type=merge",
+            "-p",
+            &free,
+            "-n",
+            &namespace,
+        ][..],
+        &["delete", "nodevolume", &object, "-n", &namespace],
+    ] {
+        at.site.plane.kubectl(order).await?;
+    }
+    let mapping = names::mapping_name(&uid);
+    let told = at.orphans("mapping=1 link=1 session=1").await?;
+    let found: Vec<_> = told
+        .lines()
+        .filter(|l| l.starts_with("OrphanFound "))
+        .collect();
+    ensure!(found.len() == 3, "not one Event each: {told}");
+    for part in [
+        format!("Mapping {mapping} (/dev/dm-"),
+        format!(" to {} through {portal}", at.lun.target),
+        format!("made for the volume with UID {uid}, and no NodeVolume of the cluster has that"),
+        format!("dmsetup remove {mapping}"),
+        format!("rm {}", at.volume.link()),
+        "iscsiadm -m session -r ".to_owned(),
+    ] {
+        ensure!(told.contains(&part), "{part:?} is not told: {told}");
+    }
+    ensure!(
+        !told.contains("neighbour"),
+        "what is of others is told: {told}"
+    );
+    ensure!(
+        at.site.node(0).sh(things).await?.ok()? == before,
+        "something was taken away"
+    );
+    ensure!(at.volume.read(at.site.node(0), 14).await? == "written before");
+
+    at.site.start_operator(0).await?;
+    let told = at.orphans("mapping=0 link=0 session=0").await?;
+    let count = |word: &str| told.lines().filter(|l| l.starts_with(word)).count();
+    ensure!(
+        count("OrphanFound ") == 3 && count("OrphanGone ") == 3,
+        "{told}"
+    );
+    at.volume.wait_ready(&at.site.plane).await?;
+    ensure!(
+        at.site.node(0).sh(things).await?.ok()? == before,
+        "something was made anew"
+    );
+    let end = format!("dmsetup remove neighbour; iscsiadm -m node -T {iqn} -p {portal} --logout");
+    at.site.node(0).sh(&end).await?.ok().map(drop)
 }

@@ -77,6 +77,10 @@ pub struct RunArgs {
     /// path waits for its session (open-iscsi's replacement_timeout).
     #[arg(long, env = "CRYPTVOL_NO_PATH_TIMEOUT", default_value_t = 120, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub no_path_timeout: u64,
+    /// Seconds from one look for mappings, links and sessions that belong to no NodeVolume to the next. They are told (Event and annotation of
+    /// the Node, metric cryptvol_node_orphans) and never removed.
+    #[arg(long, env = "CRYPTVOL_ORPHAN_INTERVAL", default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub orphan_interval: u64,
     /// End at once before or after a step, for crash tests: STEP:before:exit or STEP:after:exit.
     #[arg(long, hide = true)]
     pub failpoint: Option<FailPoint>,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cryptvol_crds::{
     conditions::Reason,
+    orphans::OrphanKind,
     paths::PathsHealth,
     v1alpha1::{PathStatus, Stage},
 };
@@ -48,6 +49,12 @@ struct StateLabel {
     state: &'static str,
 }
 
+/// Label `kind`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
 /// All metrics of the agent. Clones are one.
 #[derive(Clone)]
 pub struct Metrics {
@@ -56,7 +63,7 @@ pub struct Metrics {
     volumes: Family<StageLabel, Gauge>,
     stuck: Gauge,
     idle: Gauge,
-    orphans: Gauge,
+    orphans: Family<KindLabel, Gauge>,
     status_writes: Counter,
     proofs: Family<ResultLabel, Counter>,
     proofs_broken: Gauge,
@@ -75,7 +82,7 @@ impl Metrics {
             volumes: Family::default(),
             stuck: Gauge::default(),
             idle: Gauge::default(),
-            orphans: Gauge::default(),
+            orphans: Family::default(),
             status_writes: Counter::default(),
             proofs: Family::default(),
             proofs_broken: Gauge::default(),
@@ -111,7 +118,7 @@ impl Metrics {
         );
         registry.register(
             "orphans",
-            "Mappings of ours that no NodeVolume knows",
+            "What of ours is on the node and belongs to no NodeVolume, by kind",
             metrics.orphans.clone(),
         );
         registry.register(
@@ -140,6 +147,7 @@ impl Metrics {
             metrics.multipath_volumes.clone(),
         );
         metrics.paths([].into_iter());
+        metrics.orphans([].into_iter());
         metrics
     }
 
@@ -217,9 +225,18 @@ impl Metrics {
             .set(i64::try_from(workers.idle).unwrap_or(i64::MAX));
     }
 
-    /// Mappings that nobody wants.
-    pub fn orphans(&self, count: usize) {
-        self.orphans.set(i64::try_from(count).unwrap_or(i64::MAX));
+    /// What belongs to no NodeVolume, by kind. Every kind is there, with 0 too.
+    pub fn orphans(&self, kinds: impl Iterator<Item = OrphanKind>) {
+        let kinds: Vec<_> = kinds.collect();
+        for kind in OrphanKind::ALL {
+            let count = kinds.iter().filter(|k| **k == kind).count();
+            let label = KindLabel {
+                kind: kind.as_str(),
+            };
+            self.orphans
+                .get_or_create(&label)
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// The API server acknowledged a write.

@@ -176,11 +176,13 @@ async fn agent(log: &LogArgs, args: RunArgs, handle: telemetry::LogHandle) -> Re
         fail_point,
         proof_interval: Duration::from_secs(args.proof_interval),
         no_path_timeout: Duration::from_secs(args.no_path_timeout),
+        orphan_interval: Duration::from_secs(args.orphan_interval),
         metrics,
         readiness,
         fitness,
         stop: stop.clone(),
         volumes: Default::default(),
+        unreadable: Default::default(),
     }))
     .await;
     checks.abort();

@@ -57,19 +57,16 @@ fn template(crd: &CustomResourceDefinition) -> Result<String, Error> {
 fn roles() -> Result<String, Error> {
     let mut out = format!("# {MARK}\n");
     for role in rbac::roles() {
-        let kind = if role.namespaced {
-            "Role"
-        } else {
-            "ClusterRole"
+        let kind = match role.scope {
+            rbac::Scope::Cluster => "ClusterRole",
+            _ => "Role",
         };
         out += &format!(
             "---\n# {purpose}\napiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\nmetadata:\n  name: {name}\n",
             purpose = role.purpose,
             name = role.name
         );
-        if role.namespaced {
-            out += "  namespace: {{ .Release.Namespace }}\n";
-        }
+        out += &namespace(role.scope);
         out += "  labels:\n    {{- include \"cryptvol.labels\" . | nindent 4 }}\n";
         for target in role.aggregate_to {
             out += &format!("    rbac.authorization.k8s.io/aggregate-to-{target}: \"true\"\n");
@@ -83,12 +80,17 @@ fn roles() -> Result<String, Error> {
     Ok(out)
 }
 
+/// The line of the metadata that says where.
+fn namespace(scope: rbac::Scope) -> String {
+    match scope {
+        rbac::Scope::Cluster => String::new(),
+        rbac::Scope::Release => "  namespace: {{ .Release.Namespace }}\n".to_owned(),
+        rbac::Scope::Namespace(name) => format!("  namespace: {name}\n"),
+    }
+}
+
 fn binding(kind: &str, role: &rbac::Role) -> String {
-    let namespace = if role.namespaced {
-        "  namespace: {{ .Release.Namespace }}\n"
-    } else {
-        ""
-    };
+    let namespace = namespace(role.scope);
     format!(
         "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}Binding\nmetadata:\n  name: {name}\n{namespace}  \
          labels:\n    {{{{- include \"cryptvol.labels\" . | nindent 4 }}}}\nroleRef:\n  apiGroup: rbac.authorization.k8s.io\n  \

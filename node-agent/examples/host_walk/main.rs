@@ -184,7 +184,7 @@ impl Walk {
             ensure!(error.is_some(), "closed while open");
             drop(busy);
             println!("RAW BUSY {:?}", host.delete_device(&device.id).err());
-            println!("OURS {}", host.mappings()?.len());
+            println!("OURS {}", host.belongings(&[])?.mappings.len());
         }
         let mut read = [0; 32];
         std::fs::File::open(LINK)?.read_exact(&mut read)?;

@@ -82,7 +82,11 @@ impl Object {
     }
 }
 
-async fn within<T>(
+/// One exchange with the API server, `what` being what could not be done.
+///
+/// # Errors
+/// When it fails or takes too long.
+pub(super) async fn within<T>(
     what: &str,
     call: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, StepError> {

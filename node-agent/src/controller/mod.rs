@@ -51,6 +51,8 @@ pub struct Context {
     pub proof_interval: Duration,
     /// How long I/O waits while no path of several works, before it fails.
     pub no_path_timeout: Duration,
+    /// Time from one look for what belongs to no volume to the next.
+    pub orphan_interval: Duration,
     /// Counters.
     pub metrics: Metrics,
     /// For `/readyz`.
@@ -61,6 +63,8 @@ pub struct Context {
     pub stop: CancellationToken,
     /// All volumes of this node, by namespace/name.
     pub volumes: RefCell<BTreeMap<String, Rc<NodeVolume>>>,
+    /// Those that this agent cannot read, by namespace/name: nobody knows what of the node is theirs.
+    pub unreadable: RefCell<BTreeSet<String>>,
 }
 
 impl Context {
@@ -145,6 +149,7 @@ pub async fn run(cx: Rc<Context>) {
             }
             Some(Ok(Event::Delete(object))) => forget(&cx, &mut tasks, &key_of(&object)),
             Some(Ok(Event::InitDone)) => {
+                cx.unreadable.borrow_mut().retain(|k| listed.contains(k));
                 cx.readiness.ready("watch");
                 let gone: Vec<_> = tasks
                     .running
@@ -194,6 +199,7 @@ fn take(
         Err(invalid) => {
             // Left alone as it is: what cannot be read gives no reason to attach or detach.
             warn!(volume = key, error = %invalid.error, "a NodeVolume that this agent cannot read");
+            cx.unreadable.borrow_mut().insert(key.clone());
             return Some(key);
         }
     };
@@ -201,6 +207,7 @@ fn take(
     if volume.spec.node_name != cx.node_name {
         return None;
     }
+    cx.unreadable.borrow_mut().remove(&key);
     volume.metadata.managed_fields = None;
     let volume = Rc::new(volume);
     let uid = volume.metadata.uid.clone();
@@ -225,6 +232,7 @@ fn take(
 }
 
 fn forget(cx: &Rc<Context>, tasks: &mut Tasks, key: &str) {
+    cx.unreadable.borrow_mut().remove(key);
     cx.volumes.borrow_mut().remove(key);
     cx.count_stages();
     tasks.end(key);

@@ -7,6 +7,7 @@
 //! Every step is idempotent: done already is success. Every step that writes re-checks, in the same call and
 //! immediately before writing, that it acts on the thing it was planned for (device number, WWID, LUKS UUID, mapping UUID).
 
+pub mod belongings;
 pub mod model;
 pub mod probe;
 pub mod real;
@@ -14,6 +15,7 @@ pub mod shown;
 #[cfg(test)]
 pub mod sim;
 
+pub use belongings::{Belongings, Below, OtherSession};
 use cryptvol_crds::v1alpha1::{HeaderBackup, KeySlotRef};
 pub use model::*;
 
@@ -27,11 +29,12 @@ pub trait Host {
     /// When the kernel's state cannot be read; an absent thing is not an error.
     fn observe(&mut self, query: &Query) -> Result<Observed, StepError>;
 
-    /// All mappings whose UUID begins with `names::DM_UUID_PREFIX`, to find those that no volume wants.
+    /// All mappings whose UUID begins with `names::DM_UUID_PREFIX`, all links in our directory, and all sessions to other targets than
+    /// `known`: to find those that no volume wants. Opens no device.
     ///
     /// # Errors
-    /// `StepFailed` when device-mapper cannot be read.
-    fn mappings(&mut self) -> Result<Vec<Mapping>, StepError>;
+    /// `StepFailed` when one of them cannot be read.
+    fn belongings(&mut self, known: &[String]) -> Result<Belongings, StepError>;
 
     /// Makes an iSCSI session to the target, through the first of its portals that answers, without scanning for LUNs.
     /// Success when there is one already, through whatever portal. With `each` a session through each portal, where there is

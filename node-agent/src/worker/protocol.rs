@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use crate::host::{
-    AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, Discovered, DropSlotsOrder, Erased,
-    FormatOrder, Header, HeaderFound, Host, Initialised, MapOrder, Mapping, NameOrder, Observed,
-    OpenOrder, Query, RestoreOrder, StepError, Target,
+    AddSlotOrder, BackingFile, BackupOrder, Belongings, Chap, DeviceId, Discovered, DropSlotsOrder,
+    Erased, FormatOrder, Header, HeaderFound, Host, Initialised, MapOrder, Mapping, NameOrder,
+    Observed, OpenOrder, Query, RestoreOrder, StepError, Target,
     probe::{self, NodeCheck},
 };
 
@@ -27,8 +27,8 @@ const ROOM: usize = 16 << 10;
 pub enum Call {
     /// `Host::observe`.
     Observe(Query),
-    /// `Host::mappings`.
-    Mappings,
+    /// `Host::belongings`.
+    Belongings(Vec<String>),
     /// `Host::login`.
     Login(Target, bool, Option<Chap>),
     /// `Host::discover`.
@@ -96,8 +96,8 @@ pub enum Answer {
     Unit,
     /// Of `observe`.
     Observed(Box<Observed>),
-    /// Of `mappings`.
-    Mappings(Vec<Mapping>),
+    /// Of `belongings`.
+    Belongings(Box<Belongings>),
     /// Of `discover`.
     Discovered(Discovered),
     /// Of `read_header`.
@@ -139,7 +139,7 @@ impl Call {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Observe(_) => "observe",
-            Self::Mappings => "list mappings",
+            Self::Belongings(_) => "list what is ours",
             Self::Login(..) => "log in",
             Self::Discover(..) => "ask for portals",
             Self::Gather(_) => "gather the paths",
@@ -176,7 +176,7 @@ impl Call {
     /// default for one attempt, so that their own error comes first where there is one.
     pub fn deadline(&self) -> Duration {
         Duration::from_secs(match self {
-            Self::Observe(_) | Self::Mappings | Self::Link(..) | Self::Unlink(_) => 10,
+            Self::Observe(_) | Self::Belongings(_) | Self::Link(..) | Self::Unlink(_) => 10,
             Self::Discover(..)
             | Self::Scan(..)
             | Self::ReadHeader(_)
@@ -218,7 +218,7 @@ impl Call {
             | Self::DeleteDevice(_)
             | Self::Logout(..) => CallStage::Session,
             Self::Observe(_)
-            | Self::Mappings
+            | Self::Belongings(_)
             | Self::Link(..)
             | Self::Unlink(_)
             | Self::Name(_)
@@ -247,7 +247,9 @@ impl Call {
     pub fn run(&self, host: &mut impl Host) -> Result<Answer, StepError> {
         match self {
             Self::Observe(query) => host.observe(query).map(|o| Answer::Observed(Box::new(o))),
-            Self::Mappings => host.mappings().map(Answer::Mappings),
+            Self::Belongings(known) => host
+                .belongings(known)
+                .map(|b| Answer::Belongings(Box::new(b))),
             Self::Login(target, each, chap) => unit(host.login(target, *each, chap.as_ref())),
             Self::Discover(target, chap) => {
                 host.discover(target, chap.as_ref()).map(Answer::Discovered)

@@ -2,6 +2,7 @@
 //! it works in, so that nobody can put another one in its place.
 
 use std::{
+    collections::BTreeMap,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
@@ -14,7 +15,10 @@ use nix::{
     unistd::{UnlinkatFlags, symlinkat, unlinkat},
 };
 
-use super::error::{because, failed};
+use super::{
+    error::{because, failed},
+    sysfs::names,
+};
 use crate::host::{LinkFound, StepError};
 
 /// The directory of links.
@@ -53,6 +57,31 @@ impl Links {
                 _ => Err(failed(format!("reading {link}"), e)),
             },
         }
+    }
+
+    /// All symbolic links in the directory, with what they lead to. What is no link, or has no name of an object, is left out.
+    ///
+    /// # Errors
+    /// `StepFailed` when a directory cannot be read.
+    pub fn all(&self) -> Result<BTreeMap<String, String>, StepError> {
+        let read = |e| failed(format!("reading {LINK_DIR}"), e);
+        let mut found = BTreeMap::new();
+        for namespace in names(&self.root).map_err(read)? {
+            // A link in the place of a namespace's directory is not followed, and a file has nothing in it.
+            let dir = self.root.join(&namespace);
+            if !dir.symlink_metadata().is_ok_and(|m| m.is_dir()) {
+                continue;
+            }
+            for name in names(&dir).map_err(read)? {
+                let link = format!("{LINK_DIR}/{namespace}/{name}");
+                if parts(&link).is_ok()
+                    && let LinkFound::To(to) = self.observe(&link)?
+                {
+                    found.insert(link, to);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Makes the link lead to a mapping's device, by rename over what is there.
@@ -198,6 +227,9 @@ mod tests {
             assert_eq!(links.observe(LINK).unwrap(), LinkFound::To(device.into()));
         }
         links.set("/dev/cryptvol/shop/db-1", "/dev/dm-4").unwrap();
+        let all: Vec<_> = links.all().unwrap().into_iter().collect();
+        let of = |name: &str, to: &str| (format!("/dev/cryptvol/shop/{name}"), to.to_owned());
+        assert_eq!(all, [of("db-0", "/dev/dm-14"), of("db-1", "/dev/dm-4")]);
         links.remove(LINK).unwrap();
         assert_eq!(links.observe(LINK).unwrap(), LinkFound::Absent);
         assert!(tmp.path().join("cryptvol/shop").exists());
@@ -218,6 +250,7 @@ mod tests {
         };
         fs::write(&path, "data").unwrap();
         refused(&links);
+        assert!(links.all().unwrap().is_empty());
         assert_eq!(links.observe(LINK).unwrap(), LinkFound::NoLink);
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
@@ -250,5 +283,7 @@ mod tests {
         std::os::unix::fs::symlink(&elsewhere, tmp.path().join("cryptvol/shop")).unwrap();
         assert!(links.set(LINK, "/dev/dm-0").is_err());
         assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+        std::os::unix::fs::symlink("/dev/dm-0", elsewhere.join("db-0")).unwrap();
+        assert!(links.all().unwrap().is_empty());
     }
 }

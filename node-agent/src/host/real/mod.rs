@@ -3,6 +3,7 @@
 //! It starts no process (but where open-iscsi's version is not known, see `iscsi::iscsiadm`), and never waits for udev.
 
 mod backup;
+mod belongings;
 pub mod disk;
 pub mod dm;
 pub mod erase;
@@ -33,10 +34,10 @@ use cryptvol_crds::{
 };
 
 use super::{
-    AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, Discovered, DropSlotsOrder, Erased,
-    FileState, FormatOrder, Header, HeaderFound, Host, Initialised, MapOrder, Mapping, NameOrder,
-    NameTo, Observed, OpenOrder, Passphrase, Path, Query, RawKind, RestoreOrder, Source, StepError,
-    Target,
+    AddSlotOrder, BackingFile, BackupOrder, Belongings, Chap, DeviceId, Discovered, DropSlotsOrder,
+    Erased, FileState, FormatOrder, Header, HeaderFound, Host, Initialised, MapOrder, Mapping,
+    NameOrder, NameTo, Observed, OpenOrder, Passphrase, Path, Query, RawKind, RestoreOrder, Source,
+    StepError, Target,
 };
 use disk::{Access, Disk};
 use error::{because, failed};
@@ -106,8 +107,8 @@ impl Host for RealHost {
         })
     }
 
-    fn mappings(&mut self) -> Result<Vec<Mapping>, StepError> {
-        dm::ours()
+    fn belongings(&mut self, known: &[String]) -> Result<Belongings, StepError> {
+        belongings::read(&self.sysfs, &self.links, known)
     }
 
     fn login(&mut self, target: &Target, each: bool, chap: Option<&Chap>) -> Result<(), StepError> {

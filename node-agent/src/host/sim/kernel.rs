@@ -8,10 +8,11 @@ use cryptvol_crds::{
 
 use super::{Content, Disk, SimHeader, SimLink, SimMap, SimTarget, WIPED, World, fingerprint};
 use crate::host::{
-    AddSlotOrder, BackingFile, BackupOrder, Chap, CryptTable, Device, DeviceId, Discovered,
-    DropSlotsOrder, Erased, FileState, FormatOrder, Header, HeaderFound, Host, Initialised,
-    LinkFound, Lun, MapOrder, Mapping, NameOrder, Observed, OpenOrder, Path, Portal, Query,
-    RawKind, RestoreOrder, Session, Source, StepError, Target, real::iscsi::discovery::bounds,
+    AddSlotOrder, BackingFile, BackupOrder, Belongings, Chap, CryptTable, Device, DeviceId,
+    Discovered, DropSlotsOrder, Erased, FileState, FormatOrder, Header, HeaderFound, Host,
+    Initialised, LinkFound, Lun, MapOrder, Mapping, NameOrder, Observed, OpenOrder, Path, Portal,
+    Query, RawKind, RestoreOrder, Session, Source, StepError, Target,
+    real::iscsi::discovery::bounds,
 };
 
 /// What the kernel holds.
@@ -131,7 +132,7 @@ impl World {
         Ok(disk)
     }
 
-    fn described(&self, s: &SimSession) -> Session {
+    pub(super) fn described(&self, s: &SimSession) -> Session {
         let disks = self.kernel.devices.iter().filter(|d| d.sid == s.sid);
         Session {
             sid: s.sid,
@@ -574,14 +575,8 @@ impl Host for World {
         })
     }
 
-    fn mappings(&mut self) -> Result<Vec<Mapping>, StepError> {
-        Ok(self
-            .kernel
-            .mappings
-            .iter()
-            .map(|m| m.mapping.clone())
-            .filter(|m| m.uuid.starts_with(names::DM_UUID_PREFIX))
-            .collect())
+    fn belongings(&mut self, known: &[String]) -> Result<Belongings, StepError> {
+        Ok(self.all_of_ours(known))
     }
 
     fn discover(&mut self, target: &Target, chap: Option<&Chap>) -> Result<Discovered, StepError> {

@@ -5,6 +5,7 @@
 //! synchronous like the real one.
 
 mod array;
+mod belongings;
 mod files;
 mod kernel;
 mod names;

@@ -194,6 +194,13 @@ fn a_layer_of_tags_that_is_left_alone_is_removed() {
     lab.world.borrow_mut().kernel.mappings[0].mapping.table = None;
     lab.want(1, Desired::Detached);
     lab.settle(1);
-    assert!(lab.world.borrow_mut().mappings().unwrap().is_empty());
+    assert!(
+        lab.world
+            .borrow_mut()
+            .belongings(&[])
+            .unwrap()
+            .mappings
+            .is_empty()
+    );
     assert_eq!(lab.status(1).stage, Stage::Detached);
 }
