@@ -88,6 +88,12 @@ fn check_group(object: &mut Object, new: bool) -> Result<(), IdentityError> {
             if !known {
                 return Err(bad());
             }
+            // As in Keystone, which lets them be emptied later: then the group holds every endpoint.
+            if new && filters.is_empty() {
+                return Err(IdentityError::BadRequest(
+                    "The attribute filters of a new endpoint group may not be empty.".into(),
+                ));
+            }
         }
         None if !new => {}
         _ => return Err(bad()),

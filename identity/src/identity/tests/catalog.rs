@@ -114,6 +114,7 @@ async fn a_project_with_endpoints_of_its_own_sees_no_others() {
     let group = |filters: Value| json!({"endpoint_group": {"name": "g", "description": "d", "filters": filters}});
     let path = "OS-EP-FILTER/endpoint_groups";
     admin(&bench, "POST", path, group(json!({"colour": "red"})), 400).await;
+    admin(&bench, "POST", path, group(json!({})), 400).await;
     let made = admin(
         &bench,
         "POST",
@@ -139,6 +140,10 @@ async fn a_project_with_endpoints_of_its_own_sees_no_others() {
         ),
         ["g"]
     );
+    let emptied = json!({"endpoint_group": {"filters": {}}});
+    admin(&bench, "PATCH", &one, emptied, 200).await;
+    let endpoints = admin(&bench, "GET", &format!("{one}/endpoints"), Value::Null, 200).await;
+    assert!(endpoints["endpoints"].as_array().unwrap().len() > 1);
     let body = json!({"endpoint_group": {"name": "h"}});
     assert_eq!(
         admin(&bench, "PATCH", &one, body, 200).await["endpoint_group"]["name"],
