@@ -405,6 +405,7 @@ mod tests {
                     | Reason::Detached
                     | Reason::Waiting
                     | Reason::OrphanGone
+                    | Reason::Ephemeral
             );
             assert_eq!(r.next_step().is_empty(), quiet, "{r}");
         }
