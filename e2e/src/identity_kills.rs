@@ -3,7 +3,11 @@
 //!
 //! When the blows come is the same in every run; what they hit is not, because the machine is not.
 
-use anyhow::{Context, Result, bail};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::identity_http::Http;
 use crate::identity_service::{IdentityService, Options};
@@ -16,6 +20,11 @@ use crate::workdir::WorkDir;
 const WRITERS: u64 = 4;
 /// Rounds after which everything is looked at once more.
 const LONG: u32 = 100;
+/// Each so many rounds the blow waits until every kind of write was answered, so that also on a slow machine there is something of each
+/// to be held against it.
+const WHOLE: u32 = 5;
+/// For that.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Kills the service `rounds` times and tells how it goes.
 ///
@@ -34,15 +43,27 @@ pub fn run(rounds: u32, tell: impl Fn(&str)) -> Result<Held> {
     let mut all = Acknowledged::default();
     let mut seed = SEED;
     for round in 1..=rounds {
+        let kinds = Arc::new(AtomicU8::new(0));
         let writers: Vec<_> = (0_u64..WRITERS)
             .map(|writer| {
                 runtime.spawn(write_until_gone(
                     http.clone(),
                     format!("r{round}-w{writer}"),
                     writer,
+                    Arc::clone(&kinds),
                 ))
             })
             .collect();
+        if round % WHOLE == 1 {
+            let begun = Instant::now();
+            while kinds.load(Ordering::Relaxed) != 0b111 {
+                ensure!(
+                    begun.elapsed() < PATIENCE,
+                    "kill {round}: no write of each kind was answered"
+                );
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
         std::thread::sleep(moment(&mut seed));
         service.kill()?;
         let mut done = Acknowledged::default();
@@ -73,13 +94,22 @@ pub fn run(rounds: u32, tell: impl Fn(&str)) -> Result<Held> {
     Ok(all.held())
 }
 
-/// Writes until the service is gone. `first` is where this writer begins, so that also on a slow machine all of it is done.
-async fn write_until_gone(http: Http, label: String, first: u64) -> Result<Acknowledged> {
+/// Writes until the service is gone. `first` is the kind of write that this writer begins with; `kinds` gets the bit of each that was
+/// answered whole.
+async fn write_until_gone(
+    http: Http,
+    label: String,
+    first: u64,
+    kinds: Arc<AtomicU8>,
+) -> Result<Acknowledged> {
     let mut done = Acknowledged::default();
     for number in 0_u64.. {
         let name = format!("{label}-{number}");
-        match write(&http, &name, (first + number) % 3, &mut done).await? {
-            Reply::Success => {}
+        let kind = (first + number) % 3;
+        match write(&http, &name, kind, &mut done).await? {
+            Reply::Success => {
+                kinds.fetch_or(1 << kind, Ordering::Relaxed);
+            }
             Reply::None => break,
             Reply::Unavailable => bail!("503 of a service with its disk"),
         }
