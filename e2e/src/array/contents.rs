@@ -205,10 +205,11 @@ impl Array {
     }
 
     /// The disk goes on under the same names with another size; what lies beyond a smaller one is lost. An initiator sees it when it looks.
+    /// tgtd can only take the disk away and give it back, so that a request in between would be refused, which no array does that grows a disk.
     pub fn resize_lun(&mut self, iqn: &str, number: u16, size: u64) -> Result<()> {
         let lun = self.lun(iqn, number)?.clone();
         File::options().write(true).open(&lun.file)?.set_len(size)?;
-        self.swap_lun(iqn, number, &lun)
+        self.held_back(|array| array.swap_lun(iqn, number, &lun))
     }
 
     /// The disk goes on under the same names and reads as zeros, like a thin volume that lost its blocks. Returns the disk that

@@ -2,12 +2,16 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::{Array, PORT, Place};
 use crate::process::run;
 use crate::sandbox::ip_batch;
+
+/// Longer than tgtd takes for what it has in hand; a disk is a file in memory or on a fast disk.
+const IN_HAND: Duration = Duration::from_millis(300);
 
 impl Array {
     /// The address of its first portal.
@@ -76,6 +80,28 @@ impl Array {
         let address = address.trim_matches(['[', ']']);
         let from = ["rule", how, "from", address, "blackhole"];
         run("ip", &[&[family, "-n", &ns][..], &from].concat()).map(|_| ())
+    }
+
+    /// Does something while no request of an initiator arrives: they are lost on the way, and its kernel sends them again afterwards. What
+    /// tgtd has in hand is answered before.
+    pub(super) fn held_back<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let Place::Namespace(index) = self.state.place else {
+            return f(self);
+        };
+        let hold = |how| -> Result<()> {
+            let to = format!("10.77.{index}.0/24");
+            run("ip", &["rule", how, "to", &to, "blackhole"])?;
+            if fs::exists("/proc/sys/net/ipv6")? {
+                let to = format!("fd77:{index}::/64");
+                run("ip", &["-6", "rule", how, "to", &to, "blackhole"])?;
+            }
+            Ok(())
+        };
+        hold("add")?;
+        std::thread::sleep(IN_HAND);
+        let done = f(self);
+        hold("del")?;
+        done
     }
 
     /// The interface, outside the array, that all its traffic passes.

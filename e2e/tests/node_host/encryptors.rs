@@ -32,10 +32,7 @@ impl Ground {
                 "keySize": encryption["keySize"], "sectorSize": 512, "dataOffset": 0, "digest": "",
             }));
         }
-        let call = json!({"Format": [device, {
-            "luks_uuid": LUKS_UUID, "passphrase": PASSPHRASE, "over_torn": false, "encryption": encryption,
-        }]});
-        let header = self.done(call).await?;
+        let header = self.done(Self::format_with(device, encryption)).await?;
         ensure!(header["objections"] == json!([]), "{header}");
         Ok(header["facts"].clone())
     }

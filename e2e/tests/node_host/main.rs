@@ -155,11 +155,19 @@ impl Ground {
         Ok(device)
     }
 
-    fn format_call(device: &Value, sector_size: i32) -> Value {
+    fn format_with(device: &Value, encryption: &Value) -> Value {
         json!({"Format": [device, {
-            "luks_uuid": LUKS_UUID, "passphrase": PASSPHRASE, "over_torn": false,
-            "encryption": {"provider": "luks2", "sectorSize": sector_size},
+            "luks_uuid": LUKS_UUID, "passphrase": PASSPHRASE, "over_torn": false, "encryption": encryption,
+            "mapping_name": names::mapping_name(VOLUME_UID),
+            "mapping_uuid": names::mapping_uuid(LUKS_UUID, VOLUME_UID),
         }]})
+    }
+
+    fn format_call(device: &Value, sector_size: i32) -> Value {
+        Self::format_with(
+            device,
+            &json!({"provider": "luks2", "sectorSize": sector_size}),
+        )
     }
 
     async fn format(&self, device: &Value, sector_size: i32) -> Result<Value> {

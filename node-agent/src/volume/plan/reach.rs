@@ -75,6 +75,11 @@ impl At<'_> {
                     format!("{path} ({}) is in use by {by}", id.path),
                 );
             }
+            // Of before, or of a try that came to nothing: nobody has a key to what it carries, and the file below it may be gone, or hidden by
+            // what was mounted over it since.
+            if self.wanted.ephemeral && !self.run.file_made && self.run.purged.is_empty() {
+                return Err(Next::Do(Step::DeleteDevice(id.clone())));
+            }
             self.long_enough(file, id.size_bytes)?;
             self.identity(id)?;
             return Ok(id);
