@@ -94,9 +94,9 @@ impl Daemon {
         tail(&self.log_path(), lines)
     }
 
-    /// False once it ended (a zombie has ended).
+    /// False once it ended with all its threads, so that its files, sockets and locks are let go.
     pub fn is_running(&self) -> bool {
-        stat(self.pid).is_some_and(|s| s.started == self.started && s.state != 'Z')
+        stat(self.pid).is_some_and(|s| s.started == self.started && !s.has_ended())
     }
 
     /// Sends a signal to the process alone.
@@ -167,16 +167,26 @@ impl Drop for Daemon {
 struct Stat {
     state: char,
     group: i32,
+    threads: u32,
     started: u64,
 }
 
-/// `/proc/PID/stat`: state is field 3, process group 5, start time (clock ticks since boot) 22; see proc(5).
+impl Stat {
+    /// A process whose first thread is a zombie still holds its files as long as another thread of it is on its way out: who starts
+    /// its successor then finds its port in use.
+    fn has_ended(&self) -> bool {
+        self.state == 'Z' && self.threads <= 1
+    }
+}
+
+/// `/proc/PID/stat`: state is field 3, process group 5, number of threads 20, start time (clock ticks since boot) 22; see proc(5).
 fn stat(pid: i32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     Some(Stat {
         state: fields.first()?.chars().next()?,
         group: fields.get(2)?.parse().ok()?,
+        threads: fields.get(17)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
     })
 }
@@ -186,14 +196,14 @@ pub(crate) fn start_time(pid: i32) -> Option<u64> {
     stat(pid).map(|s| s.started)
 }
 
-/// Living members (no zombies) of a process group.
+/// Members of a process group that have not ended.
 fn group_members(group: i32) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| stat(*pid).is_some_and(|s| s.group == group && s.state != 'Z'))
+        .filter(|pid| stat(*pid).is_some_and(|s| s.group == group && !s.has_ended()))
         .collect()
 }
 
@@ -329,6 +339,30 @@ mod tests {
         assert!(ports.iter().all(|p| SERVER_PORTS.contains(p)), "{ports:?}");
         let different: std::collections::BTreeSet<_> = ports.iter().collect();
         assert_eq!(different.len(), ports.len(), "{ports:?}");
+    }
+
+    #[test]
+    fn a_process_whose_first_thread_ended_is_still_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new("python3");
+        command.args([
+            "-c",
+            "import ctypes, threading, time\n\
+             threading.Thread(target=time.sleep, args=(1000,)).start()\n\
+             ctypes.CDLL(None).pthread_exit(None)",
+        ]);
+        let mut daemon = Daemon::spawn(dir.path(), "headless", command).unwrap();
+        for _ in 0..1000 {
+            if stat(daemon.pid()).is_some_and(|s| s.state == 'Z') {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(stat(daemon.pid()).is_some_and(|s| s.state == 'Z'));
+        assert!(daemon.is_running());
+        assert_eq!(group_members(daemon.pid()), [daemon.pid()]);
+        daemon.kill().unwrap();
+        assert!(!daemon.is_running());
     }
 
     #[test]
