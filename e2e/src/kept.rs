@@ -72,8 +72,11 @@ impl Kept {
         let exe = std::env::current_exe()?.display().to_string();
         let command = [exe, "supervise".into(), "--name".into(), self.name.clone()];
         let supervisor = std::process::id();
+        // Before the room is made: this process and the first of the room have the same mounts, so as soon as that one has a
+        // `/proc` of the room, this one is not in it any more.
+        let supervisor_started = start_time(i32::try_from(supervisor)?)
+            .with_context(|| format!("/proc/{supervisor}/stat cannot be read"))?;
         let code = sandbox::enter(&command, |first| {
-            let supervisor_started = start_time(i32::try_from(supervisor)?).context("no /proc")?;
             let state = State {
                 supervisor,
                 supervisor_started,
