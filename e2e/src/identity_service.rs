@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -92,7 +92,15 @@ pub fn product_binary(name: &str) -> Result<PathBuf> {
 impl IdentityService {
     /// Makes key, certificate and data in `dir` (empty), bootstraps, starts, and waits until it is ready.
     pub fn start(dir: &Path, options: Options) -> Result<Self> {
-        let mut service = Self {
+        let mut service = Self::prepare(dir, options)?;
+        service.bootstrap()?;
+        service.launch()?;
+        Ok(service)
+    }
+
+    /// Makes key and certificate in `dir` (empty); there are no records yet.
+    pub fn prepare(dir: &Path, options: Options) -> Result<Self> {
+        let service = Self {
             dir: dir.to_path_buf(),
             port: free_port()?,
             admin_port: free_port()?,
@@ -108,8 +116,6 @@ impl IdentityService {
             Some(text) => fs::write(kek, text)?,
             None => service.command(&["kek", "generate", "--out", &kek.to_string_lossy()])?,
         }
-        service.bootstrap()?;
-        service.launch()?;
         Ok(service)
     }
 
@@ -143,20 +149,35 @@ impl IdentityService {
 
     /// `bootstrap` once more, as every start of a pod does.
     pub fn bootstrap(&self) -> Result<()> {
-        let password = self.secrets_dir().join("password");
-        let (url, password) = (self.base_url(), password.to_string_lossy().into_owned());
-        let mut args = vec![
-            "bootstrap",
-            "--password-file",
-            &password,
-            "--public-url",
-            &url,
-            "--region",
-            REGION,
-        ];
-        let data = self.data_args();
-        args.extend(data.iter().map(String::as_str));
-        self.command(&args)
+        succeeds(self.bootstrap_command()?.spawn()?)
+    }
+
+    /// `bootstrap` by so many processes at the same time, all of which must succeed.
+    pub fn bootstrap_at_once(&self, processes: usize) -> Result<()> {
+        let mut commands = (0..processes)
+            .map(|_| self.bootstrap_command())
+            .collect::<Result<Vec<_>>>()?;
+        let running = commands
+            .iter_mut()
+            .map(Command::spawn)
+            .collect::<io::Result<Vec<_>>>()?;
+        // All of them are waited for, whatever the first one says.
+        let ended: Vec<_> = running.into_iter().map(succeeds).collect();
+        ended.into_iter().collect()
+    }
+
+    fn bootstrap_command(&self) -> Result<Command> {
+        let mut command = Command::new(product_binary("cryptvol-identity")?);
+        command
+            .arg("bootstrap")
+            .arg("--password-file")
+            .arg(self.secrets_dir().join("password"))
+            .args(["--public-url", &self.base_url(), "--region", REGION])
+            .args(self.data_args())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        clean_env(&mut command);
+        Ok(command)
     }
 
     /// Goes on in `dir` (empty) of another machine, at the same address: with certificate and password, as a cluster has them
@@ -429,6 +450,19 @@ impl IdentityService {
             self.options.password_rounds.to_string(),
         ]
     }
+}
+
+/// Waits for the end of a command, which must be a good one.
+fn succeeds(command: Child) -> Result<()> {
+    let output = command.wait_with_output()?;
+    ensure!(
+        output.status.success(),
+        "{}: {}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
 }
 
 /// Only the options above count.

@@ -1,6 +1,7 @@
-//! PostgreSQL's server from Debian's package, started for one test: own folder, loopback port.
+//! PostgreSQL's server from Debian's package, started for one test: own folder, a port of the loopback, or of the bridge.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -8,10 +9,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
+use crate::pki::Authority;
 use crate::process::{Daemon, free_port, run};
+use crate::sandbox::BRIDGE_IP;
 
 const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
 const OWNER: &str = "keys";
+/// The database that a new server has.
+const FIRST: &str = "postgres";
+/// Where the files of a server are in its folder.
+const DATA: &str = "data";
+const RANDOM: &str = "/proc/sys/kernel/random/uuid";
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A running server. Dropping it kills it.
@@ -20,38 +28,53 @@ pub struct Postgres {
     dir: PathBuf,
     port: u16,
     daemon: Daemon,
+    password: String,
 }
 
 impl Postgres {
-    /// Makes a server in `dir` (empty), starts it, and waits until it answers.
+    /// Makes a server in `dir` (empty) that the loopback reaches, without TLS, starts it, and waits until it answers.
     pub fn start(dir: &Path) -> Result<Self> {
-        let data = dir.join("data");
-        let made = as_nobody("initdb")
-            .args(["--auth=trust", "--encoding=UTF8", "--no-sync"])
-            .args(["--username", OWNER, "--pgdata"])
-            .arg(&data)
-            .env("LC_ALL", "C")
-            .output()
-            .context("start unshare (Debian package util-linux)")?;
-        ensure!(
-            made.status.success(),
-            "initdb (Debian package postgresql-15) failed: {}",
-            String::from_utf8_lossy(&made.stderr)
-        );
+        make(dir)?;
+        Self::launch(dir, &["-c", "listen_addresses=127.0.0.1"])
+    }
+
+    /// As [`Postgres::start`], and for machines and pods as well: at the bridge, where it shows a certificate of `authority` and asks
+    /// for a password.
+    pub fn start_for_pods(dir: &Path, authority: &Authority) -> Result<Self> {
+        let data = make(dir)?;
+        authority
+            .server(&[BRIDGE_IP])?
+            .write(&data, "server")
+            .context("write the server's certificate")?;
+        fs::set_permissions(data.join("server.key"), Permissions::from_mode(0o600))?;
+        let mut rules = fs::read_to_string(data.join("pg_hba.conf"))?;
+        rules += "hostssl all all 10.0.0.0/8 scram-sha-256\n";
+        fs::write(data.join("pg_hba.conf"), rules)?;
+        let addresses = format!("listen_addresses=127.0.0.1,{BRIDGE_IP}");
+        let server = Self::launch(dir, &["-c", &addresses, "-c", "ssl=on"])?;
+        server.sql(&format!(
+            "ALTER ROLE {OWNER} PASSWORD '{}'",
+            server.password
+        ))?;
+        Ok(server)
+    }
+
+    fn launch(dir: &Path, further: &[&str]) -> Result<Self> {
         let port = free_port()?;
         let mut command = as_nobody("postgres");
         command
             .arg("-D")
-            .arg(&data)
-            .args(["-c", "listen_addresses=127.0.0.1"])
+            .arg(dir.join(DATA))
             .args(["-c", &format!("port={port}")])
             .args(["-c", "unix_socket_directories="])
             // The machine does not lose its power here.
-            .args(["-c", "fsync=off"]);
+            .args(["-c", "fsync=off"])
+            .args(further);
         let server = Self {
             dir: dir.to_path_buf(),
             port,
             daemon: Daemon::spawn(dir, "postgres", command)?,
+            password: format!("Pg-{}", fs::read_to_string(RANDOM)?.trim()),
         };
         let start = Instant::now();
         while server.sql("SELECT 1").is_err() {
@@ -66,38 +89,76 @@ impl Postgres {
         Ok(server)
     }
 
-    /// A file with the URL of the database.
+    /// The URL of a database for pods, which have the authority's certificate in the file `ca`.
+    pub fn url_for_pods(&self, database: &str, ca: &str) -> String {
+        format!(
+            "postgres://{OWNER}:{}@{BRIDGE_IP}:{}/{database}?sslrootcert={ca}",
+            self.password, self.port
+        )
+    }
+
+    /// Writes a database into a file, as pg_dump(1) does it in its own format.
+    pub fn dump(&self, database: &str, file: &Path) -> Result<()> {
+        let file = file.to_string_lossy();
+        let args = ["--format=custom", "--file", &*file, database];
+        self.client("pg_dump", &args).map(drop)
+    }
+
+    /// Brings what [`Postgres::dump`] wrote into an empty database.
+    pub fn restore(&self, database: &str, file: &Path) -> Result<()> {
+        let file = file.to_string_lossy();
+        let args = [
+            "--exit-on-error",
+            "--no-owner",
+            "--dbname",
+            database,
+            &*file,
+        ];
+        self.client("pg_restore", &args).map(drop)
+    }
+
+    /// A program of the server's that talks to it.
+    fn client(&self, program: &str, args: &[&str]) -> Result<String> {
+        let port = self.port.to_string();
+        let server = ["-h", "127.0.0.1", "-p", &port, "-U", OWNER];
+        run(
+            Path::new(PROGRAMS).join(program),
+            &[&server[..], args].concat(),
+        )
+    }
+
+    /// A file with the URL of the server's first database.
     pub fn url_file(&self) -> Result<PathBuf> {
-        let file = self.dir.join("url");
+        self.url_file_of(FIRST)
+    }
+
+    /// A file with the URL of a new, empty database.
+    pub fn new_database(&self, name: &str) -> Result<PathBuf> {
+        self.sql(&format!("CREATE DATABASE {name}"))?;
+        self.url_file_of(name)
+    }
+
+    fn url_file_of(&self, database: &str) -> Result<PathBuf> {
+        let file = self.dir.join(format!("url-of-{database}"));
         let url = format!(
-            "postgres://{OWNER}@127.0.0.1:{}/postgres?sslmode=disable",
+            "postgres://{OWNER}@127.0.0.1:{}/{database}?sslmode=disable",
             self.port
         );
         fs::write(&file, url)?;
         Ok(file)
     }
 
-    /// What a statement gives, as psql(1) prints it without any ornament.
+    /// What a statement gives in the first database, as psql(1) prints it without any ornament.
     pub fn sql(&self, statement: &str) -> Result<String> {
-        let program = Path::new(PROGRAMS).join("psql");
-        let port = self.port.to_string();
-        let text = run(
-            program,
-            &[
-                "-XAtq",
-                "-v",
-                "ON_ERROR_STOP=1",
-                "-h",
-                "127.0.0.1",
-                "-p",
-                &port,
-                "-U",
-                OWNER,
-                "-d",
-                "postgres",
-                "-c",
-                statement,
-            ],
+        self.sql_in(FIRST, statement)
+    }
+
+    /// The same in another database.
+    pub fn sql_in(&self, database: &str, statement: &str) -> Result<String> {
+        let quiet = ["-XAtq", "-v", "ON_ERROR_STOP=1"];
+        let text = self.client(
+            "psql",
+            &[&quiet[..], &["-d", database, "-c", statement]].concat(),
         )?;
         Ok(text.trim().to_owned())
     }
@@ -121,6 +182,24 @@ impl Postgres {
         }
         Ok(())
     }
+}
+
+/// Makes the files of a server in `dir`: where they are.
+fn make(dir: &Path) -> Result<PathBuf> {
+    let data = dir.join(DATA);
+    let made = as_nobody("initdb")
+        .args(["--auth=trust", "--encoding=UTF8", "--no-sync"])
+        .args(["--username", OWNER, "--pgdata"])
+        .arg(&data)
+        .env("LC_ALL", "C")
+        .output()
+        .context("start unshare (Debian package util-linux)")?;
+    ensure!(
+        made.status.success(),
+        "initdb (Debian package postgresql-15) failed: {}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    Ok(data)
 }
 
 /// A program of the server's that will not run as root: it sees itself as nobody, and files are still ours.

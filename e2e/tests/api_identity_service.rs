@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use cryptvol_e2e::identity_http::Http;
 use cryptvol_e2e::identity_service::{IdentityService, Options};
 use cryptvol_e2e::openstack_client::{Cloud, OpenStackClient};
+use cryptvol_e2e::postgres::Postgres;
 use cryptvol_e2e::workdir::{WorkDir, workspace_root};
 use cryptvol_e2e::{identity_kills, identity_replicas, sandbox};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -43,6 +44,65 @@ fn one_of_two_replicas_is_killed_under_load_and_nothing_answered_is_lost() -> Re
         "the writers got nowhere: {done:?}"
     );
     Ok(())
+}
+
+/// Rounds of processes that start at once on an empty database; a first start is over in a second.
+const FIRST_STARTS: usize = 4;
+/// What a first start makes, counted; and when the administrator's tokens were ended, which is never.
+const MADE: &str = "SELECT (SELECT count(*) FROM domains), (SELECT count(*) FROM projects), (SELECT count(*) FROM users),
+    (SELECT count(*) FROM roles), (SELECT count(*) FROM implied_roles), (SELECT count(*) FROM assignments),
+    (SELECT count(*) FROM regions), (SELECT count(*) FROM services), (SELECT count(*) FROM endpoints),
+    (SELECT count(*) FROM token_keys), (SELECT tokens_valid_after FROM users)";
+
+/// Four replicas that nothing starts one after the other: on PostgreSQL, and the same with the folder of SQLite.
+#[test]
+fn several_bootstrap_an_empty_database_at_once_and_make_the_same() -> Result<()> {
+    sandbox::require()?;
+    let work = WorkDir::new("identity-first-start")?;
+    let postgres = Postgres::start(&work.dir("postgres")?)?;
+    for round in 0..FIRST_STARTS {
+        let name = format!("round_{round}");
+        let options = Options {
+            database: Some(postgres.new_database(&name)?),
+            ..Options::default()
+        };
+        let mut first = IdentityService::prepare(&work.dir(&name)?, options)?;
+        first.bootstrap_at_once(4)?;
+        let made = postgres.sql_in(&name, MADE)?;
+        ensure!(made == "1|1|1|5|3|3|1|2|6|1|0", "round {round}: {made}");
+        // With what all of them made, and again, while two of them work on it.
+        first.launch()?;
+        let mut second = first.replica(&work.dir(&format!("{name}_second"))?)?;
+        let runtime = tokio::runtime::Runtime::new()?;
+        let http = runtime.block_on(Http::login(&first))?;
+        first.bootstrap_at_once(4)?;
+        let (status, _) = runtime.block_on(http.at(&second.base_url()).json(
+            Method::GET,
+            "/identity/v3/users",
+            None,
+        ))?;
+        ensure!(status == StatusCode::OK, "the token of before: {status}");
+        ensure!(postgres.sql_in(&name, MADE)? == made);
+        first.stop()?;
+        second.stop()?;
+    }
+    for round in 0..FIRST_STARTS {
+        let dir = work.dir(&format!("folder_{round}"))?;
+        let mut service = IdentityService::prepare(&dir, Options::default())?;
+        service.bootstrap_at_once(4)?;
+        service.launch()?;
+        let runtime = tokio::runtime::Runtime::new()?;
+        let http = runtime.block_on(Http::login(&service))?;
+        for (family, count) in [("services", 2), ("endpoints", 6), ("roles", 5)] {
+            let path = format!("/identity/v3/{family}");
+            let (_, list) = runtime.block_on(http.json(Method::GET, &path, None))?;
+            let there = list[family].as_array().map(Vec::len);
+            ensure!(there == Some(count), "round {round}: {list}");
+        }
+        service.stop()?;
+    }
+    postgres.stop()?;
+    work.passed()
 }
 
 /// A small file system of its own; gone with the value.

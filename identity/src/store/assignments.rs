@@ -267,12 +267,12 @@ impl Store {
 }
 
 impl Change {
-    /// Adds an assignment; again is no error.
+    /// Adds an assignment; again is no error. Says whether it is new.
     ///
     /// # Errors
     /// `Dangling`, `Query`.
-    pub async fn insert_assignment(&mut self, assignment: &Assignment) -> StoreResult<()> {
-        sql::query(
+    pub async fn insert_assignment(&mut self, assignment: &Assignment) -> StoreResult<bool> {
+        let done = sql::query(
             "INSERT INTO assignments (actor_type, actor_id, target_type, target_id, role_id, inherited)
              VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
         )
@@ -284,7 +284,7 @@ impl Change {
         .bind(assignment.inherited)
         .execute(&mut *self.tx)
         .await?;
-        Ok(())
+        Ok(done.rows_affected() > 0)
     }
 
     /// Removes an assignment. Says whether there was one.

@@ -79,6 +79,8 @@ impl Endpoint {
 }
 
 const REGIONS: &str = "SELECT * FROM regions ORDER BY id";
+const SERVICES: &str = "SELECT * FROM services ORDER BY type, name, id";
+const ENDPOINTS: &str = "SELECT * FROM endpoints ORDER BY service_id, interface, id";
 
 impl Store {
     /// All regions.
@@ -94,11 +96,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn services(&self) -> StoreResult<Vec<Service>> {
-        Ok(
-            sql::query_as("SELECT * FROM services ORDER BY type, name, id")
-                .fetch_all(&self.read)
-                .await?,
-        )
+        Ok(sql::query_as(SERVICES).fetch_all(&self.read).await?)
     }
 
     /// All endpoints.
@@ -106,11 +104,7 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn endpoints(&self) -> StoreResult<Vec<Endpoint>> {
-        Ok(
-            sql::query_as("SELECT * FROM endpoints ORDER BY service_id, interface, id")
-                .fetch_all(&self.read)
-                .await?,
-        )
+        Ok(sql::query_as(ENDPOINTS).fetch_all(&self.read).await?)
     }
 }
 
@@ -121,6 +115,22 @@ impl Change {
     /// `Query`.
     pub async fn regions(&mut self) -> StoreResult<Vec<Region>> {
         Ok(sql::query_as(REGIONS).fetch_all(&mut *self.tx).await?)
+    }
+
+    /// All services, as this change sees them.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn services(&mut self) -> StoreResult<Vec<Service>> {
+        Ok(sql::query_as(SERVICES).fetch_all(&mut *self.tx).await?)
+    }
+
+    /// All endpoints, as this change sees them.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn endpoints(&mut self) -> StoreResult<Vec<Endpoint>> {
+        Ok(sql::query_as(ENDPOINTS).fetch_all(&mut *self.tx).await?)
     }
 
     /// One region, to be changed.

@@ -50,13 +50,15 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sqlx::{
     ConnectOptions, Connection,
     postgres::{PgDatabaseError, PgPoolOptions},
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    sqlite::{
+        SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+    },
 };
 use thiserror::Error;
 
@@ -68,6 +70,9 @@ use writer::{Open, Writer};
 
 /// Name of the database file in the data directory.
 pub const DATABASE_FILE: &str = "identity.sqlite";
+
+/// How long one process waits for another one that holds SQLite's database.
+const BUSY: Duration = Duration::from_secs(10);
 
 /// What a client is told of [`StoreError::Unfit`].
 pub const UNFIT: &str = "A text of this request has a NUL character, or is too long for something that must be unique; the database cannot hold it.";
@@ -418,21 +423,20 @@ impl Store {
             // A committed write of a key must survive a power cut.
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(10))
+            .busy_timeout(BUSY)
             .pragma("secure_delete", "ON")
             .pragma("cache_size", "-512")
             .statement_cache_capacity(64);
-        let write = SqlitePoolOptions::new()
-            .max_connections(1)
-            // After some failures (a full disk) SQLite has rolled back by itself, and the driver, whose own rollback
-            // then fails, takes the connection for one inside a transaction for ever. It is replaced.
-            .before_acquire(|connection, _| {
-                Box::pin(async move { Ok(!connection.is_in_transaction()) })
-            })
-            .connect_with(options.clone())
+        let write = sqlite_writer(&options).await.map_err(open_error)?;
+        // All of the schema or nothing of it; of several processes that make it at once, one does.
+        let mut tx = write
+            .begin_with("BEGIN IMMEDIATE")
             .await
             .map_err(open_error)?;
-        dialect::FOR_SQLITE.run(&write).await?;
+        dialect::FOR_SQLITE
+            .run_direct(None, &mut *tx, false)
+            .await?;
+        tx.commit().await.map_err(open_error)?;
         let read = SqlitePoolOptions::new()
             .max_connections(4)
             // A file does not go away; asking each time would double the work of a short question.
@@ -592,6 +596,36 @@ impl Store {
         self.read.close().await;
         self.writer.close().await;
     }
+}
+
+/// The connection that writes. SQLite waits for other processes by itself, but for the one that turns over the journal of a new
+/// database.
+async fn sqlite_writer(options: &SqliteConnectOptions) -> sqlx::Result<SqlitePool> {
+    let start = Instant::now();
+    loop {
+        let opened = SqlitePoolOptions::new()
+            .max_connections(1)
+            // After some failures (a full disk) SQLite has rolled back by itself, and the driver, whose own rollback
+            // then fails, takes the connection for one inside a transaction for ever. It is replaced.
+            .before_acquire(|connection, _| {
+                Box::pin(async move { Ok(!connection.is_in_transaction()) })
+            })
+            .connect_with(options.clone())
+            .await;
+        match opened {
+            Err(error) if is_busy(&error) && start.elapsed() < BUSY => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Whether SQLite says that another process holds the database.
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.and_then(|code| code.parse::<u32>().ok())
+        .is_some_and(|code| code & 0xff == 5)
 }
 
 /// A connection that was idle for long is tried before it is used; asking each time would double the work of a short question.

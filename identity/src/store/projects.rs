@@ -197,6 +197,19 @@ impl Change {
         self.set_tags(&project.id, &project.tags()).await
     }
 
+    /// One project by domain and name, to be changed.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn project_by_name(
+        &mut self,
+        domain_id: &str,
+        name: &str,
+    ) -> StoreResult<Option<Current<Project>>> {
+        let question = sql::query_as(select!("WHERE p.domain_id = $1 AND p.name = $2"));
+        self.current(question.bind(domain_id).bind(name)).await
+    }
+
     /// One project, to be changed.
     ///
     /// # Errors

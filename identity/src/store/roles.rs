@@ -39,6 +39,7 @@ pub struct Inference {
     pub implied_role_id: String,
 }
 
+const GLOBAL_BY_NAME: &str = "SELECT * FROM roles WHERE domain_id IS NULL AND name = $1";
 const INFERENCES: &str = "SELECT * FROM implied_roles ORDER BY prior_role_id, implied_role_id";
 
 impl Store {
@@ -58,12 +59,10 @@ impl Store {
     /// # Errors
     /// `Query`.
     pub async fn global_role_by_name(&self, name: &str) -> StoreResult<Option<Role>> {
-        Ok(
-            sql::query_as("SELECT * FROM roles WHERE domain_id IS NULL AND name = $1")
-                .bind(name)
-                .fetch_optional(&self.read)
-                .await?,
-        )
+        Ok(sql::query_as(GLOBAL_BY_NAME)
+            .bind(name)
+            .fetch_optional(&self.read)
+            .await?)
     }
 
     /// The global roles, or those of one domain, by name.
@@ -122,6 +121,14 @@ impl Change {
             .await
     }
 
+    /// A global role by name, to be changed.
+    ///
+    /// # Errors
+    /// `Query`.
+    pub async fn global_role_by_name(&mut self, name: &str) -> StoreResult<Option<Current<Role>>> {
+        self.current(sql::query_as(GLOBAL_BY_NAME).bind(name)).await
+    }
+
     /// The whole inference table, as this change sees it.
     ///
     /// # Errors
@@ -157,17 +164,17 @@ impl Change {
         Ok(())
     }
 
-    /// Adds an inference; again is no error.
+    /// Adds an inference; again is no error. Says whether it is new.
     ///
     /// # Errors
     /// `Dangling`, `Query`.
-    pub async fn insert_inference(&mut self, prior: &str, implied: &str) -> StoreResult<()> {
-        sql::query("INSERT INTO implied_roles (prior_role_id, implied_role_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+    pub async fn insert_inference(&mut self, prior: &str, implied: &str) -> StoreResult<bool> {
+        let done = sql::query("INSERT INTO implied_roles (prior_role_id, implied_role_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
             .bind(prior)
             .bind(implied)
             .execute(&mut *self.tx)
             .await?;
-        Ok(())
+        Ok(done.rows_affected() > 0)
     }
 
     /// Removes an inference. Says whether there was one.

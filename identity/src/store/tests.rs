@@ -48,6 +48,30 @@ fn on_disk(dir: &tempfile::TempDir, needle: &str) -> bool {
     })
 }
 
+/// As by two that are started at once, each without knowing of the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn several_that_open_an_empty_folder_at_once_have_the_same_records() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let opened: Vec<_> = (0..4)
+            .map(|_| {
+                let path = dir.path().to_owned();
+                tokio::spawn(async move { Store::open(&path).await })
+            })
+            .collect();
+        let mut stores = Vec::new();
+        for store in opened {
+            stores.push(store.await.unwrap().unwrap());
+        }
+        let mut change = stores[0].change_keys().await.unwrap();
+        change.insert_meta("of-the-first", b"x").await.unwrap();
+        stores[0].commit(change).await.unwrap();
+        for store in &stores {
+            assert!(store.meta("of-the-first").await.unwrap().is_some());
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_deleted_record_leaves_nothing_in_the_files() {
     let dir = tempfile::tempdir().unwrap();
