@@ -199,6 +199,8 @@ reasons! {
     HeaderBackupUnsupported => "Keep a backup of the header yourself (cryptsetup luksHeaderBackup), or rotate to a key of 256 random bits in lower-case hex.",
     /// The backup of the header does not belong to the volume as it is on record, was changed, or is of a former key.
     HeaderBackupInvalid => "Nothing was written. Restore the header with cryptsetup luksHeaderRestore from a backup of your own, where there is one.",
+    /// The header of a volume whose disk carries none is not on record, was changed, or does not open with the key.
+    HeaderRecordUnusable => "Nothing was unlocked. Bring status.headerBackup back from the cluster's backup; or import the volume anew with its disk, its key and its second copy in the key manager (format Never, source's wwid, key.secretRef, key.headerSecretRef).",
     /// The operator refused to release the key.
     KeyReleaseRefused => "See the operator's audit log for this volume (kubectl logs, audit lines).",
     /// The operator cannot be reached for key release.

@@ -138,6 +138,12 @@ pub fn key_version_name(namespace: &str, name: &str, volume_uid: &str, version: 
     }
 }
 
+/// Name of the secret with the header of a volume whose disk has none, for a version of its key.
+pub fn header_version_name(namespace: &str, name: &str, volume_uid: &str, version: i64) -> String {
+    let key = key_version_name(namespace, name, volume_uid, version);
+    format!("{key}/header")
+}
+
 /// Name of the NodeVolume of a volume on a node. Both together can exceed what a name may have; the volume's name is
 /// limited to 63 characters and a node name is cut and told apart by a checksum then.
 pub fn node_volume_name(volume: &str, node: &str) -> String {

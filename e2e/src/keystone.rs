@@ -222,16 +222,22 @@ impl Keystone {
 
     /// The passphrase that a secret stands for: lower-case hex of its bytes.
     pub async fn passphrase(&self, tenant: &Tenant, id: &str) -> Result<String> {
+        let payload = self.payload(tenant, id, "application/octet-stream").await?;
+        Ok(hex::encode(payload))
+    }
+
+    /// What is in a secret, of this content type.
+    pub async fn payload(&self, tenant: &Tenant, id: &str, content_type: &str) -> Result<Vec<u8>> {
         let session = self.tenant_login(tenant).await?;
         let answer = self
             .http
             .get(format!("{}/v1/secrets/{id}/payload", session.key_manager))
             .header("X-Auth-Token", &session.token)
-            .header("Accept", "application/octet-stream")
+            .header("Accept", content_type)
             .send()
             .await?
             .error_for_status()?;
-        Ok(hex::encode(answer.bytes().await?))
+        Ok(answer.bytes().await?.to_vec())
     }
 
     /// Stores bytes as a symmetric key and returns its id.

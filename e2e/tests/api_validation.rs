@@ -8,6 +8,8 @@ use cryptvol_e2e::workdir::WorkDir;
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
+const KEY_ID: &str = "1f0d8a4e-3d5b-4f57-9c0e-6a6f5a3f7b11";
+
 /// A change to a good manifest by JSON merge patch, and what the answer must say.
 struct Case {
     what: &'static str,
@@ -204,9 +206,59 @@ async fn what_cannot_work_is_refused_at_apply_with_a_sentence() -> Result<()> {
             says: "hash is for provider plain alone",
         },
         Case {
-            what: "detached header",
-            patch: spec(json!({"encryption": {"detachedHeader": true}})),
-            says: "detachedHeader is refused",
+            what: "detached header of LUKS1",
+            patch: spec(json!({"encryption": {"provider": "luks", "detachedHeader": true}})),
+            says: "detachedHeader is for provider luks2 alone",
+        },
+        Case {
+            what: "detached header with integrity",
+            patch: spec(
+                json!({"encryption": {"detachedHeader": true, "integrity": "hmac-sha256"}}),
+            ),
+            says: "detachedHeader cannot be had with integrity",
+        },
+        Case {
+            what: "detached header that is not kept",
+            patch: spec(json!({"encryption": {"detachedHeader": true, "headerBackup": false}})),
+            says: "headerBackup false cannot be had with detachedHeader",
+        },
+        Case {
+            what: "detached header, key of its own without the header",
+            patch: spec(
+                json!({"encryption": {"detachedHeader": true}, "key": {"secretRef": KEY_ID}}),
+            ),
+            says: "name the secret with its header in key.headerSecretRef",
+        },
+        Case {
+            what: "import of a detached header without the disk's WWID",
+            patch: spec(json!({
+                "encryption": {"detachedHeader": true}, "format": "Never",
+                "key": {"secretRef": KEY_ID, "headerSecretRef": KEY_ID},
+            })),
+            says: "and the disk's wwid in source",
+        },
+        Case {
+            what: "header without its key",
+            patch: spec(
+                json!({"encryption": {"detachedHeader": true}, "key": {"headerSecretRef": KEY_ID}}),
+            ),
+            says: "name that key as well",
+        },
+        Case {
+            what: "header for a volume that has one on its disk",
+            patch: spec(json!({
+                "encryption": {"provider": "luks2"}, "format": "Never",
+                "key": {"secretRef": KEY_ID, "headerSecretRef": KEY_ID},
+            })),
+            says: "is for volumes with encryption.detachedHeader",
+        },
+        Case {
+            what: "erasure with a header that is not ours",
+            patch: spec(json!({
+                "deletionPolicy": "Erase", "format": "Never",
+                "key": {"secretRef": KEY_ID, "headerSecretRef": KEY_ID},
+            })),
+            says: "are not cryptvol's to destroy",
         },
         Case {
             what: "integrity of LUKS1",
@@ -232,7 +284,7 @@ async fn what_cannot_work_is_refused_at_apply_with_a_sentence() -> Result<()> {
             what: "erasing by a key of others",
             patch: spec(json!({
                 "encryption": {"provider": "plain"}, "deletionPolicy": "Erase",
-                "key": {"secretRef": "1f0d8a4e-3d5b-4f57-9c0e-6a6f5a3f7b11"},
+                "key": {"secretRef": KEY_ID},
             })),
             says: "is not cryptvol's to destroy",
         },

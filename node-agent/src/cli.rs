@@ -27,6 +27,9 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Look whether this node can hold encrypted volumes, print what was found, and exit with status 1 if it cannot.
     Check(CheckArgs),
+    /// Write the header of a volume with detachedHeader as a file for `cryptsetup open --header`, from its record and the passphrase on
+    /// standard input. Whoever has that file and the passphrase can open the disk; any machine will do.
+    Header(HeaderArgs),
     /// Serve steps on the node to an agent, over standard input and output.
     #[command(hide = true)]
     Worker(WorkerArgs),
@@ -95,6 +98,17 @@ pub struct CheckArgs {
     /// The machine whose kernel serves this node.
     #[command(flatten)]
     pub machine: MachineArgs,
+}
+
+/// Flags of `header`.
+#[derive(Debug, Args)]
+pub struct HeaderArgs {
+    /// The record as JSON: status.headerBackup of the volume, or the payload of the secret that status.headerSecret names.
+    #[arg(long, value_name = "FILE")]
+    pub record: PathBuf,
+    /// The file to write. It must not be there.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
 }
 
 /// The flag --host-proc as an environment variable, and how workers get it.

@@ -1,9 +1,13 @@
-//! The three commands.
+//! The commands.
 
 use std::{
+    io::Read,
     os::{
         linux::net::SocketAddrExt,
-        unix::net::{SocketAddr, UnixListener},
+        unix::{
+            fs::OpenOptionsExt,
+            net::{SocketAddr, UnixListener},
+        },
     },
     rc::Rc,
     sync::Arc,
@@ -23,9 +27,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    cli::{CheckArgs, Cli, Command, HOST_PROC, MachineArgs, RunArgs, WorkerArgs},
+    cli::{CheckArgs, Cli, Command, HOST_PROC, HeaderArgs, MachineArgs, RunArgs, WorkerArgs},
     controller,
-    host::{probe, real::RealHost},
+    host::{
+        Passphrase, probe,
+        real::{RealHost, detached},
+    },
     metrics::Metrics,
     node_check::{self, Fitness},
     release::{ReleaseClient, ReleaseConfig},
@@ -47,6 +54,7 @@ const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 pub fn run(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Check(args) => check(&args),
+        Command::Header(args) => header(&args).map(|()| 0),
         Command::Worker(args) => worker(&cli.log, &args).map(|()| 0),
         Command::Run(args) => {
             let log = telemetry::init(&cli.log)?;
@@ -84,6 +92,30 @@ fn check(args: &CheckArgs) -> Result<u8> {
         }
     }
     Ok(u8::from(checks.iter().any(|c| !c.ok)))
+}
+
+fn header(args: &HeaderArgs) -> Result<()> {
+    child::keep_secrets_in()?;
+    let record = std::fs::read(&args.record).context("the record cannot be read")?;
+    let record = serde_json::from_slice(&record).context("the record is not of the form")?;
+    // As cryptsetup takes it from standard input of a terminal or a pipe: without the line's end.
+    let mut text = zeroize::Zeroizing::new(String::with_capacity(1024));
+    std::io::stdin()
+        .take(1000)
+        .read_to_string(&mut text)
+        .context("the passphrase cannot be read from standard input")?;
+    let passphrase = Passphrase(text.trim_end_matches(['\r', '\n']).to_owned());
+    let to = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&args.out)
+        .with_context(|| format!("{} cannot be made", args.out.display()))?;
+    let written = detached::write_file(&record, &passphrase, &to);
+    if written.is_err() {
+        let _ = std::fs::remove_file(&args.out);
+    }
+    Ok(written?)
 }
 
 fn worker(log: &LogArgs, args: &WorkerArgs) -> Result<()> {

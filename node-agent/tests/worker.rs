@@ -228,6 +228,7 @@ fn workers_serve_die_at_deadlines_and_go_home() {
             unlock_memory_kib: 0,
             expected: HeaderFacts::default(),
             passphrase: Some(Passphrase("zq-5ec4e7-zq".into())),
+            record: None,
         };
         let call = Call::Open(device, order);
         let asked = pool.call_within("ns/b", None, &call, Duration::from_secs(5));

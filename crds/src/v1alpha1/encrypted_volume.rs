@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     encryption::{Activation, Encryption},
-    header_backup::{HeaderBackup, HeaderRestoreStatus},
+    header_backup::{HeaderBackup, HeaderRestoreStatus, HeaderSecretStatus},
     node_volume::{EraseReceipt, HeaderFacts, PathStatus, Stage},
     rotation::RotationStatus,
     source::Source,
@@ -58,6 +58,11 @@ use super::{
     validation = ("!has(self.encryption) || self.encryption.provider != 'plain' || self.format != 'Never' || (has(self.source.iscsi) && has(self.source.iscsi.wwid)) || (has(self.source.device) && has(self.source.device.wwid))", "provider plain writes no header, so nothing on the disk says whose it is: to import one (format Never), name its wwid in source"),
     validation = ("!has(self.encryption) || !(self.encryption.provider in ['plain', 'none']) || !has(self.source.file)", "a volume without a header is known by the disk's WWID, and a file has none: use provider luks2"),
     validation = ("!has(self.encryption) || self.encryption.provider != 'plain' || self.deletionPolicy == 'Retain' || !has(self.key) || !has(self.key.secretRef)", "deletionPolicy Erase of a plain volume destroys its key, and the one that key.secretRef names is not cryptvol's to destroy: use Retain, and destroy the secret where it is"),
+    validation = ("!has(self.encryption) || !self.encryption.detachedHeader || !has(self.source.file)", "a volume with detachedHeader is known by the disk's WWID, and a file has none: remove detachedHeader"),
+    validation = ("!has(self.encryption) || !self.encryption.detachedHeader || !has(self.key) || !has(self.key.secretRef) || (has(self.key.headerSecretRef) && self.format == 'Never')", "a volume with detachedHeader and a key of its own is an import: name the secret with its header in key.headerSecretRef, and set format to Never; for a new volume remove key"),
+    validation = ("!has(self.encryption) || !self.encryption.detachedHeader || self.format != 'Never' || (has(self.key) && has(self.key.headerSecretRef) && ((has(self.source.iscsi) && has(self.source.iscsi.wwid)) || (has(self.source.device) && has(self.source.device.wwid))))", "nothing on the disk of a volume with detachedHeader says whose it is or how it opens: to import one (format Never), name key.secretRef, key.headerSecretRef, and the disk's wwid in source"),
+    validation = ("!has(self.key) || !has(self.key.headerSecretRef) || !has(self.encryption) || self.encryption.detachedHeader", "key.headerSecretRef is for volumes with encryption.detachedHeader: set that, or remove key.headerSecretRef"),
+    validation = ("!has(self.key) || !has(self.key.headerSecretRef) || self.deletionPolicy == 'Retain'", "deletionPolicy Erase of a volume with detachedHeader destroys its key and its header, and those that key.secretRef and key.headerSecretRef name are not cryptvol's to destroy: use Retain, and destroy the secrets where they are"),
     validation = ("has(self.credentials) || has(self.source.ephemeral) || (has(self.encryption) && self.encryption.provider == 'none')", "spec.credentials is needed: name the Secret with the clouds.yaml by which the volume's key is made and read"),
     validation = ("has(self.encryption) == has(oldSelf.encryption) && (!has(self.encryption) || self.encryption == oldSelf.encryption)", "encryption is immutable, it describes what is written on the disk: create another EncryptedVolume and copy the data"),
     validation = ("has(self.encryptionClassName) == has(oldSelf.encryptionClassName) && (!has(self.encryptionClassName) || self.encryptionClassName == oldSelf.encryptionClassName)", "encryptionClassName is immutable, it describes what is written on the disk: create another EncryptedVolume and copy the data"),
@@ -136,7 +141,10 @@ impl EncryptedVolumeSpec {
 /// Where the key comes from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("!(has(self.generated) && has(self.secretRef))", "set key.generated or key.secretRef, not both"))]
+#[x_kube(
+    validation = ("!(has(self.generated) && has(self.secretRef))", "set key.generated or key.secretRef, not both"),
+    validation = ("!has(self.headerSecretRef) || has(self.secretRef)", "key.headerSecretRef names the header that the key in key.secretRef opens: name that key as well"),
+)]
 pub struct KeySource {
     /// The key manager makes the key (default).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -146,6 +154,12 @@ pub struct KeySource {
     #[schemars(length(min = 36, max = 2048))]
     #[x_kube(validation = (r"self.matches('^(https://[^ ]+/v1/secrets/)?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/?$')", "key.secretRef is the id (a UUID) or the href (https://…/v1/secrets/UUID) of a Barbican secret"))]
     pub secret_ref: Option<String>,
+    /// Barbican href or id of the secret that holds the header of a volume with `encryption.detachedHeader`, to import it with its disk and
+    /// its key (in `status.headerSecret` of the volume that it was).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 36, max = 2048))]
+    #[x_kube(validation = (r"self.matches('^(https://[^ ]+/v1/secrets/)?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/?$')", "key.headerSecretRef is the id (a UUID) or the href (https://…/v1/secrets/UUID) of a Barbican secret"))]
+    pub header_secret_ref: Option<String>,
 }
 
 /// A key that the key manager generates. No choices yet: 256 bits.
@@ -271,9 +285,13 @@ pub struct EncryptedVolumeStatus {
     /// When the volume was first opened; from then on no format permit exists for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_opened: Option<Time>,
-    /// What the header can be written anew from, under the key in `key`.
+    /// What the header can be written anew from, under the key in `key`. With `encryption.detachedHeader` it is the header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header_backup: Option<HeaderBackup>,
+    /// The second copy of the header, with `encryption.detachedHeader`: a secret in the key manager, written and read back before the
+    /// volume is opened for the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header_secret: Option<HeaderSecretStatus>,
     /// A restore of the header that a person ordered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header_restore: Option<HeaderRestoreStatus>,

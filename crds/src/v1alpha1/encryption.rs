@@ -22,7 +22,7 @@ pub enum Provider {
 }
 
 impl Provider {
-    /// Whether a header on the disk says what it is and which key opens it.
+    /// Whether there is a header that says which key opens the volume, on the disk or apart from it.
     pub fn has_header(self) -> bool {
         match self {
             Self::Luks2 | Self::Luks => true,
@@ -110,7 +110,9 @@ pub enum ControlLocation {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("!self.detachedHeader", "detachedHeader is refused: a header apart from its disk would have to lie where each node finds it, and be lost there with all data; for a disk that holds nothing but ciphertext use provider plain"),
+    validation = ("!self.detachedHeader || self.provider == 'luks2'", "detachedHeader is for provider luks2 alone: provider plain has no header, and LUKS1 is for volumes that others made"),
+    validation = ("!self.detachedHeader || !has(self.integrity)", "detachedHeader cannot be had with integrity: the tags of authenticated sectors have their own header on the disk, which the array could forge; remove one of them"),
+    validation = ("!self.detachedHeader || self.headerBackup", "headerBackup false cannot be had with detachedHeader: what would be the backup is the header itself; remove headerBackup"),
     validation = ("self.provider != 'luks' || self.sectorSize == 512", "provider luks (LUKS1) knows no sectors but of 512 bytes: use luks2 for sectorSize 4096"),
     validation = ("!has(self.hash) || self.provider == 'plain'", "hash is for provider plain alone: LUKS headers say how their key is made"),
     validation = ("!has(self.integrity) || self.provider == 'luks2'", "integrity is for provider luks2 alone: no other header says how the tags are laid out"),
@@ -136,7 +138,8 @@ pub struct Encryption {
     /// Where encryption happens.
     #[serde(default)]
     pub control_location: ControlLocation,
-    /// Keep the LUKS header apart from the data. Refused: provider `plain` has a disk that holds nothing but ciphertext.
+    /// Keep the LUKS2 header apart from the data: sealed under the volume's key in `status.headerBackup` and in a second secret of
+    /// the key manager. The disk holds nothing but ciphertext, and is known by its WWID.
     #[serde(default)]
     pub detached_header: bool,
     /// Keep a backup of each LUKS2 header in its volume's `status.headerBackup`, sealed under the volume's key.
@@ -204,6 +207,11 @@ impl Activation {
 }
 
 impl Encryption {
+    /// Whether a header on the disk says what it is and which key opens it.
+    pub fn has_header_on_disk(&self) -> bool {
+        self.provider.has_header() && !self.detached_header
+    }
+
     fn default_cipher() -> String {
         "aes-xts-plain64".to_owned()
     }

@@ -21,6 +21,16 @@ pub struct HeaderBackup {
     pub sealed: String,
 }
 
+/// The second copy of a header that lies apart from its disk, in the key manager.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HeaderSecretStatus {
+    /// Id of the secret. Its payload is a [`HeaderBackup`] as JSON.
+    pub id: String,
+    /// Whether this volume's operator made it (and so may destroy it).
+    pub generated: bool,
+}
+
 /// Digest object of a LUKS2 header, type `pbkdf2`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -17,7 +17,9 @@ pub use encrypted_volume::{
 };
 pub use encryption::{Activation, ControlLocation, Encryption, Integrity, PlainHash, Provider};
 pub use encryption_class::{EncryptionClass, EncryptionClassSpec};
-pub use header_backup::{HeaderBackup, HeaderRestore, HeaderRestoreStatus, VolumeKeyDigest};
+pub use header_backup::{
+    HeaderBackup, HeaderRestore, HeaderRestoreStatus, HeaderSecretStatus, VolumeKeyDigest,
+};
 pub use key_service::{
     Backend, Interface, KeyService, KeyServiceSpec, KeyServiceStatus, QuotaStatus, Tenancy,
 };

@@ -72,6 +72,10 @@ pub struct NodeVolumeSpec {
     /// Facts that the header must agree with, pinned earlier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<HeaderFacts>,
+    /// The header of a volume whose disk has none (`encryption.detachedHeader`), once both its durable copies were written and read
+    /// back: nothing is opened before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header_record: Option<HeaderBackup>,
     /// The right to write a header, as long as it is issued and not spent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format_permit: Option<FormatPermit>,
@@ -226,6 +230,11 @@ pub struct HeaderFacts {
 }
 
 impl HeaderFacts {
+    /// Whether the header lies apart from its disk: data begins where the disk does, and a header on the disk would be in its place.
+    pub fn is_detached(&self) -> bool {
+        self.provider == Provider::Luks2 && self.data_offset == 0
+    }
+
     /// Bytes of the volume key: that of the cipher, and behind it that of the authentication.
     pub fn volume_key_bytes(&self) -> usize {
         let cipher = usize::try_from(self.key_size / 8).unwrap_or_default();
@@ -345,7 +354,8 @@ pub struct NodeVolumeStatus {
     /// When the mapping of this volume was first made on this node; written before the link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_opened: Option<Time>,
-    /// Backup of the header, made from the header as it opened; with the key that a rotation brings once that has a key slot.
+    /// Backup of the header, made from the header as it opened; with the key that a rotation brings once that has a key slot. Of a volume
+    /// whose disk has no header: the header itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header_backup: Option<HeaderBackup>,
     /// Why there is no backup of the header.

@@ -166,6 +166,7 @@ impl Walk {
             unlock_memory_kib: 0,
             expected: header.facts,
             passphrase: Some(self.passphrase.clone()),
+            record: None,
         };
         let mapping = timed(&step("open"), || host.open(&device.id, &order))?;
         timed(&step("link"), || host.link(LINK, &mapping))?;

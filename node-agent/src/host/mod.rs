@@ -225,6 +225,14 @@ pub trait Host {
         order: &BackupOrder,
     ) -> Result<HeaderBackup, StepError>;
 
+    /// Makes a header that lies apart from its disk, seals it anew, or shows that it opens. Gives back the header, which was opened and made
+    /// into one that cryptsetup takes, in memory.
+    ///
+    /// # Errors
+    /// `HeaderRecordUnusable` (it was changed, or the passphrase does not open it), `HeaderBackupUnsupported` (the passphrase is not
+    /// of full entropy), `StepFailed`.
+    fn header_record(&mut self, order: &RecordOrder) -> Result<HeaderBackup, StepError>;
+
     /// Writes the header anew from its backup, with one key slot, where it is missing or opens no more; writes nothing where it opens.
     ///
     /// # Errors

@@ -630,6 +630,32 @@ pub struct OpenOrder {
     /// Opens a key slot, or makes the key; none where nothing is encrypted or the key is random.
     #[serde(default)]
     pub passphrase: Option<Passphrase>,
+    /// The header, where it lies apart from the disk. Nothing is read of the disk then.
+    #[serde(default)]
+    pub record: Option<Box<HeaderBackup>>,
+}
+
+/// What to do with a header that lies apart from its disk. It is only ever in memory, and no disk is asked anything.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum RecordOrder {
+    /// Make one, with a new volume key.
+    Make(FormatOrder),
+    /// Seal its volume key under the key that a rotation brings.
+    Reseal {
+        /// The header.
+        record: Box<HeaderBackup>,
+        /// Opens it.
+        passphrase: Passphrase,
+        /// Shall open it.
+        next: Passphrase,
+    },
+    /// Show that it opens.
+    Prove {
+        /// The header.
+        record: Box<HeaderBackup>,
+        /// Opens it.
+        passphrase: Passphrase,
+    },
 }
 
 /// What key slot to add.

@@ -28,7 +28,7 @@ use super::{
 use crate::host::{
     AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, Discovered, DropSlotsOrder, Erased,
     FormatOrder, Header, HeaderFound, Initialised, MapOrder, Mapping, NameOrder, Observed,
-    OpenOrder, Passphrase, Portal, Query, RestoreOrder, Source, StepError, Target,
+    OpenOrder, Passphrase, Portal, Query, RecordOrder, RestoreOrder, Source, StepError, Target,
 };
 
 /// `host::Host` as the agent calls it: in a worker process, with a deadline.
@@ -75,6 +75,7 @@ pub trait Node {
         device: &DeviceId,
         order: BackupOrder,
     ) -> Result<HeaderBackup, StepError>;
+    async fn header_record(&self, order: RecordOrder) -> Result<HeaderBackup, StepError>;
     async fn restore_header(&self, device: &DeviceId, order: RestoreOrder)
     -> Result<(), StepError>;
 }
@@ -566,6 +567,15 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 info!(mapping = query.mapping_name, "resumed");
                 Ok(())
             }
+            Step::MakeRecord { .. } | Step::AddKeySlot { .. } | Step::DropKeySlots { .. }
+                if wanted.encryption.detached_header =>
+            {
+                self.header_record(step, wanted, at).await
+            }
+            Step::MakeRecord { .. } => Err(StepError::new(
+                Reason::StepFailed,
+                "a header apart from its disk, where none is wanted",
+            )),
             Step::AddKeySlot { device, expected } => {
                 let order = AddSlotOrder {
                     expected: expected.clone(),
@@ -686,6 +696,58 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
     }
 }
 
+impl<N: Node, O: Office> Executor<'_, N, O> {
+    /// Makes a header that lies apart from its disk, or rotates it: nobody has to reach the disk for that.
+    async fn header_record(
+        &self,
+        step: &Step,
+        wanted: &Wanted,
+        at: &mut Progress,
+    ) -> Result<(), StepError> {
+        let record = || {
+            let record = wanted.record().cloned().map(Box::new);
+            record.ok_or_else(|| StepError::new(Reason::StepFailed, "no header is on record"))
+        };
+        match step {
+            Step::MakeRecord { luks_uuid } => {
+                let order = FormatOrder {
+                    luks_uuid: luks_uuid.clone(),
+                    encryption: wanted.encryption.clone(),
+                    passphrase: at.passphrase()?,
+                    mapping_name: wanted.query.mapping_name.clone(),
+                    mapping_uuid: names::mapping_uuid(luks_uuid, &wanted.volume_uid),
+                    over_torn: false,
+                };
+                (at.key, at.run.key) = (None, false);
+                let made = self.node.header_record(RecordOrder::Make(order)).await?;
+                info!(luks_uuid, "header made, to be kept apart from the disk");
+                at.run.backup = Some(Ok(made));
+            }
+            Step::AddKeySlot { .. } => {
+                let order = RecordOrder::Reseal {
+                    record: record()?,
+                    passphrase: self.office.passphrase().await?,
+                    next: self.office.next_passphrase().await?,
+                };
+                let sealed = self.node.header_record(order).await?;
+                info!("the new key opens the header");
+                at.run.backup = Some(Ok(sealed));
+                at.run.rotation = Some(Ok(vec![]));
+            }
+            // What is on record opens with the key on record, before the former key is destroyed.
+            _ => {
+                let order = RecordOrder::Prove {
+                    record: record()?,
+                    passphrase: self.office.passphrase().await?,
+                };
+                self.node.header_record(order).await?;
+                at.run.rotation = Some(Ok(vec![]));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What a run holds while it runs. The passphrase is wiped when it is dropped.
 struct Progress {
     run: Run,
@@ -715,6 +777,7 @@ impl Progress {
                 true => Some(self.passphrase()?),
                 false => None,
             },
+            record: wanted.record().cloned().map(Box::new),
         };
         self.key = None;
         self.run.key = false;
@@ -744,6 +807,7 @@ fn changes_the_node(step: &Step) -> bool {
             | Step::AddKeySlot { .. }
             | Step::DropKeySlots { .. }
             | Step::BackupHeader { .. }
+            | Step::MakeRecord { .. }
             | Step::RestoreHeader { .. }
             | Step::NothingToErase { .. }
     )

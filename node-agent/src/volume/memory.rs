@@ -32,6 +32,8 @@ pub struct Memory {
     pub erased: Option<EraseReceipt>,
     /// A backup of the header was reported, or can never be made.
     pub backed_up: bool,
+    /// A header that lies apart from the disk was made here and reported.
+    pub record_made: bool,
     /// What was done of a rotation.
     pub rotation: Option<NodeRotationStatus>,
     /// A sample was not of this volume's ciphertext.
@@ -61,6 +63,7 @@ impl Memory {
                     .header_backup_error
                     .as_ref()
                     .is_some_and(|e| e.reason == Reason::HeaderBackupUnsupported.as_str()),
+            record_made: status.header_backup.is_some(),
             rotation: status.rotation.clone(),
             broken: broken(status),
             rescan: status.rescan.clone(),

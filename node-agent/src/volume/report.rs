@@ -128,6 +128,7 @@ pub fn after(
                     Stage::Attached
                 }
                 Done::Suspended => Stage::Attached,
+                Done::RecordMade => Stage::Header,
                 Done::HeaderFound { facts } => {
                     set_header(&mut new, facts);
                     Stage::Header

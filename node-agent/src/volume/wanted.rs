@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use cryptvol_crds::{
     NodeVolume, names,
     v1alpha1::{
-        Activation, Desired, Encryption, FormatPermit, HeaderFacts, HeaderRestore, NodeFile,
-        NodeIscsi, NodeRotation, NodeSource, NodeVolumeSpec, Provider,
+        Activation, Desired, Encryption, FormatPermit, HeaderBackup, HeaderFacts, HeaderRestore,
+        NodeFile, NodeIscsi, NodeRotation, NodeSource, NodeVolumeSpec, Provider,
     },
 };
 
@@ -60,6 +60,8 @@ pub struct Wanted {
     pub formatted_before: bool,
     /// A backup of the header is on record.
     pub header_backed_up: bool,
+    /// The header, where it lies apart from the disk; absent until its copies are kept.
+    pub header_record: Option<HeaderBackup>,
     /// The header is to be written anew where it is missing or damaged.
     pub header_restore: Option<HeaderRestore>,
     /// A part of a rotation of the passphrase.
@@ -143,6 +145,7 @@ impl Wanted {
         if spec.ephemeral {
             keyless(spec)?;
         }
+        detached(spec)?;
         let desired = match (spec.desired, &volume.metadata.deletion_timestamp) {
             (Desired::Attached, Some(_)) => Desired::Detached,
             (desired, _) => desired,
@@ -171,6 +174,7 @@ impl Wanted {
             permit: spec.format_permit.clone(),
             formatted_before: spec.formatted_before,
             header_backed_up: spec.header_backed_up,
+            header_record: spec.header_record.clone(),
             header_restore: spec.header_restore.clone(),
             rotation: spec.rotation.clone(),
             suspended: spec.suspended,
@@ -202,6 +206,12 @@ impl Wanted {
     /// How many portals there may be beside those that the volume names.
     pub fn room(&self) -> usize {
         MAX_PORTALS.saturating_sub(self.named.len())
+    }
+
+    /// The header, where it lies apart from the disk and is on record.
+    pub fn record(&self) -> Option<&HeaderBackup> {
+        let record = self.header_record.as_ref();
+        record.filter(|_| self.encryption.detached_header)
     }
 
     /// Whether a mapping of this volume's name carries our mark and this volume's UID, whatever header it was made from.
@@ -240,6 +250,19 @@ fn keyless(spec: &NodeVolumeSpec) -> Result<(), InvalidSpec> {
         s if s.rotation.is_some() => wrong("rotation"),
         s if s.desired == Desired::Erased => wrong("desired"),
         _ => Ok(()),
+    }
+}
+
+/// What a volume whose header lies apart from its disk cannot be.
+fn detached(spec: &NodeVolumeSpec) -> Result<(), InvalidSpec> {
+    let encryption = &spec.encryption;
+    let only = encryption.provider == Provider::Luks2 && encryption.integrity.is_none();
+    match encryption.detached_header && !only {
+        true => Err(bad(
+            "encryption.detachedHeader",
+            "only for provider luks2 without integrity",
+        )),
+        false => Ok(()),
     }
 }
 

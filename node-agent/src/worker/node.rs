@@ -15,7 +15,7 @@ use crate::{
     host::{
         AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, Discovered, DropSlotsOrder, Erased,
         FormatOrder, Header, HeaderFound, Initialised, MapOrder, Mapping, NameOrder, Observed,
-        OpenOrder, Query, RestoreOrder, StepError, Target,
+        OpenOrder, Query, RecordOrder, RestoreOrder, StepError, Target,
     },
     volume::execute::Node,
 };
@@ -203,6 +203,12 @@ impl Node for Workers {
         self.ask(Call::BackupHeader(device.clone(), order), of!(BackedUp))
             .await
             .map(|backup| *backup)
+    }
+
+    async fn header_record(&self, order: RecordOrder) -> Result<HeaderBackup, StepError> {
+        self.ask(Call::HeaderRecord(order), of!(BackedUp))
+            .await
+            .map(|record| *record)
     }
 
     async fn restore_header(

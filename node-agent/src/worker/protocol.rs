@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::host::{
     AddSlotOrder, BackingFile, BackupOrder, Belongings, Chap, DeviceId, Discovered, DropSlotsOrder,
     Erased, FormatOrder, Header, HeaderFound, Host, Initialised, MapOrder, Mapping, NameOrder,
-    Observed, OpenOrder, Query, RestoreOrder, StepError, Target,
+    Observed, OpenOrder, Query, RecordOrder, RestoreOrder, StepError, Target,
     probe::{self, NodeCheck},
 };
 
@@ -83,6 +83,8 @@ pub enum Call {
     DropKeySlots(DeviceId, DropSlotsOrder),
     /// `Host::backup_header`.
     BackupHeader(DeviceId, BackupOrder),
+    /// `Host::header_record`.
+    HeaderRecord(RecordOrder),
     /// `Host::restore_header`.
     RestoreHeader(DeviceId, RestoreOrder),
     /// `host::probe::node`.
@@ -112,7 +114,7 @@ pub enum Answer {
     Erased(Erased),
     /// Of `add_key_slot`.
     Slots(Vec<KeySlotRef>),
-    /// Of `backup_header`.
+    /// Of `backup_header` and `header_record`.
     BackedUp(Box<HeaderBackup>),
     /// Of the node check.
     Probed(Vec<NodeCheck>),
@@ -167,6 +169,7 @@ impl Call {
             Self::AddKeySlot(..) => "add a key slot",
             Self::DropKeySlots(..) => "drop key slots",
             Self::BackupHeader(..) => "back up the header",
+            Self::HeaderRecord(_) => "make a header in memory",
             Self::RestoreHeader(..) => "restore the header",
             Self::Probe => "check the node",
         }
@@ -199,7 +202,7 @@ impl Call {
             | Self::Grow(..)
             | Self::Suspend(..)
             | Self::Resume(..) => 45,
-            Self::BackupHeader(..) => 45,
+            Self::BackupHeader(..) | Self::HeaderRecord(_) => 45,
             Self::Format(..)
             | Self::Initialise(..)
             | Self::Erase(..)
@@ -282,6 +285,9 @@ impl Call {
             Self::DropKeySlots(device, order) => unit(host.drop_key_slots(device, order)),
             Self::BackupHeader(device, order) => host
                 .backup_header(device, order)
+                .map(|b| Answer::BackedUp(Box::new(b))),
+            Self::HeaderRecord(order) => host
+                .header_record(order)
                 .map(|b| Answer::BackedUp(Box::new(b))),
             Self::RestoreHeader(device, order) => unit(host.restore_header(device, order)),
             Self::Probe => Ok(Answer::Probed(probe::node())),
@@ -374,6 +380,7 @@ mod tests {
             unlock_memory_kib: 0,
             expected: HeaderFacts::default(),
             passphrase: Some(Passphrase(secret.into())),
+            record: None,
         };
         let device = DeviceId {
             path: "/dev/sda".into(),

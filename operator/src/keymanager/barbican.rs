@@ -74,6 +74,11 @@ struct Meta {
 }
 
 #[derive(Deserialize)]
+struct SecretRef {
+    secret_ref: String,
+}
+
+#[derive(Deserialize)]
 struct OrderRef {
     order_ref: String,
 }
@@ -307,6 +312,29 @@ impl KeyManager for Barbican {
         let key = self.get_metadata(&id).await?;
         self.drop_order(&order).await;
         Ok(key)
+    }
+
+    async fn store_text(&self, name: &str, text: &str) -> Result<KeyInfo, KeyError> {
+        let body = json!({
+            "name": name,
+            "secret_type": "opaque",
+            "payload": text,
+            "payload_content_type": "text/plain",
+        });
+        let response = self
+            .call(
+                Method::POST,
+                "v1/secrets",
+                &[],
+                "application/json",
+                Some(&body),
+            )
+            .await?;
+        if response.status() != StatusCode::CREATED {
+            return Err(http::refusal(response, "store a secret").await);
+        }
+        let made: SecretRef = http::json(response).await?;
+        self.get_metadata(&id_of(&made.secret_ref)).await
     }
 
     async fn get_metadata(&self, id: &str) -> Result<KeyInfo, KeyError> {

@@ -86,7 +86,7 @@ pub async fn start() -> Running {
             "/identity/v3/users/{u}/application_credentials/{id}",
             get(app_credential),
         )
-        .route("/km/v1/secrets", get(list))
+        .route("/km/v1/secrets", get(list).post(store))
         .route("/km/v1/secrets/{id}", get(metadata).delete(delete))
         .route("/km/v1/secrets/{id}/payload", get(payload))
         .route("/km/v1/orders", post(order).get(orders))
@@ -213,6 +213,20 @@ async fn list(
     Json(json!({"secrets": secrets, "total": secrets.len()})).into_response()
 }
 
+async fn store(State(s): State<Arc<Service>>, h: HeaderMap, Json(body): Json<Value>) -> Response {
+    if let Some(r) = gate(&s, &h) {
+        return r;
+    }
+    let mut state = s.state.lock().unwrap();
+    let id = secret(&mut state, body["name"].as_str().unwrap_or_default());
+    let stored = state.secrets.get_mut(&id).unwrap();
+    stored["secret_type"] = body["secret_type"].clone();
+    stored["content_types"]["default"] = body["payload_content_type"].clone();
+    stored["payload"] = body["payload"].clone();
+    let reference = stored["secret_ref"].clone();
+    (StatusCode::CREATED, Json(json!({"secret_ref": reference}))).into_response()
+}
+
 async fn metadata(State(s): State<Arc<Service>>, h: HeaderMap, Path(id): Path<String>) -> Response {
     if let Some(r) = gate(&s, &h) {
         return r;
@@ -227,8 +241,13 @@ async fn payload(State(s): State<Arc<Service>>, h: HeaderMap, Path(id): Path<Str
     if let Some(r) = gate(&s, &h) {
         return r;
     }
-    if !s.state.lock().unwrap().secrets.contains_key(&id) {
+    let found = s.state.lock().unwrap().secrets.get(&id).cloned();
+    let Some(found) = found else {
         return StatusCode::NOT_FOUND.into_response();
+    };
+    if let Some(text) = found["payload"].as_str() {
+        assert_eq!(h["accept"], "text/plain");
+        return text.to_owned().into_response();
     }
     if h["accept"] != "application/octet-stream" {
         return StatusCode::NOT_ACCEPTABLE.into_response();
@@ -360,6 +379,22 @@ mod tests {
             Reason::KeyNotFound
         );
         assert_eq!(km.project_id().await.unwrap(), "p1");
+    }
+
+    #[tokio::test]
+    async fn a_text_is_stored_found_and_read() {
+        let running = start().await;
+        let sessions = Sessions::default();
+        let barbican = tenant(&running, &sessions);
+        let stored = barbican.store_text("n/header", "{\"a\": 1}").await.unwrap();
+        assert_eq!(stored.secret_type, "opaque");
+        let found = barbican.find_key("n/header").await.unwrap().unwrap();
+        assert_eq!(found.id, stored.id);
+        let text = barbican.get_payload(&found).await.unwrap();
+        assert_eq!(&**text, b"{\"a\": 1}");
+        running.service.state.lock().unwrap().error = Some((403, "no"));
+        let refused = barbican.store_text("m", "x").await.unwrap_err();
+        assert_eq!(refused.reason(), Reason::RoleMissing);
     }
 
     #[tokio::test]

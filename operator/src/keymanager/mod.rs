@@ -70,6 +70,12 @@ pub trait KeyManager: Send + Sync {
     fn find_keys(&self, name: &str) -> impl Future<Output = Result<Vec<KeyInfo>, KeyError>> + Send;
     /// Has the key manager make a 256-bit key. An order of that name that is under way is waited for, not repeated.
     fn create_key(&self, name: &str) -> impl Future<Output = Result<KeyInfo, KeyError>> + Send;
+    /// Stores a text under a name. The caller has looked that there is none of that name.
+    fn store_text(
+        &self,
+        name: &str,
+        text: &str,
+    ) -> impl Future<Output = Result<KeyInfo, KeyError>> + Send;
     /// Metadata of a key.
     fn get_metadata(&self, id: &str) -> impl Future<Output = Result<KeyInfo, KeyError>> + Send;
     /// Payload of a key, in memory that is wiped when dropped.

@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     conditions::{self, Picture},
-    delete, ephemeral, facts, header_backup, node_volumes, quota, rotate,
+    delete, detached, ephemeral, facts, header_backup, node_volumes, quota, rotate,
     world::{Action, Again, Decision, KeyState, NodeState, Problem, World},
 };
 
@@ -58,6 +58,11 @@ pub fn decide(world: &World) -> Decision {
             then: vec![Action::AskKeyManager],
             again: Again::Backoff,
         };
+    }
+    if picture.key.problem().is_none()
+        && let Some(problem) = detached::keep(world, &mut status, &mut then)
+    {
+        picture.key.key = Some(problem);
     }
     first.extend(header_backup::restores(world, &mut status));
     let turn = rotate::advance(world, &mut status);
@@ -215,7 +220,8 @@ pub fn secret_ref(volume: &EncryptedVolume) -> Option<&str> {
 
 /// How sectors are encrypted: as the header says where it is pinned, so that another default class changes nothing.
 pub fn encryption(world: &World, status: &EncryptedVolumeStatus) -> Result<Encryption, Problem> {
-    match &status.header {
+    let made = status.header_backup.as_ref().map(|b| &b.header);
+    match status.header.as_ref().or(made) {
         None if ephemeral::is(&world.volume) => {
             world.encryption.clone().and_then(ephemeral::encryption)
         }
@@ -229,6 +235,7 @@ pub fn encryption(world: &World, status: &EncryptedVolumeStatus) -> Result<Encry
             cipher: header.cipher.clone(),
             key_size: header.key_size,
             sector_size: header.sector_size,
+            detached_header: header.is_detached(),
             integrity: header.integrity.as_ref().map(|i| i.kind),
             ..Encryption::default()
         }),
@@ -333,6 +340,9 @@ fn attach(
         return Err(problem);
     }
     if key.problem().is_some() || (status.key.is_none() && key.none_needed.is_none()) {
+        return Ok(None);
+    }
+    if detached::is_import(world) && status.header_secret.is_none() {
         return Ok(None);
     }
     quota::may_be_handed_over(world)?;

@@ -39,8 +39,8 @@ pub fn decide(world: &World, mut status: EncryptedVolumeStatus) -> Decision {
     } else if must_erase && only_the_key_opens_it(&status) {
         Err(Problem::new(
             Reason::EraseBlocked,
-            "a plain volume is erased by destroying its key, and this one's is not ours to destroy: spec.key.secretRef names it; \
-             destroy it where it is",
+            "a volume without a header on its disk is erased by destroying its key, and this one's is not ours to destroy: \
+             spec.key.secretRef names it; destroy it where it is",
         ))
     } else if must_erase {
         choose_eraser(world, &status)
@@ -174,8 +174,9 @@ fn last_steps(world: &World, mut status: EncryptedVolumeStatus, erase: bool) -> 
 
 /// Nothing on the disk can be wiped to close it, and the key is somebody else's.
 fn only_the_key_opens_it(status: &EncryptedVolumeStatus) -> bool {
-    let plain = matches!(&status.header, Some(h) if !h.provider.has_header());
-    plain && status.key.as_ref().is_some_and(|k| !k.generated)
+    let headerless =
+        matches!(&status.header, Some(h) if !h.provider.has_header() || h.is_detached());
+    headerless && status.key.as_ref().is_some_and(|k| !k.generated)
 }
 
 /// Takes the proof of erasure into the record.

@@ -21,10 +21,10 @@ use kube::{
 use serde_json::json;
 
 use super::{
-    decide,
+    decide, detached,
     observe::{self, Source},
     rotate,
-    world::{Action, Again, Decision, KeyState, Problem, RotationKeys, World},
+    world::{Action, Again, Decision, HeaderAnswer, KeyState, Problem, RotationKeys, World},
 };
 use crate::{
     context::Context,
@@ -90,6 +90,7 @@ pub async fn run(ctx: &Context, cached: &EncryptedVolume) -> Result<Again, Effec
             world.used = ctx.ledger.used(ctx, &world);
         }
         world.rotation = answers.rotation.clone();
+        world.header = answers.header.clone();
         let decision = decide(&world);
         if is_over_quota(&decision.status) {
             // The identity service does not tell when there is more room: the next pass asks it.
@@ -129,6 +130,7 @@ pub async fn run(ctx: &Context, cached: &EncryptedVolume) -> Result<Again, Effec
 struct Answers {
     key: Option<KeyState>,
     rotation: RotationKeys,
+    header: Option<HeaderAnswer>,
 }
 
 enum Next {
@@ -181,6 +183,8 @@ async fn carry_out(
                 | Action::DeleteKey(_)
                 | Action::CreateNextKey(_)
                 | Action::DestroyFormerKey { .. }
+                | Action::KeepHeader { .. }
+                | Action::ReadHeader(_)
                 | Action::AskKeyManager
                 | Action::Release(_)
                 | Action::RemoveAnnotation(_)
@@ -243,8 +247,23 @@ async fn act(
             answers.rotation.made = Some((*version, made));
         }
         Action::DestroyFormerKey { version, id } => {
-            let gone = destroy_key(ctx, world, id).await;
+            let gone = match detached::destroy_former(ctx, world, *version).await {
+                Ok(()) => destroy_key(ctx, world, id).await,
+                Err(problem) => Err(problem),
+            };
             answers.rotation.destroyed = Some((*version, gone));
+        }
+        Action::KeepHeader { version, record } => {
+            answers.header = Some(HeaderAnswer {
+                version: Some(*version),
+                found: detached::store(ctx, world, *version, record).await,
+            });
+        }
+        Action::ReadHeader(id) => {
+            answers.header = Some(HeaderAnswer {
+                version: None,
+                found: detached::read(ctx, world, id).await,
+            });
         }
         Action::Apply(wanted) => apply(ctx, wanted).await?,
         Action::Release(found) => release(ctx, found).await?,

@@ -28,6 +28,7 @@ pub fn encryption(of_class: Encryption) -> Result<Encryption, Problem> {
     Ok(Encryption {
         provider: Provider::Plain,
         hash: None,
+        detached_header: false,
         ..of_class
     })
 }

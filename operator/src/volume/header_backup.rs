@@ -10,7 +10,7 @@ use cryptvol_crds::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
-    conditions, facts,
+    conditions, detached, facts,
     world::{Action, World},
 };
 
@@ -20,7 +20,8 @@ pub fn take(seen: &NodeVolumeStatus, status: &mut EncryptedVolumeStatus) {
     if let Some(backup) = &seen.header_backup
         && status.header_backup.is_none()
         && status.erased.is_none()
-        && status.header.as_ref() == Some(&backup.header)
+        && (status.header.as_ref() == Some(&backup.header)
+            || detached::is_made_for(&backup.header, status))
     {
         status.header_backup = Some(backup.clone());
     }
@@ -71,6 +72,8 @@ pub fn restores(world: &World, status: &mut EncryptedVolumeStatus) -> Vec<Action
         .any(|nv| facts::report(nv).mapping.is_some());
     let refusal = if status.luks_uuid.as_ref() != Some(asked) {
         "the value must be the volume's LUKS UUID (status.luksUuid)"
+    } else if detached::is_detached(status) {
+        "the disk carries none: the record is the header itself, and its second copy is in the key manager (status.headerSecret)"
     } else if status.header_backup.is_none() {
         "there is no backup of it (see the condition HeaderBackedUp)"
     } else if world.volume.spec.attachments.is_empty() {
@@ -99,7 +102,16 @@ pub fn condition(world: &World, status: &mut EncryptedVolumeStatus) {
         let mut reports = world.node_volumes.iter().map(facts::report);
         reports.find_map(|r| r.header_backup_error)
     };
-    let (is, reason, what) = if status.header_backup.is_some() {
+    let (is, reason, what) = if let Some(secret) = &status.header_secret {
+        let what = format!(
+            "the header is in the record, and in secret {} of the key manager",
+            secret.id
+        );
+        (Is::True, Reason::AsDesired, what)
+    } else if detached::is_detached(status) {
+        let what = "the header is in the record, and about to be in the key manager".to_owned();
+        (Is::False, Reason::InProgress, what)
+    } else if status.header_backup.is_some() {
         (
             Is::True,
             Reason::AsDesired,

@@ -6,6 +6,7 @@ pub mod conditions;
 pub mod controller;
 pub mod decide;
 pub mod delete;
+pub mod detached;
 pub mod effects;
 pub mod ephemeral;
 pub mod facts;

@@ -9,7 +9,7 @@ use cryptvol_crds::{
 };
 use kube::{Resource, ResourceExt};
 
-use super::{ephemeral, facts, header_backup, quota, rotate, world::World};
+use super::{detached, ephemeral, facts, header_backup, quota, rotate, world::World};
 
 /// iSCSI's registered port, for portals that name none.
 const ISCSI_PORT: u16 = 3260;
@@ -32,6 +32,7 @@ pub fn build(
         (_, Some(device)) => device.wwid.clone(),
         _ => None,
     };
+    let header_record = detached::hand_over(status, &encryption);
     let spec = NodeVolumeSpec {
         node_name: node.to_owned(),
         volume_ref: VolumeRef {
@@ -46,6 +47,7 @@ pub fn build(
         size_bytes: status.size_bytes,
         wwid: named.or_else(|| status.wwid.clone()),
         header: status.header.clone(),
+        header_record,
         format_permit: (desired == Desired::Attached)
             .then(|| facts::permit_to_hand_out(status))
             .flatten(),

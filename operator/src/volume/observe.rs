@@ -93,6 +93,7 @@ pub async fn gather(
         key_service,
         key: super::world::KeyState::NotAsked,
         rotation: super::world::RotationKeys::default(),
+        header: None,
         nodes,
         node_volumes,
         namespace_goes,

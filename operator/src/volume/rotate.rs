@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::{
-    conditions, decide, facts,
+    conditions, decide, detached, facts,
     world::{Action, Again, Problem, World},
 };
 
@@ -144,6 +144,17 @@ fn under_way(world: &World, status: &mut EncryptedVolumeStatus, rotation: Rotati
         (RotationPhase::Adding, Some(key_id)) => {
             match report(world, RotationPhase::Adding, key_id) {
                 Some(done) if done.done => {
+                    // The second copy first: never is the new key on record without a header that it opens in both places.
+                    let header_secret = match detached::keep_next(world, status, &rotation, &done) {
+                        detached::Kept::Yes(secret) => secret,
+                        detached::Kept::Do(action) => {
+                            return Turn {
+                                then: vec![action],
+                                ..Turn::default()
+                            };
+                        }
+                        detached::Kept::Failed(problem) => return failed(world, status, &problem),
+                    };
                     // From here on the new key is the volume's: it was shown to open the disk. The former one still does.
                     if let Some(key) = &mut status.key {
                         key.id.clone_from(key_id);
@@ -154,6 +165,7 @@ fn under_way(world: &World, status: &mut EncryptedVolumeStatus, rotation: Rotati
                     next.former_slots = done.former_slots;
                     // Under the key that is on record from now on; one under the former key would open no more.
                     status.header_backup = done.header_backup;
+                    status.header_secret = header_secret;
                 }
                 seen => return waits(world, status, seen, "the new key gets a key slot"),
             }
@@ -260,7 +272,12 @@ pub fn key_names(world: &World) -> Vec<String> {
     versions.retain(|v| *v >= 1);
     versions.sort_unstable();
     versions.dedup();
-    versions.into_iter().map(|v| key_name(world, v)).collect()
+    let mut names: Vec<_> = versions.iter().map(|v| key_name(world, *v)).collect();
+    // The keys first: without them the headers are nothing.
+    if detached::may_have_secret(world) {
+        names.extend(versions.iter().map(|v| detached::secret_name(world, *v)));
+    }
+    names
 }
 
 /// Name of a version of the volume's key.

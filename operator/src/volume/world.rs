@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use cryptvol_crds::{
     EncryptedVolume, KeyService, NodeVolume,
     conditions::Reason,
-    v1alpha1::{Activation, EncryptedVolumeStatus, Encryption},
+    v1alpha1::{Activation, EncryptedVolumeStatus, Encryption, HeaderBackup},
 };
 use k8s_openapi::jiff::Timestamp;
 
@@ -102,6 +102,15 @@ impl RotationKeys {
     }
 }
 
+/// A header that lies apart from its disk, as it was read back from the key manager in this pass.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeaderAnswer {
+    /// Version of the key that it is sealed under; none where the user named the secret.
+    pub version: Option<i64>,
+    /// Id of the secret, and what is in it.
+    pub found: Result<(String, HeaderBackup), Problem>,
+}
+
 /// Random values, chosen outside so that a decision is a function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fresh {
@@ -126,6 +135,8 @@ pub struct World {
     pub key: KeyState,
     /// What was done in this pass with the keys of a rotation.
     pub rotation: RotationKeys,
+    /// What the key manager has of its header, where that lies apart from the disk.
+    pub header: Option<HeaderAnswer>,
     /// The nodes that it has to do with; one that is missing here does not exist.
     pub nodes: BTreeMap<String, NodeState>,
     /// Its NodeVolumes.
@@ -166,6 +177,15 @@ pub enum Action {
         /// Its id.
         id: String,
     },
+    /// Store a header that lies apart from its disk in the key manager, unless it is there, and read it back.
+    KeepHeader {
+        /// Version of the key that it is sealed under.
+        version: i64,
+        /// The header.
+        record: Box<HeaderBackup>,
+    },
+    /// Read the header that the user named from the key manager.
+    ReadHeader(String),
     /// Write a NodeVolume.
     Apply(Box<NodeVolume>),
     /// Let a NodeVolume go: nothing of the volume is left on its node.

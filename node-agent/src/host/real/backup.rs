@@ -127,7 +127,7 @@ pub fn restore(disk: &Disk, order: &RestoreOrder) -> Result<(), StepError> {
 }
 
 /// Whether a passphrase is the hex of so many random bits that nobody can guess it.
-fn random(passphrase: &Passphrase) -> Result<(), StepError> {
+pub(super) fn random(passphrase: &Passphrase) -> Result<(), StepError> {
     let hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
     match passphrase.0.len() >= LEAST_HEX && passphrase.0.bytes().all(hex) {
         true => Ok(()),
@@ -159,7 +159,7 @@ fn nonce() -> Nonce {
     Nonce::assume_unique_for_key([0; NONCE_LEN])
 }
 
-fn seal(
+pub(super) fn seal(
     facts: &HeaderFacts,
     digest: &VolumeKeyDigest,
     passphrase: &Passphrase,
@@ -176,7 +176,7 @@ fn seal(
 }
 
 /// The volume key out of a backup of this very header.
-fn opened(
+pub(super) fn opened(
     backup: &HeaderBackup,
     expected: &HeaderFacts,
     passphrase: &Passphrase,
@@ -213,7 +213,7 @@ fn opened(
 }
 
 /// A header in memory for a disk of this size, with one key slot, read as strictly as one from an array, and opened.
-fn make_header(
+pub(super) fn make_header(
     size: u64,
     backup: &HeaderBackup,
     passphrase: &Passphrase,
@@ -268,7 +268,7 @@ fn make_header(
     Made::of(&memory, luks).map_err(|e| failed(what, e))
 }
 
-fn make_in(
+pub(super) fn make_in(
     memory: &Memory,
     facts: &HeaderFacts,
     passphrase: &Passphrase,

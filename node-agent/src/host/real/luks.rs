@@ -178,7 +178,7 @@ pub fn facts_to_be(device_size: u64, order: &FormatOrder) -> Result<HeaderFacts,
 /// A header that is in memory only.
 pub(super) struct Made {
     pub(super) luks: Luks,
-    areas: Vec<(u64, Aligned)>,
+    pub(super) areas: Vec<(u64, Aligned)>,
 }
 
 /// Makes a header for a device of this size, and reads it as strictly as one from an array.

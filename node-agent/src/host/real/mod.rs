@@ -4,6 +4,7 @@
 
 mod backup;
 mod belongings;
+pub mod detached;
 pub mod disk;
 pub mod dm;
 pub mod erase;
@@ -36,8 +37,8 @@ use cryptvol_crds::{
 use super::{
     AddSlotOrder, BackingFile, BackupOrder, Belongings, Chap, DeviceId, Discovered, DropSlotsOrder,
     Erased, FileState, FormatOrder, Header, HeaderFound, Host, Initialised, MapOrder, Mapping,
-    NameOrder, NameTo, Observed, OpenOrder, Passphrase, Path, Query, RawKind, RestoreOrder, Source,
-    StepError, Target,
+    NameOrder, NameTo, Observed, OpenOrder, Passphrase, Path, Query, RawKind, RecordOrder,
+    RestoreOrder, Source, StepError, Target,
 };
 use disk::{Access, Disk};
 use error::{because, failed};
@@ -289,6 +290,10 @@ impl Host for RealHost {
         backup::make(&Disk::open(&self.sysfs, device, Access::Read)?, order)
     }
 
+    fn header_record(&mut self, order: &RecordOrder) -> Result<HeaderBackup, StepError> {
+        detached::record(order)
+    }
+
     fn restore_header(&mut self, device: &DeviceId, order: &RestoreOrder) -> Result<(), StepError> {
         let disk = Disk::open(&self.sysfs, device, Access::Write)?;
         self.sysfs.unused(device, "reading sysfs")?;
@@ -361,6 +366,9 @@ fn volume_key(disk: &Disk, order: &OpenOrder) -> Result<Option<VolumeKey>, StepE
         let given = order.passphrase.as_ref();
         given.ok_or_else(|| failed("opening", "no passphrase was given"))
     };
+    if let Some(record) = &order.record {
+        return detached::open(record, &order.expected, passphrase()?).map(Some);
+    }
     match order.expected.provider {
         Provider::Luks2 | Provider::Luks => open_header(disk, order, passphrase()?).map(Some),
         Provider::Plain => plain::volume_key(&order.expected, passphrase()?).map(Some),

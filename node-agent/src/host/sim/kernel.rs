@@ -11,7 +11,7 @@ use crate::host::{
     AddSlotOrder, BackingFile, BackupOrder, Belongings, Chap, CryptTable, Device, DeviceId,
     Discovered, DropSlotsOrder, Erased, FileState, FormatOrder, Header, HeaderFound, Host,
     Initialised, LinkFound, Lun, MapOrder, Mapping, NameOrder, Observed, OpenOrder, Path, Portal,
-    Query, RawKind, RestoreOrder, Session, Source, StepError, Target,
+    Query, RawKind, RecordOrder, RestoreOrder, Session, Source, StepError, Target,
     real::iscsi::discovery::bounds,
 };
 
@@ -219,7 +219,7 @@ impl World {
             .collect()
     }
 
-    fn found(&self, disk: usize) -> Result<HeaderFound, StepError> {
+    pub(super) fn found(&self, disk: usize) -> Result<HeaderFound, StepError> {
         let disk = &self.disks[disk];
         if disk.unreadable {
             return error(Reason::DeviceUnreadable, "input/output error");
@@ -421,6 +421,9 @@ impl World {
                 HeaderFound::Blank | HeaderFound::Unknown => Ok(()),
                 _ => error(Reason::ForeignSignature, "the disk carries something"),
             };
+        }
+        if order.expected.is_detached() {
+            return self.unlocks_apart(disk, order);
         }
         if !order.expected.provider.has_header() {
             return match order.blank && self.found(disk)? != HeaderFound::Blank {
@@ -980,6 +983,10 @@ impl Host for World {
             sealed: fingerprint(&order.passphrase.0),
             ..HeaderBackup::default()
         })
+    }
+
+    fn header_record(&mut self, order: &RecordOrder) -> Result<HeaderBackup, StepError> {
+        self.record(order)
     }
 
     fn restore_header(&mut self, device: &DeviceId, order: &RestoreOrder) -> Result<(), StepError> {

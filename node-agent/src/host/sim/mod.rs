@@ -6,6 +6,7 @@
 
 mod array;
 mod belongings;
+mod detached;
 mod files;
 mod kernel;
 mod names;

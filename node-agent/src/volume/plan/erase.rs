@@ -38,8 +38,10 @@ impl At<'_> {
         if self.never_written() {
             return Ok(Next::Do(Step::NothingToErase { verified: false }));
         }
-        // The key alone opens the disk, and its end, which the receipt allows, is the erasure.
-        if self.wanted.encryption.provider == Provider::Plain {
+        // Of the disk nothing but the key, and a header that is sealed under it, can make anything, and the end of both, which the receipt
+        // allows, is the erasure. There is nothing on the disk to wipe.
+        let encryption = &self.wanted.encryption;
+        if encryption.provider == Provider::Plain || encryption.detached_header {
             return Ok(Next::Do(Step::NothingToErase { verified: true }));
         }
         if matches!(self.wanted.query.source, Source::File(_)) && !self.has_file() && !self.opened()
@@ -72,7 +74,7 @@ impl At<'_> {
         let settled = self.run.header_settled
             || !self.run.purged.is_empty()
             || !self.run.logged_out.is_empty();
-        let has_header = self.wanted.encryption.provider.has_header() && !self.never_written();
+        let has_header = self.wanted.encryption.has_header_on_disk() && !self.never_written();
         // Reported as erased: the disk may be another volume's by now.
         let reported = self.memory.detached_at.is_some();
         let (Some(uuid), true) = (

@@ -11,7 +11,8 @@ use crate::host::{DeviceId, Source};
 /// Whether a backup of a volume's header is to be made when it is opened.
 pub fn needs_backup(wanted: &Wanted, memory: &Memory, provider: Provider) -> bool {
     let known = wanted.header_backed_up || memory.backed_up;
-    provider == Provider::Luks2 && wanted.encryption.header_backup && !known
+    let of_disk = provider == Provider::Luks2 && wanted.encryption.has_header_on_disk();
+    of_disk && wanted.encryption.header_backup && !known
 }
 
 impl At<'_> {

@@ -14,17 +14,14 @@ use crate::host::{DeviceId, HeaderFound, Source};
 impl At<'_> {
     /// The disk is known by more than its place. Asked before anything is done by which it would be taken for this volume's.
     pub(super) fn proven(&self, device: &DeviceId) -> Result<(), Next> {
-        let provider = self.wanted.encryption.provider.as_str();
+        let no_header = self.no_header();
         let unproven = |what: String| Err(stop(Stage::Identity, Reason::IdentityUnproven, what));
         if device.wwid.is_none() {
-            return unproven(format!(
-                "{} has no WWID, and provider {provider} writes no header",
-                device.path
-            ));
+            return unproven(format!("{} has no WWID, and {no_header}", device.path));
         }
         if !self.opened() && self.wanted.permit.is_none() && self.wanted.wwid.is_none() {
             return unproven(format!(
-                "{} is to be imported, and provider {provider} writes no header by which it could be known",
+                "{} is to be imported, and {no_header} by which it could be known",
                 device.path
             ));
         }
@@ -33,9 +30,15 @@ impl At<'_> {
 
     /// The way on from a device that was reached.
     pub(super) fn map_without_header(&self, device: &DeviceId) -> Result<Next, Next> {
-        let facts = self.facts_without_header()?;
         let first = !self.opened();
         let new = self.wanted.permit.is_some();
+        if self.wanted.encryption.detached_header && self.wanted.header_record.is_none() {
+            if first {
+                self.may_begin(device, new)?;
+            }
+            return self.make_record();
+        }
+        let facts = self.facts_without_header()?;
         if self.wanted.ephemeral {
             self.may_begin_anew(device)?;
         }
@@ -61,6 +64,9 @@ impl At<'_> {
                 "the record has no UUID yet for a volume without a header",
             ));
         };
+        if encryption.detached_header {
+            return self.facts_of_record(uuid);
+        }
         let facts = match encryption.provider.encrypts() {
             true => HeaderFacts {
                 integrity: None,
@@ -93,6 +99,17 @@ impl At<'_> {
             }
         }
         Ok(facts)
+    }
+
+    /// Why nothing on the disk says whose it is.
+    pub(super) fn no_header(&self) -> String {
+        match self.wanted.encryption.detached_header {
+            true => "detachedHeader leaves no header on it".to_owned(),
+            false => {
+                let provider = self.wanted.encryption.provider.as_str();
+                format!("provider {provider} writes no header")
+            }
+        }
     }
 
     /// The volume is in a file that was made for it alone, and goes with it.

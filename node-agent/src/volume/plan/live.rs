@@ -146,7 +146,7 @@ impl At<'_> {
     /// Facts of the volume below a mapping of ours: of the header as it was read in this run, and judged; of one without a header, the
     /// record's.
     pub(super) fn facts_below(&self, id: &DeviceId) -> Result<HeaderFacts, Next> {
-        if !self.wanted.encryption.provider.has_header() {
+        if !self.wanted.encryption.has_header_on_disk() {
             return self.facts_without_header();
         }
         match self.header(id)? {

@@ -7,6 +7,7 @@
 #![allow(clippy::result_large_err)] // `Err` is the way out of a chain of questions, taken once a step
 
 mod checks;
+mod detached;
 mod down;
 mod erase;
 mod header_backup;
@@ -205,6 +206,11 @@ pub enum Step {
         /// Which.
         former: Vec<KeySlotRef>,
     },
+    /// Make a header that lies apart from the disk. Nothing is written anywhere but into the report.
+    MakeRecord {
+        /// UUID that it gets.
+        luks_uuid: String,
+    },
     /// Make a backup of the header.
     BackupHeader {
         /// Where.
@@ -282,6 +288,7 @@ impl Step {
             Self::Resume { .. } => "resume",
             Self::AddKeySlot { .. } => "add-key-slot",
             Self::DropKeySlots { .. } => "drop-key-slots",
+            Self::MakeRecord { .. } => "make-record",
             Self::BackupHeader { .. } => "backup-header",
             Self::RestoreHeader { .. } => "restore-header",
             Self::NothingToErase { .. } => "nothing-to-erase",
@@ -323,6 +330,7 @@ impl Step {
         "resume",
         "add-key-slot",
         "drop-key-slots",
+        "make-record",
         "backup-header",
         "restore-header",
         "nothing-to-erase",
@@ -336,7 +344,7 @@ impl Step {
                 Stage::Device
             }
             Self::ReadHeader(_) | Self::SpendPermit { .. } | Self::Format { .. } => Stage::Header,
-            Self::RestoreHeader { .. } => Stage::Header,
+            Self::RestoreHeader { .. } | Self::MakeRecord { .. } => Stage::Header,
             Self::BackupHeader { .. } => Stage::Mapping,
             Self::ReleaseKey => Stage::KeyRelease,
             Self::RecordKeyLost => Stage::Pending,
@@ -414,6 +422,8 @@ pub enum Done {
         /// Facts of the header.
         facts: HeaderFacts,
     },
+    /// A header that lies apart from the disk was made and reported, and waits for the operator to keep it.
+    RecordMade,
     /// Nothing of the volume is left on the node.
     Detached,
     /// Nothing is left on the node and no key slot of this volume on the disk.

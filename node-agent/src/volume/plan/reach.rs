@@ -57,13 +57,13 @@ impl At<'_> {
         let path = &file.path;
         // A copy of a file is as good as the file: only a header says whose it is.
         let encryption = &self.wanted.encryption;
-        if !encryption.provider.has_header() && !self.wanted.ephemeral {
+        if !encryption.has_header_on_disk() && !self.wanted.ephemeral {
             return Err(stop(
                 Stage::Identity,
                 Reason::IdentityUnproven,
                 format!(
-                    "{path} is a file, which has no WWID, and provider {} writes no header by which it could be known",
-                    encryption.provider.as_str()
+                    "{path} is a file, which has no WWID, and {} by which it could be known",
+                    self.no_header()
                 ),
             ));
         }

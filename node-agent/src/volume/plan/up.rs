@@ -61,7 +61,7 @@ impl At<'_> {
             return Err(Next::Do(Step::RecordKeyLost));
         }
         let device = self.reach_device()?;
-        let has_header = self.wanted.encryption.provider.has_header();
+        let has_header = self.wanted.encryption.has_header_on_disk();
         if !has_header && !self.has_scratch_file() {
             self.proven(device)?;
         }

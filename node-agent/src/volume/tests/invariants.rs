@@ -137,6 +137,7 @@ fn invariant_04_secrets_do_not_show_in_debug() {
         unlock_memory_kib: 0,
         expected: SimHeader::new(&luks_uuid(1), KEY).facts,
         passphrase: Some(crate::host::Passphrase(KEY.into())),
+        record: None,
     };
     let chap = crate::host::Chap {
         username: "u".into(),

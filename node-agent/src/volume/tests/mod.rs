@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod crashes;
+mod detached;
 mod discovery;
 mod encryptors;
 mod ephemeral;

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod deletion;
+mod detached;
 mod discovery;
 mod ephemeral;
 mod events;
@@ -24,8 +25,9 @@ use cryptvol_crds::{
     names,
     v1alpha1::{
         Activation, DeletionPolicy, Desired, DeviceStatus, EncryptedVolumeStatus, Encryption,
-        EraseReceipt, FormatPolicy, HeaderFacts, Integrity, IntegrityFacts, LastError,
-        MappingStatus, NodeVolumeStatus, PermitReceipt, PermitState, PlainHash, Provider, Stage,
+        EraseReceipt, FormatPolicy, HeaderBackup, HeaderFacts, Integrity, IntegrityFacts,
+        LastError, MappingStatus, NodeVolumeStatus, PermitReceipt, PermitState, PlainHash,
+        Provider, Stage,
     },
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
@@ -48,6 +50,8 @@ struct Cluster {
     world: World,
     /// Keys in the key manager by id; all bear the volume's name.
     keys: Vec<KeyInfo>,
+    /// Headers in the key manager, by version of the key.
+    headers: BTreeMap<i64, HeaderBackup>,
     /// What the key manager answers instead.
     broken: Option<(bool, Problem)>,
     limits: Limits,
@@ -113,6 +117,7 @@ impl Cluster {
                 key_service: Ok(Arc::new(service)),
                 key: KeyState::NotAsked,
                 rotation: RotationKeys::default(),
+                header: None,
                 nodes: ["a", "b"].map(|n| (n.to_owned(), node())).into(),
                 node_volumes: vec![],
                 namespace_goes: false,
@@ -125,6 +130,7 @@ impl Cluster {
                 },
             },
             keys: vec![],
+            headers: BTreeMap::new(),
             broken: None,
             limits: Limits::default(),
             keys_made: 0,
@@ -225,12 +231,15 @@ impl Cluster {
                     Some((_, problem)) => Err(problem.clone()),
                     None => {
                         self.keys.retain(|k| k.id != *id);
+                        self.headers.remove(&(*version - 1));
                         self.keys_deleted.push(id.clone());
                         Ok(())
                     }
                 };
                 self.world.rotation.destroyed = Some((*version, gone));
             }
+            Action::KeepHeader { version, record } => self.keep_header(*version, record),
+            Action::ReadHeader(id) => self.read_header(id),
             Action::Apply(nv) => self.apply(nv),
             Action::Release(nv) => {
                 let name = &nv.metadata.name;
