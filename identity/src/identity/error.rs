@@ -46,6 +46,14 @@ pub enum IdentityError {
     /// No such object.
     #[error("Could not find {0}: {1}.")]
     NotFound(&'static str, String),
+    /// A protocol of an identity provider, in a service without federation.
+    #[error("Could not find federated protocol {protocol} for Identity Provider: {provider}.")]
+    NoProtocol {
+        /// Its id.
+        protocol: String,
+        /// Id of the provider.
+        provider: String,
+    },
     /// A token that cannot be validated.
     #[error("Failed to validate token.")]
     TokenNotFound,
@@ -90,7 +98,7 @@ impl IdentityError {
             Self::UnsupportedMethod => "UnsupportedMethod",
             Self::Policy(_) => "PolicyRefused",
             Self::Forbidden(_) => "Forbidden",
-            Self::NotFound(..) => "NotFound",
+            Self::NotFound(..) | Self::NoProtocol { .. } => "NotFound",
             Self::TokenNotFound => "TokenNotFound",
             Self::Conflict(..) => "Conflict",
             Self::BadRequest(_) => "BadRequest",
@@ -117,7 +125,9 @@ impl IdentityError {
             }
             Self::Store(error) if error.is_unavailable() => StatusCode::SERVICE_UNAVAILABLE,
             Self::Policy(_) | Self::Forbidden(_) => StatusCode::FORBIDDEN,
-            Self::NotFound(..) | Self::TokenNotFound => StatusCode::NOT_FOUND,
+            Self::NotFound(..) | Self::NoProtocol { .. } | Self::TokenNotFound => {
+                StatusCode::NOT_FOUND
+            }
             Self::Conflict(..) | Self::Store(StoreError::Duplicate) => StatusCode::CONFLICT,
             Self::BadRequest(_) | Self::Store(StoreError::Dangling) => StatusCode::BAD_REQUEST,
             Self::Store(_)

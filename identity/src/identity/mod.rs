@@ -16,6 +16,7 @@ mod domains;
 mod ec2;
 mod endpoint_filter;
 mod error;
+mod federation;
 mod fields;
 mod grants;
 mod groups;
@@ -74,6 +75,7 @@ pub fn router(_: Arc<App>) -> Router<Arc<App>> {
                 .merge(credentials::routes())
                 .merge(ec2::routes())
                 .merge(oauth1::routes())
+                .merge(federation::routes())
                 .merge(limits::routes())
                 .merge(trusts::routes())
                 .merge(access_rules::routes())

@@ -9,6 +9,7 @@ mod checks_amid;
 mod domain_config;
 mod ec2;
 mod factors;
+mod federation;
 mod hierarchy;
 mod limits;
 mod login_ahead;
