@@ -46,6 +46,9 @@ pub struct Size {
     /// Logins of `failed-logins`
     #[arg(long, default_value_t = 1_000_000)]
     logins: u32,
+    /// `failed-logins` with the records in a PostgreSQL server
+    #[arg(long)]
+    postgres: bool,
 }
 
 /// Installs what a benchmark needs from outside, before it enters its sandbox.
@@ -64,6 +67,7 @@ pub async fn run(name: &str, size: &Size) -> Result<()> {
     sandbox::require()?;
     let (rounds, volumes) = (size.rounds, size.volumes);
     let large = size.large && name == "identity";
+    let postgres = size.postgres && name == "failed-logins";
     let rows = match name {
         "attach" => {
             let (mut rows, shared) = attach::bare(rounds).await?;
@@ -97,7 +101,7 @@ pub async fn run(name: &str, size: &Size) -> Result<()> {
             kills(rounds, held.await??)
         }
         "datapath" => datapath::rows(rounds).await?,
-        "failed-logins" => failed_logins::run(size.logins as usize)?,
+        "failed-logins" => failed_logins::run(size.logins as usize, postgres)?,
         "identity" if large => large::run()?,
         "identity" => identity::run()?,
         _ => bail!("no benchmark {name}; there are: {}", NAMES.join(" ")),
@@ -105,7 +109,12 @@ pub async fn run(name: &str, size: &Size) -> Result<()> {
     row::print(&rows);
     let dir = workspace_root().join("target/bench");
     std::fs::create_dir_all(&dir)?;
-    let file = dir.join(format!("{name}{}.json", if large { "-large" } else { "" }));
+    let kind = match (large, postgres) {
+        (true, _) => "-large",
+        (_, true) => "-postgres",
+        _ => "",
+    };
+    let file = dir.join(format!("{name}{kind}.json"));
     std::fs::write(&file, serde_json::to_vec_pretty(&rows)?)?;
     println!("{}", file.display());
     Ok(())

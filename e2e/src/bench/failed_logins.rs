@@ -17,6 +17,7 @@ use super::load::answer;
 use super::{Row, Rule};
 use crate::http1::{Address, Client, JSON, login_body};
 use crate::identity_service::{IdentityService, Options};
+use crate::postgres::Postgres;
 use crate::workdir::WorkDir;
 
 /// Connections at once; more would find the queue for password checks full.
@@ -30,12 +31,18 @@ const FIRST: usize = 20_000;
 /// Memory at the end, as a share of that.
 const GROWTH: f64 = 1.1;
 
-/// All rows, for `total` attempts.
-pub(super) fn run(total: usize) -> Result<Vec<Row>> {
+/// All rows, for `total` attempts; with the records in the data directory or in a PostgreSQL server.
+pub(super) fn run(total: usize, postgres: bool) -> Result<Vec<Row>> {
     ensure!(total > FIRST, "it takes more than {FIRST} logins");
     let work = WorkDir::new("bench-failed-logins")?;
+    let server = if postgres {
+        Some(Postgres::start(&work.dir("postgres")?)?)
+    } else {
+        None
+    };
     let options = Options {
         tls: false,
+        database: server.as_ref().map(Postgres::url_file).transpose()?,
         ..Options::default()
     };
     let mut service = IdentityService::start(&work.dir("ours")?, options)?;
@@ -57,6 +64,9 @@ pub(super) fn run(total: usize) -> Result<Vec<Row>> {
         .login("admin", service.password(), "admin")
         .context("nobody is let in any more")?;
     service.stop()?;
+    if let Some(server) = server {
+        server.stop()?;
+    }
     work.passed()?;
     let rate = (total - FIRST) as f64 / took.as_secs_f64();
     Ok(vec![

@@ -84,14 +84,7 @@ pub async fn prove(
 ) -> Result<Result<User, &'static str>, IdentityError> {
     let hash = user.as_ref().and_then(|user| user.password_hash.as_deref());
     let matches = app.hasher.verify(password, hash).await?;
-    let (id, options) = user
-        .as_ref()
-        .map_or(("", "{}"), |user| (user.id.as_str(), user.options.as_str()));
-    let standing = Standing::of(app, id, options, Proof::Password).await?;
-    let Some(user) = user else {
-        return Ok(Err("UnknownUser"));
-    };
-    Ok(judge(app, user, Proof::Password, matches, standing).await)
+    Ok(judge_anybody(app, user, Proof::Password, matches).await?)
 }
 
 /// The same for a one-time password that was compared already. Its failures are counted apart: who knows the password could
@@ -101,11 +94,27 @@ pub async fn prove(
 /// As [`prove`].
 pub async fn prove_code(
     app: &Arc<App>,
-    user: User,
+    user: Option<User>,
     matches: bool,
 ) -> Result<Result<User, &'static str>, IdentityError> {
-    let standing = Standing::of(app, &user.id, &user.options, Proof::Code).await?;
-    Ok(judge(app, user, Proof::Code, matches, standing).await)
+    Ok(judge_anybody(app, user, Proof::Code, matches).await?)
+}
+
+/// Judges a user, or nobody after the same questions to the records.
+async fn judge_anybody(
+    app: &Arc<App>,
+    user: Option<User>,
+    proof: Proof,
+    matches: bool,
+) -> StoreResult<Result<User, &'static str>> {
+    let (id, options) = user
+        .as_ref()
+        .map_or(("", "{}"), |user| (user.id.as_str(), user.options.as_str()));
+    let standing = Standing::of(app, id, options, proof).await?;
+    let Some(user) = user else {
+        return Ok(Err("UnknownUser"));
+    };
+    Ok(judge(app, user, proof, matches, standing).await)
 }
 
 /// By what a user proves itself; failures of each are counted apart.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod lockout;
+mod refusals;
 mod rekey;
 mod replicas;
 mod server;

@@ -2,10 +2,11 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader, Write},
     net::TcpListener,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
@@ -41,6 +42,23 @@ impl Server {
         server
     }
 
+    /// The same, and every statement is in its log before it is executed.
+    pub(super) fn start_logging_statements() -> Self {
+        let server = Self::new();
+        let further = "-c listen_addresses= -c log_statement=all";
+        server.launch(further).unwrap();
+        server
+    }
+
+    /// What it logged.
+    pub(super) fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.data().join("log")
+    }
+
     /// A folder for a server that does not run.
     pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -73,10 +91,9 @@ impl Server {
             .unwrap_or_else(|error| panic!("{program}: {error}"))
     }
 
-    fn try_run(&self, program: &str, arguments: &[&str]) -> Result<String, String> {
+    fn command(&self, program: &str) -> Command {
         let mut command = Command::new(Path::new(PROGRAMS).join(program));
         command
-            .args(arguments)
             .env("PGDATA", self.data())
             .env("PGHOST", self.data())
             .env("PGPORT", self.port.load(Ordering::Relaxed).to_string())
@@ -86,7 +103,13 @@ impl Server {
         if is_root() {
             command.uid(NOBODY).gid(NOBODY);
         }
-        let output = command
+        command
+    }
+
+    fn try_run(&self, program: &str, arguments: &[&str]) -> Result<String, String> {
+        let output = self
+            .command(program)
+            .args(arguments)
             .output()
             .expect("PostgreSQL 15; `cargo xtask setup` installs it");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -131,7 +154,7 @@ impl Server {
             "-c unix_socket_directories={} -c fsync=off {further}",
             socket.display()
         );
-        let log = socket.join("log");
+        let log = self.log_path();
         let started = self.try_run(
             "pg_ctl",
             &[
@@ -179,6 +202,31 @@ impl Server {
         text.trim().to_owned()
     }
 
+    /// A session of its own client that has executed this statement in a transaction, which ends with the session.
+    pub(super) fn amid_transaction(&self, statement: &str) -> Session {
+        let mut command = self.command("psql");
+        command
+            .args([
+                "-XAtq",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-U",
+                "keys",
+                "-d",
+                "postgres",
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut psql = command.spawn().unwrap();
+        let input = psql.stdin.as_mut().unwrap();
+        writeln!(input, "BEGIN; {statement}; SELECT 'there';").unwrap();
+        let mut line = String::new();
+        let mut output = BufReader::new(psql.stdout.take().unwrap());
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), "there", "{statement}");
+        Session(psql)
+    }
+
     /// A file with a URL.
     pub(super) fn url_file(&self, url: &str) -> PathBuf {
         let file = self.dir.path().join("url");
@@ -211,6 +259,18 @@ impl Server {
             admin: of.admin.clone(),
             dir,
         }
+    }
+}
+
+/// See [`Server::amid_transaction`].
+pub(super) struct Session(Child);
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Its input ends, and so does it.
+        drop(self.0.stdin.take());
+        let ended = self.0.wait();
+        assert!(ended.is_ok_and(|status| status.success()) || std::thread::panicking());
     }
 }
 
