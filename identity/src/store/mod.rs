@@ -425,6 +425,9 @@ impl Store {
             .foreign_keys(true)
             .busy_timeout(BUSY)
             .pragma("secure_delete", "ON")
+            // What a change may have to take back stays in memory, however much it is: a pod has no folder for temporary files,
+            // and records do not belong into one.
+            .pragma("temp_store", "MEMORY")
             .pragma("cache_size", "-512")
             .statement_cache_capacity(64);
         let write = sqlite_writer(&options).await.map_err(open_error)?;
