@@ -10,6 +10,7 @@ pub mod control_plane;
 pub mod debian;
 pub mod demo;
 pub mod disk_load;
+pub mod documented;
 pub mod exec;
 pub mod ground;
 pub mod guest;

@@ -27,34 +27,25 @@ pub fn image_archives() -> Vec<PathBuf> {
         .to_vec()
 }
 
-/// What Helm is told, one command a chart, from the root of the checkout. The nodes' disks are gone with a power cut, and there
-/// is no storage class: the identity service keeps its records in memory, away from the node whose power is cut.
-pub const HELM: [&[&str]; 2] = [
-    &[
-        "upgrade",
-        "--install",
-        "cryptvol-crds",
-        "charts/cryptvol-crds",
-        "--namespace",
-        NAMESPACE,
-        "--create-namespace",
-    ],
-    &[
-        "upgrade",
-        "--install",
-        "cryptvol",
-        "charts/cryptvol",
-        "--namespace",
-        NAMESPACE,
-        "--wait",
-        "--timeout",
-        "5m",
-        "--set",
-        "identity.persistence.enabled=false",
-        "--set",
-        "identity.nodeSelector.kubernetes\\.io/hostname=node-2",
-    ],
+/// Values of the release that most scenarios use. The nodes' disks are gone with a power cut, and there is no storage class: the
+/// identity service keeps its records in memory, away from the node whose power is cut.
+pub const VALUES: [&str; 2] = [
+    "identity.persistence.enabled=false",
+    "identity.nodeSelector.kubernetes\\.io/hostname=node-2",
 ];
+
+/// What Helm is told for a release with these values, one command a chart, from the root of the checkout.
+pub fn helm<'a>(values: &[&'a str]) -> [Vec<&'a str>; 2] {
+    let chart = |name| vec!["upgrade", "--install", name];
+    let mut crds = chart("cryptvol-crds");
+    crds.extend(["charts/cryptvol-crds", "--namespace", NAMESPACE]);
+    crds.push("--create-namespace");
+    let mut product = chart("cryptvol");
+    product.extend(["charts/cryptvol", "--namespace", NAMESPACE]);
+    product.extend(["--wait", "--timeout", "5m"]);
+    product.extend(values.iter().flat_map(|value| ["--set", value]));
+    [crds, product]
+}
 
 /// Gives the product's images to every node that runs.
 pub async fn load_images(cluster: &Cluster) -> Result<()> {
@@ -66,17 +57,19 @@ pub async fn load_images(cluster: &Cluster) -> Result<()> {
 
 /// Installs both charts, or upgrades them, and waits until operator, identity service and agents run.
 pub async fn install(cluster: &Cluster) -> Result<()> {
-    for command in HELM {
-        cluster.helm(command).await?;
+    install_with(cluster, &VALUES).await
+}
+
+/// The same with other values.
+pub async fn install_with(cluster: &Cluster, values: &[&str]) -> Result<()> {
+    for command in helm(values) {
+        cluster.helm(&command).await?;
     }
     Ok(())
 }
 
 /// The administrator of the release's identity service.
 pub async fn keystone(cluster: &Cluster) -> Result<Keystone> {
-    let ground = OnNode { cluster, node: "" };
-    let password = secret(&ground, "cryptvol-identity-admin", "password").await?;
-    let ca = secret(&ground, "cryptvol-identity-tls", "ca.crt").await?;
     let address = cluster
         .plane
         .kubectl(&[
@@ -89,7 +82,15 @@ pub async fn keystone(cluster: &Cluster) -> Result<Keystone> {
             "jsonpath={.spec.clusterIP}",
         ])
         .await?;
-    let address = SocketAddr::new(address.parse::<IpAddr>()?, IDENTITY_PORT);
+    keystone_at(cluster, address.parse()?).await
+}
+
+/// The same at one replica, by its pod's address.
+pub async fn keystone_at(cluster: &Cluster, address: IpAddr) -> Result<Keystone> {
+    let ground = OnNode { cluster, node: "" };
+    let password = secret(&ground, "cryptvol-identity-admin", "password").await?;
+    let ca = secret(&ground, "cryptvol-identity-tls", "ca.crt").await?;
+    let address = SocketAddr::new(address, IDENTITY_PORT);
     Keystone::at(
         &format!("https://{IDENTITY_HOST}:{IDENTITY_PORT}/identity/v3"),
         String::from_utf8(password)?.trim(),

@@ -207,6 +207,9 @@ async fn on_postgresql(plane: &ControlPlane) -> Result<()> {
         );
         assert!(!args.contains("--data-dir"), "{args}");
     }
+    // Until all nodes send to the others only.
+    let ending = &pod["containers"][0]["lifecycle"]["preStop"];
+    assert_eq!(ending["sleep"]["seconds"], 5);
     // On nodes of their own where there are any, and an eviction takes one at a time.
     let apart = &pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
         [0]["podAffinityTerm"];

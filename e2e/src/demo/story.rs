@@ -31,8 +31,8 @@ pub(super) async fn tell(cluster: &mut Cluster) -> Result<()> {
     step(
         "Helm installs the charts: custom resources, operator (two replicas), identity service, node agents",
     );
-    for words in release::HELM {
-        command("helm", words);
+    for words in release::helm(&release::VALUES) {
+        command("helm", &words);
     }
     let clock = Clock::start();
     release::load_images(cluster).await?;
