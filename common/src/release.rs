@@ -24,6 +24,26 @@ pub enum Purpose {
     DiscoveryChapCredentials,
 }
 
+impl Purpose {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::Passphrase,
+        Self::NextPassphrase,
+        Self::ChapCredentials,
+        Self::DiscoveryChapCredentials,
+    ];
+
+    /// The word for it: on the wire, in the audit log, and as the label of the metric.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Passphrase => "Passphrase",
+            Self::NextPassphrase => "NextPassphrase",
+            Self::ChapCredentials => "ChapCredentials",
+            Self::DiscoveryChapCredentials => "DiscoveryChapCredentials",
+        }
+    }
+}
+
 /// What the agent asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -180,6 +200,17 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_word_for_a_purpose_everywhere() {
+        let mut words = std::collections::BTreeSet::new();
+        for purpose in Purpose::ALL {
+            let wire = serde_json::to_value(purpose).unwrap();
+            assert_eq!(wire, purpose.as_str());
+            words.insert(purpose.as_str());
+        }
+        assert_eq!(words.len(), Purpose::ALL.len());
+    }
 
     #[test]
     fn round_trip_and_no_secret_in_debug() {

@@ -9,7 +9,7 @@ use prometheus_client::{
 /// Labels of a key release.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReleaseLabels {
-    /// What for.
+    /// What for; empty for a request that is not of the protocol or came too often to be read.
     pub purpose: &'static str,
     /// `Released`, or the reason of the refusal.
     pub result: &'static str,

@@ -100,6 +100,20 @@ async fn from_apply_to_delete() -> Result<()> {
         (code, body["reason"].as_str()),
         (422, Some("ChapSecretInvalid"))
     );
+    // A purpose that is refused for what the volume is; each is counted by its word, as it is recorded.
+    for (purpose, result) in [
+        ("NextPassphrase", "KeyReleaseRefused"),
+        ("DiscoveryChapCredentials", "ChapSecretInvalid"),
+    ] {
+        let (code, _) = ground
+            .ask(&operator, &token, &nv, purpose, &request_id())
+            .await?;
+        assert_eq!(code, 422, "{purpose}");
+        let counter = format!(
+            "cryptvol_operator_key_releases_total{{purpose=\"{purpose}\",result=\"{result}\"}}"
+        );
+        assert_eq!(operator.metric(&counter).await?, 1);
+    }
     let mut another = nv.clone();
     another.metadata.uid = Some("00000000-0000-0000-0000-000000000000".into());
     let (code, _) = ground

@@ -84,6 +84,10 @@ pub struct Consumer {
     pub created: i64,
 }
 
+const CONSUMERS: &str =
+    "SELECT project_id, service, resource_type, resource_id, created FROM secret_consumers
+     WHERE secret_id = $1 ORDER BY created, service, resource_type, resource_id";
+
 impl Store {
     /// The data key of a project.
     ///
@@ -155,10 +159,6 @@ impl Store {
             .await?)
     }
 }
-
-const CONSUMERS: &str =
-    "SELECT project_id, service, resource_type, resource_id, created FROM secret_consumers
-     WHERE secret_id = $1 ORDER BY created, service, resource_type, resource_id";
 
 impl Change {
     /// The consumers of a secret, as this change sees them.

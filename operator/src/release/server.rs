@@ -118,7 +118,8 @@ impl Endpoint {
             peer: peer.ip().to_canonical().to_string(),
             ..Entry::default()
         };
-        let work = self.work(peer, headers, body, &mut entry);
+        let mut purpose = None;
+        let work = self.work(peer, headers, body, &mut entry, &mut purpose);
         let outcome = match tokio::time::timeout(DEADLINE, work).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Refused::later(
@@ -137,12 +138,9 @@ impl Endpoint {
         }
         .to_owned();
         entry.reason = word.to_owned();
-        let purpose = match entry.purpose.as_str() {
-            "Passphrase" => "Passphrase",
-            "ChapCredentials" => "ChapCredentials",
-            "DiscoveryChapCredentials" => "DiscoveryChapCredentials",
-            _ => "",
-        };
+        // One word, in the record and in the counter.
+        let purpose = purpose.map_or("", Purpose::as_str);
+        entry.purpose = purpose.to_owned();
         self.metrics
             .releases
             .get_or_create(&ReleaseLabels {
@@ -180,6 +178,7 @@ impl Endpoint {
         headers: &HeaderMap,
         body: &Bytes,
         entry: &mut Entry,
+        purpose: &mut Option<Purpose>,
     ) -> Result<zeroize::Zeroizing<Vec<u8>>, Refused> {
         let busy = || {
             Refused::new(
@@ -213,13 +212,7 @@ impl Endpoint {
         entry.volume.clone_from(&request.name);
         entry.uid.clone_from(&request.uid);
         entry.request_id = id.to_string();
-        entry.purpose = match request.purpose {
-            Purpose::Passphrase => "Passphrase",
-            Purpose::NextPassphrase => "NextPassphrase",
-            Purpose::ChapCredentials => "ChapCredentials",
-            Purpose::DiscoveryChapCredentials => "DiscoveryChapCredentials",
-        }
-        .to_owned();
+        *purpose = Some(request.purpose);
         let _permit = self.at_once.acquire().await.map_err(|_| busy())?;
 
         let caller = self.caller(headers).await?;
