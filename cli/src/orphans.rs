@@ -27,14 +27,10 @@ pub async fn run(cluster: &Cluster, node: Option<&str>) -> Result<()> {
     // Who may not list all volumes sees the UIDs alone.
     let volumes: Api<EncryptedVolume> = Api::all(cluster.client.clone());
     let volumes = volumes.list(&every).await.map(|list| {
-        let named = list.items.iter().map(|v| {
-            let namespace = v.namespace().unwrap_or_default();
-            (
-                v.uid().unwrap_or_default(),
-                format!("{namespace}/{}", v.name_any()),
-            )
-        });
-        named.collect()
+        let named = list.items.iter();
+        named
+            .map(|v| (v.uid().unwrap_or_default(), names::display(v)))
+            .collect()
     });
     print!(
         "{}",

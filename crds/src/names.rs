@@ -1,6 +1,8 @@
 //! Names that more than one part uses. Nothing else in the project spells them.
 
-use crate::v1alpha1::{EncryptedVolume, NodeVolume};
+use kube::Resource;
+
+use crate::v1alpha1::EncryptedVolume;
 
 /// Finalizer of the operator on an EncryptedVolume.
 pub const VOLUME_FINALIZER: &str = "cryptvol.dev/volume";
@@ -107,11 +109,16 @@ pub fn mapping_of_tags(tags_uuid: &str) -> Option<String> {
 pub fn volume_of_mapping(uuid: &str) -> Option<&str> {
     let whose = uuid.strip_prefix(DM_UUID_PREFIX)?;
     let uid = whose.get(whose.len().checked_sub(36)?..)?;
-    let group = |i: usize, part: &str| {
-        part.len() == [8, 4, 4, 4, 12][i] && part.bytes().all(|b| b.is_ascii_hexdigit())
-    };
-    let parts: Vec<_> = uid.split('-').collect();
-    (parts.len() == 5 && parts.iter().enumerate().all(|(i, p)| group(i, p))).then_some(uid)
+    is_uuid(uid).then_some(uid)
+}
+
+/// Whether a text is a UUID as Kubernetes and libuuid write it: in lower case, with hyphens.
+pub fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(i, b)| match i {
+            8 | 13 | 18 | 23 => b == b'-',
+            _ => b.is_ascii_digit() || (b'a'..=b'f').contains(&b),
+        })
 }
 
 /// Device-mapper name of the map above the paths to a volume's disk (51 characters of 127).
@@ -163,12 +170,13 @@ pub fn node_volume_name_for(volume: &EncryptedVolume, node: &str) -> String {
     node_volume_name(volume.metadata.name.as_deref().unwrap_or_default(), node)
 }
 
-/// `namespace/name` of a NodeVolume, for logs.
-pub fn display(volume: &NodeVolume) -> String {
+/// `namespace/name` of an object, for whoever reads.
+pub fn display<K: Resource>(object: &K) -> String {
+    let meta = object.meta();
     format!(
         "{}/{}",
-        volume.metadata.namespace.as_deref().unwrap_or_default(),
-        volume.metadata.name.as_deref().unwrap_or_default()
+        meta.namespace.as_deref().unwrap_or_default(),
+        meta.name.as_deref().unwrap_or_default()
     )
 }
 

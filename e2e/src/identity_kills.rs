@@ -5,15 +5,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 
 use crate::identity_http::Http;
 use crate::identity_service::{IdentityService, Options};
 use crate::identity_writes::{
-    Acknowledged, Held, Reply, SEED, moment, nothing_half_written, verify, write,
+    ALL_KINDS, Acknowledged, Held, SEED, moment, nothing_half_written, verify, write_until_gone,
 };
+use crate::process::wait_for;
 use crate::workdir::WorkDir;
 
 /// Writers beside each other.
@@ -50,19 +51,18 @@ pub fn run(rounds: u32, tell: impl Fn(&str)) -> Result<Held> {
                     http.clone(),
                     format!("r{round}-w{writer}"),
                     writer,
+                    None,
                     Arc::clone(&kinds),
                 ))
             })
             .collect();
         if round % WHOLE == 1 {
-            let begun = Instant::now();
-            while kinds.load(Ordering::Relaxed) != 0b111 {
-                ensure!(
-                    begun.elapsed() < PATIENCE,
-                    "kill {round}: no write of each kind was answered"
-                );
-                std::thread::sleep(Duration::from_millis(2));
-            }
+            runtime.block_on(wait_for(
+                &format!("an answered write of each kind before kill {round}"),
+                PATIENCE,
+                || async { Ok((kinds.load(Ordering::Relaxed) == ALL_KINDS).then_some(())) },
+                String::new,
+            ))?;
         }
         std::thread::sleep(moment(&mut seed));
         service.kill()?;
@@ -92,27 +92,4 @@ pub fn run(rounds: u32, tell: impl Fn(&str)) -> Result<Held> {
     service.stop()?;
     work.passed()?;
     Ok(all.held())
-}
-
-/// Writes until the service is gone. `first` is the kind of write that this writer begins with; `kinds` gets the bit of each that was
-/// answered whole.
-async fn write_until_gone(
-    http: Http,
-    label: String,
-    first: u64,
-    kinds: Arc<AtomicU8>,
-) -> Result<Acknowledged> {
-    let mut done = Acknowledged::default();
-    for number in 0_u64.. {
-        let name = format!("{label}-{number}");
-        let kind = (first + number) % 3;
-        match write(&http, &name, kind, &mut done).await? {
-            Reply::Success => {
-                kinds.fetch_or(1 << kind, Ordering::Relaxed);
-            }
-            Reply::None => break,
-            Reply::Unavailable => bail!("503 of a service with its disk"),
-        }
-    }
-    Ok(done)
 }

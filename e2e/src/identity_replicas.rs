@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use crate::identity_http::Http;
 use crate::identity_service::{IdentityService, Options};
 use crate::identity_writes::{
-    Acknowledged, Held, Reply, SEED, moment, nothing_half_written, verify, write,
+    Acknowledged, Held, Reply, SEED, moment, nothing_half_written, verify, write, write_until_gone,
 };
 use crate::postgres::Postgres;
 use crate::workdir::WorkDir;
@@ -59,6 +59,15 @@ struct Part {
     done: Acknowledged,
     ended: usize,
     longest: Duration,
+}
+
+impl Part {
+    fn of(done: Acknowledged) -> Self {
+        Self {
+            done,
+            ..Self::default()
+        }
+    }
 }
 
 struct Ground {
@@ -167,8 +176,8 @@ impl Ground {
         for writer in 0..WRITERS {
             let label = |replica: usize| format!("r{round}-{replica}-w{writer}");
             let [dies, lives] = [victim, other].map(|at| self.admins[at].clone());
-            let task = write_until_gone(dies, label(victim), writer, None);
-            tasks.push(self.runtime.spawn(task));
+            let task = write_until_gone(dies, label(victim), writer, None, Arc::default());
+            tasks.push(self.runtime.spawn(async { task.await.map(Part::of) }));
             let task = go_on(lives, label(other), writer, Arc::clone(&gone));
             tasks.push(self.runtime.spawn(task));
         }
@@ -219,7 +228,8 @@ impl Ground {
         let mut writers = Vec::new();
         for writer in 0..WRITERS_STOPPED {
             let (http, over) = (self.admins[0].clone(), Some(Arc::clone(&over)));
-            let task = write_until_gone(http, format!("stopped-0-{writer}"), writer, over);
+            let label = format!("stopped-0-{writer}");
+            let task = write_until_gone(http, label, writer, over, Arc::default());
             writers.push(self.runtime.spawn(task));
         }
         for number in 0.. {
@@ -250,7 +260,7 @@ impl Ground {
         self.replicas[0].signal(Signal::SIGCONT)?;
         over.store(true, Ordering::Release);
         for writer in writers {
-            parts.push(self.runtime.block_on(writer)??);
+            parts.push(Part::of(self.runtime.block_on(writer)??));
         }
         let start = Instant::now();
         for number in 0.. {
@@ -258,10 +268,7 @@ impl Ground {
             let name = format!("goes-on-{number}");
             let reply = write(&self.admins[0], &name, 0, &mut done);
             if self.runtime.block_on(reply)? == Reply::Success {
-                parts.push(Part {
-                    done,
-                    ..Part::default()
-                });
+                parts.push(Part::of(done));
                 break;
             }
             ensure!(start.elapsed() < PATIENCE, "it does not write again");
@@ -320,33 +327,6 @@ async fn set_quota(admin: &Http, project: &str, secrets: usize) -> Result<()> {
         "set a quota: {status} {body}"
     );
     Ok(())
-}
-
-/// Writes until a request is not answered; or, if the replica is to be there again, until it is `over`, and then 503 is taken.
-async fn write_until_gone(
-    http: Http,
-    label: String,
-    first: u64,
-    over: Option<Arc<AtomicBool>>,
-) -> Result<Part> {
-    let mut part = Part::default();
-    for number in 0_u64.. {
-        if over
-            .as_ref()
-            .is_some_and(|over| over.load(Ordering::Acquire))
-        {
-            break;
-        }
-        let name = format!("{label}-{number}");
-        let reply = write(&http, &name, (first + number) % 3, &mut part.done).await?;
-        match reply {
-            Reply::Success => {}
-            Reply::None if over.is_none() => break,
-            Reply::Unavailable if over.is_some() => {}
-            reply => bail!("the replica that is killed or stopped: {reply:?}"),
-        }
-    }
-    Ok(part)
 }
 
 /// Writes until some of it was begun and answered after the other replica was `gone`. All has to be answered with success.

@@ -2,6 +2,8 @@
 //! with success is there, what was deleted is not, and nothing half-written is seen.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -101,6 +103,40 @@ fn expect(
 pub(crate) fn below(path: &str, url: &Value) -> String {
     let id = url.as_str().unwrap_or_default().rsplit('/').next();
     format!("{path}/{}", id.unwrap_or_default())
+}
+
+/// Kinds of [`write`], a bit each.
+pub(crate) const ALL_KINDS: u8 = 0b111;
+
+/// Writes until a request is not answered; or, if the service is to be there again, until it is `over`, and then 503 is taken. `first` is
+/// the kind of write that this writer begins with; `kinds` gets the bit of each that was answered whole.
+///
+/// # Errors
+/// At an answer that may not be.
+pub(crate) async fn write_until_gone(
+    http: Http,
+    label: String,
+    first: u64,
+    over: Option<Arc<AtomicBool>>,
+    kinds: Arc<AtomicU8>,
+) -> Result<Acknowledged> {
+    let mut done = Acknowledged::default();
+    for number in 0_u64.. {
+        if over.as_ref().is_some_and(|o| o.load(Ordering::Acquire)) {
+            break;
+        }
+        let name = format!("{label}-{number}");
+        let kind = (first + number) % 3;
+        match write(&http, &name, kind, &mut done).await? {
+            Reply::Success => {
+                kinds.fetch_or(1 << kind, Ordering::Relaxed);
+            }
+            Reply::None if over.is_none() => break,
+            Reply::Unavailable if over.is_some() => {}
+            reply => bail!("the service that is killed or stopped: {reply:?}"),
+        }
+    }
+    Ok(done)
 }
 
 /// Writes a user, an edit of it, and a secret, which is deleted again in turn 2; in turn 1 a key is ordered too.

@@ -119,7 +119,11 @@ impl Password {
     async fn prove(app: &App, password: &SecretString) -> Result<Self, BootstrapError> {
         let user = app.store.user_by_name(DEFAULT_DOMAIN, ADMIN).await?;
         let found = user.and_then(|user| user.password_hash);
-        let wanted = match app.hasher.verify(password, found.as_deref()).await? {
+        let same = match &found {
+            Some(hash) => app.hasher.verify(password, Some(hash)).await?,
+            None => false,
+        };
+        let wanted = match same {
             true => found.clone(),
             false => Some(app.hasher.hash(password).await?),
         };

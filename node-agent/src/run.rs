@@ -36,7 +36,7 @@ use crate::{
     metrics::Metrics,
     node_check::{self, Fitness},
     release::{ReleaseClient, ReleaseConfig},
-    volume::execute::TargetLocks,
+    volume::locks::TargetLocks,
     worker::{
         child, machine,
         places::Limits,

@@ -21,13 +21,7 @@ fn extra(map: &Map<String, Value>) -> String {
 
 /// The record of a user as it is to be; `old` is the one that is there.
 fn user_row(old: Option<&User>, domain_id: &str, id: &str, user: &DirectoryUser, now: i64) -> User {
-    let valid_after = match old {
-        // An account that is disabled, or new or back again: tokens of before are dead.
-        None => now,
-        Some(old) if old.enabled && !user.enabled => now.max(old.tokens_valid_after + 1),
-        Some(old) => old.tokens_valid_after,
-    };
-    User {
+    let mut row = User {
         id: id.to_owned(),
         domain_id: domain_id.to_owned(),
         name: user.name.clone(),
@@ -35,10 +29,15 @@ fn user_row(old: Option<&User>, domain_id: &str, id: &str, user: &DirectoryUser,
         default_project_id: user.default_project_id.clone(),
         password_hash: None,
         password_expires_at: None,
-        tokens_valid_after: valid_after,
+        tokens_valid_after: old.map_or(0, |old| old.tokens_valid_after),
         options: "{}".into(),
         extra: extra(&user.extra),
+    };
+    // An account that is disabled, or new or back again: tokens of before are dead.
+    if old.is_none_or(|old| old.enabled && !user.enabled) {
+        row.end_tokens(now);
     }
+    row
 }
 
 fn same_user(a: &User, b: &User) -> bool {

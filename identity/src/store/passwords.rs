@@ -36,9 +36,7 @@ impl Store {
                 .await?,
         )
     }
-}
 
-impl Store {
     /// Until when a user may not log in, and how often it failed in a row by this proof, the last time after `since`: as counted in
     /// shared records. One row also of a user that is not there.
     ///

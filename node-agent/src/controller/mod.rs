@@ -29,7 +29,7 @@ use crate::{
     metrics::Metrics,
     node_check::Fitness,
     release::ReleaseClient,
-    volume::{execute::TargetLocks, failpoint::FailPoint},
+    volume::{failpoint::FailPoint, locks::TargetLocks},
     worker::pool::Pool,
 };
 

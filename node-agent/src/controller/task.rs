@@ -50,7 +50,7 @@ pub async fn follow(
         let _ = before.await;
     }
     let first = Rc::clone(&objects.borrow_and_update());
-    let span = info_span!("volume", name = names::display(&first));
+    let span = info_span!("volume", name = names::display(&*first));
     let volume = Volume {
         object: Object::new(&cx, &first),
         state: RefCell::new(State {
@@ -204,7 +204,7 @@ impl Volume {
             return Err(stop.reason);
         }
         let mut memory = Memory::read(&self.state.borrow().status);
-        let name = names::display(&spec);
+        let name = names::display(&*spec);
         let target = wanted.query.source.shared().map(str::to_owned);
         let node = Workers::new(Rc::clone(&self.cx.pool), name, target);
         let (cx, stop) = (&self.cx, &self.cx.stop);

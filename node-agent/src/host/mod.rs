@@ -9,6 +9,7 @@
 
 pub mod belongings;
 pub mod model;
+pub mod portal;
 pub mod probe;
 pub mod real;
 pub mod shown;
@@ -18,6 +19,7 @@ pub mod sim;
 pub use belongings::{Belongings, Below, OtherSession};
 use cryptvol_crds::v1alpha1::{HeaderBackup, KeySlotRef};
 pub use model::*;
+pub use portal::{Discovered, MAX_PORTALS, Portal};
 
 /// What can be observed and done on a node.
 pub trait Host {

@@ -6,10 +6,10 @@ use cryptvol_crds::{
         Activation, Encryption, HeaderBackup, HeaderFacts, Integrity, KeySlotRef, Provider,
     },
 };
-use std::net::IpAddr;
-
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use super::portal::Portal;
 
 /// Which volume to look for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,49 +110,6 @@ impl Target {
     /// Whether one of several is.
     pub fn names_any<'a>(&self, portals: impl IntoIterator<Item = Option<&'a Portal>>) -> bool {
         portals.into_iter().any(|p| self.names(p))
-    }
-}
-
-/// A portal of a target.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Portal {
-    /// Address without brackets, or a host name.
-    pub address: String,
-    /// TCP port.
-    pub port: u16,
-}
-
-impl Portal {
-    /// Whether both are the same. An IPv6 address has many spellings; names are compared as text, for looking one up could take
-    /// long.
-    pub fn is(&self, other: &Self) -> bool {
-        let same_address = match (
-            self.address.parse::<IpAddr>(),
-            other.address.parse::<IpAddr>(),
-        ) {
-            (Ok(one), Ok(other)) => one == other,
-            _ => self.address == other.address,
-        };
-        same_address && self.port == other.port
-    }
-}
-
-/// What an array tells of further portals of a target.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Discovered {
-    /// Portals beside those that were named, that may be used.
-    pub portals: Vec<Portal>,
-    /// What it told and is not used, each with the reason.
-    pub ignored: Vec<String>,
-}
-
-impl std::fmt::Display for Portal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.address.contains(':') {
-            write!(f, "[{}]:{}", self.address, self.port)
-        } else {
-            write!(f, "{}:{}", self.address, self.port)
-        }
     }
 }
 

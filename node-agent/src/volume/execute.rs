@@ -3,33 +3,30 @@
 //! Generic over the node (worker processes, or the simulated kernel in tests) and over the office (API server and key
 //! release, or their simulation), so that the tests run this very loop.
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::Instant;
 
 use cryptvol_crds::{
     conditions::Reason,
     names,
     v1alpha1::{HeaderBackup, HeaderFacts, KeySlotRef, Stage},
 };
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::OwnedMutexGuard;
 use tracing::{debug, info, warn};
 
 use super::{
     failpoint::{FailPoint, When},
-    memory::{Hand, Memory, Reading, Run},
+    locks::TargetLocks,
+    memory::{BROKEN, Hand, Memory, Reading, Run},
     plan::{Done, Next, Step, Stop, may_be_torn, needs_backup, only_tidies, plan},
     wanted::Wanted,
 };
 use crate::host::{
     AddSlotOrder, BackingFile, BackupOrder, Chap, DeviceId, Discovered, DropSlotsOrder, Erased,
     FormatOrder, Header, HeaderFound, Initialised, MapOrder, Mapping, NameOrder, Observed,
-    OpenOrder, Passphrase, Portal, Query, RecordOrder, RestoreOrder, Source, StepError, Target,
+    OpenOrder, Passphrase, Portal, Query, RecordOrder, RestoreOrder, StepError, Target,
 };
+
+mod discover;
 
 /// `host::Host` as the agent calls it: in a worker process, with a deadline.
 #[allow(async_fn_in_trait, missing_docs)] // one thread runs all volumes; the calls are those of `Host`
@@ -128,54 +125,6 @@ pub enum Receipt {
     },
     /// The random key is gone, and the data with it.
     KeyLost,
-}
-
-/// One lock a target: who logs in, scans, removes a disk or logs out has the target to itself, so that one volume's logout
-/// cannot fall between another's login and scan. Also the limit of one login at a time per target.
-#[derive(Clone, Debug, Default)]
-pub struct TargetLocks {
-    locks: Rc<RefCell<HashMap<String, Arc<Mutex<()>>>>>,
-    patience: Option<Duration>,
-}
-
-impl TargetLocks {
-    /// Locks that a step on one disk of a target loses after this time, so that it holds its own volume and none of its neighbours. What
-    /// a neighbour's logout may take from it then, its volume finds gone and makes anew.
-    pub fn patient(patience: Duration) -> Self {
-        Self {
-            patience: Some(patience),
-            ..Self::default()
-        }
-    }
-
-    /// Does a step that holds a lock, or loses it.
-    async fn hold<T>(
-        &self,
-        held: &mut Option<OwnedMutexGuard<()>>,
-        step: impl Future<Output = T>,
-    ) -> T {
-        let Some(patience) = self.patience.filter(|_| held.is_some()) else {
-            return step.await;
-        };
-        tokio::pin!(step);
-        match tokio::time::timeout(patience, &mut step).await {
-            Ok(result) => result,
-            Err(_) => {
-                *held = None;
-                step.await
-            }
-        }
-    }
-
-    async fn lock(&self, iqn: &str) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = self.locks.borrow_mut();
-            // Those that nobody holds or waits for, so that targets of long ago do not pile up.
-            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-            Arc::clone(locks.entry(iqn.to_owned()).or_default())
-        };
-        lock.lock_owned().await
-    }
 }
 
 /// How a run ended.
@@ -540,14 +489,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             Step::Sample { device, mapping } => {
                 at.run.sample = Some(match node.sample(device, mapping).await {
                     // Not the end: the plan knows what becomes of the mapping then.
-                    Err(e)
-                        if matches!(
-                            e.reason(),
-                            Reason::PlaintextOnDisk | Reason::IntegrityViolated
-                        ) =>
-                    {
-                        Err(e)
-                    }
+                    Err(e) if BROKEN.contains(&e.reason()) => Err(e),
                     result => Ok(result?),
                 });
                 Ok(())
@@ -648,51 +590,6 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 Ok(())
             }
         }
-    }
-}
-
-impl<N: Node, O: Office> Executor<'_, N, O> {
-    /// Asks for further portals and records those that are to be used before anybody logs in there. What was found earlier stays for as long as
-    /// there is a session through it, whatever the array says now.
-    async fn discover(
-        &self,
-        wanted: &Wanted,
-        memory: &mut Memory,
-        at: &mut Progress,
-    ) -> Result<(), StepError> {
-        let (Some(discovery), Source::Iscsi(lun)) = (&wanted.discovery, &wanted.query.source)
-        else {
-            return Ok(());
-        };
-        let target = Target {
-            portals: wanted.named.clone(),
-            iqn: lun.target.iqn.clone(),
-        };
-        // Asked for each time: they may have been changed on the array.
-        let chap = match discovery.chap {
-            true => Some(self.office.discovery_chap().await?),
-            false => None,
-        };
-        let found = self.node.discover(&target, chap).await?;
-        let paths = at.observed.as_ref().map_or(&[][..], |o| &o.paths);
-        let stays = |portal: &&Portal| {
-            let mut sessions = paths.iter().filter_map(|p| p.session.as_ref());
-            found.portals.iter().any(|p| p.is(portal))
-                || sessions.any(|s| s.portal.as_ref().is_some_and(|p| p.is(portal)))
-        };
-        let former = memory.discovered.iter().filter(stays);
-        let mut portals: Vec<_> = former.cloned().collect();
-        for portal in &found.portals {
-            if !portals.iter().any(|p| p.is(portal)) {
-                portals.push(portal.clone());
-            }
-        }
-        portals.truncate(wanted.room());
-        if portals != memory.discovered {
-            *memory = self.office.record(Receipt::Discovered(portals)).await?;
-        }
-        at.run.discovery = Some(Ok(found));
-        Ok(())
     }
 }
 
@@ -822,33 +719,5 @@ fn stopped(stage: Stage, reason: Reason, message: String) -> Stop {
         stage,
         reason,
         message,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures::FutureExt;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn peer_failure_13_a_step_that_hangs_loses_its_target_and_not_its_place() {
-        let locks = TargetLocks::patient(Duration::from_millis(20));
-        let mut held = Some(locks.lock("iqn").await);
-        let (end, ended) = tokio::sync::oneshot::channel();
-        let mut hangs = Box::pin(locks.hold(&mut held, ended));
-        assert!(hangs.as_mut().now_or_never().is_none());
-        assert!(locks.lock("iqn").now_or_never().is_none(), "too early");
-        let neighbour = async {
-            let _guard = locks.lock("iqn").await;
-            end.send(7).unwrap();
-        };
-        let (result, ()) = futures::join!(hangs, neighbour);
-        assert_eq!(result, Ok(7), "the step goes on to its end");
-        assert!(held.is_none());
-        // One that gets on keeps it.
-        let mut held = Some(locks.lock("iqn").await);
-        locks.hold(&mut held, std::future::ready(())).await;
-        assert!(held.is_some() && locks.lock("iqn").now_or_never().is_none());
     }
 }

@@ -67,12 +67,7 @@ impl Memory {
             rotation: status.rotation.clone(),
             broken: broken(status),
             rescan: status.rescan.clone(),
-            discovered: status
-                .discovery
-                .iter()
-                .flat_map(|d| &d.portals)
-                .filter_map(|p| portal(p))
-                .collect(),
+            discovered: discovered(status),
             detached_at: status.observed_generation.filter(|_| {
                 status.error.is_none() && matches!(status.stage, Stage::Detached | Stage::Erased)
             }),
@@ -80,12 +75,21 @@ impl Memory {
     }
 }
 
+/// Portals in use that an array told of.
+pub fn discovered(status: &NodeVolumeStatus) -> Vec<Portal> {
+    let portals = status.discovery.iter().flat_map(|d| &d.portals);
+    portals.filter_map(|p| portal(p)).collect()
+}
+
+/// What a sample of the disk shows where the disk is not this volume's ciphertext.
+pub const BROKEN: [Reason; 2] = [Reason::PlaintextOnDisk, Reason::IntegrityViolated];
+
 /// What a sample of the disk showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokenSample {
     /// Generation of the spec with which it was taken.
     pub generation: i64,
-    /// `PlaintextOnDisk` or `IntegrityViolated`.
+    /// One of [`BROKEN`].
     pub reason: Reason,
     /// Where.
     pub what: String,
@@ -93,9 +97,7 @@ pub struct BrokenSample {
 
 fn broken(status: &NodeVolumeStatus) -> Option<BrokenSample> {
     let error = status.proof.as_ref()?.error.as_ref()?;
-    let reason = [Reason::PlaintextOnDisk, Reason::IntegrityViolated]
-        .into_iter()
-        .find(|r| error.reason == r.as_str())?;
+    let reason = BROKEN.into_iter().find(|r| error.reason == r.as_str())?;
     let what = error.message.strip_suffix(reason.next_step());
     let what = what.unwrap_or(&error.message).trim().trim_end_matches('.');
     Some(BrokenSample {

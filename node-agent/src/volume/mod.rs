@@ -2,6 +2,7 @@
 
 pub mod execute;
 pub mod failpoint;
+pub mod locks;
 pub mod memory;
 pub mod plan;
 pub mod report;

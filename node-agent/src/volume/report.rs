@@ -13,12 +13,12 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use super::{
     execute::{Outcome, Receipt},
-    memory::{Memory, last_stage},
+    memory::{discovered, last_stage},
     plan::{Done, Stop, is_break},
     wanted::Wanted,
 };
 use crate::host::{
-    DeviceId, Erased, LinkFound, Mapping, Observed, Path, Portal, Source, StepError, shown::shown,
+    DeviceId, Erased, LinkFound, Mapping, Observed, Path, Portal, StepError, shown::shown,
 };
 
 /// Longest message of an error without its next step, in characters: tools and arrays have their words in it.
@@ -345,8 +345,8 @@ fn set_header(status: &mut NodeVolumeStatus, facts: &HeaderFacts) {
 fn show(status: &mut NodeVolumeStatus, wanted: &Wanted, observed: &Observed, lost: &[StepError]) {
     let portal = observed.session().and_then(|s| s.portal.as_ref());
     status.portal = portal.map(ToString::to_string);
-    let discovered = Memory::read(status).discovered;
-    status.paths = paths(wanted, &discovered, observed, lost);
+    let portals = wanted.portals(&discovered(status));
+    status.paths = paths(&portals, observed, lost);
     let without_path = observed.multipath && !observed.is_reachable();
     let map = observed.map.as_ref().filter(|_| without_path);
     status.io_fails = map.is_some_and(|m| !m.queues);
@@ -365,12 +365,7 @@ fn show(status: &mut NodeVolumeStatus, wanted: &Wanted, observed: &Observed, los
 }
 
 /// One for each portal, where several paths are wanted and the volume is on this node.
-fn paths(
-    wanted: &Wanted,
-    discovered: &[Portal],
-    observed: &Observed,
-    lost: &[StepError],
-) -> Vec<PathStatus> {
+fn paths(portals: &[Portal], observed: &Observed, lost: &[StepError]) -> Vec<PathStatus> {
     let Some(map) = observed.map.as_ref().filter(|_| observed.multipath) else {
         return vec![];
     };
@@ -417,12 +412,7 @@ fn paths(
             }),
         }
     };
-    let mut reached = wanted.clone();
-    reached.reach_through(discovered);
-    match &reached.query.source {
-        Source::Iscsi(lun) => lun.target.portals.iter().map(status).collect(),
-        _ => vec![],
-    }
+    portals.iter().map(status).collect()
 }
 
 fn device_status(device: &DeviceId) -> DeviceStatus {

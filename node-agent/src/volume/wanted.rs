@@ -11,10 +11,8 @@ use cryptvol_crds::{
 };
 
 use super::shadow;
-use crate::host::{BackingFile, Lun, MapName, Portal, Query, Source, Target};
+use crate::host::{BackingFile, Lun, MAX_PORTALS, MapName, Portal, Query, Source, Target};
 
-/// All are asked at once, each by a thread.
-const MAX_PORTALS: usize = 16;
 /// Room for a header and something behind it.
 pub const LEAST_FILE: u64 = 32 << 20;
 /// Longest file that a Linux file offset can name, in whole blocks.
@@ -109,10 +107,14 @@ impl Wanted {
     pub fn read(volume: &NodeVolume) -> Result<Self, InvalidSpec> {
         let spec = &volume.spec;
         let source = source(&spec.source, scratch(spec))?;
-        if !is_uuid(&spec.volume_ref.uid) {
+        if !names::is_uuid(&spec.volume_ref.uid) {
             return Err(bad("volumeRef.uid", "not a UUID"));
         }
-        if spec.luks_uuid.as_deref().is_some_and(|u| !is_uuid(u)) {
+        if spec
+            .luks_uuid
+            .as_deref()
+            .is_some_and(|u| !names::is_uuid(u))
+        {
             return Err(bad("luksUuid", "not a UUID"));
         }
         if !is_link(&spec.link) {
@@ -188,18 +190,23 @@ impl Wanted {
         })
     }
 
-    /// The portals that an array told of count like those that the volume names: they are logged in to, their paths belong to the map, and
-    /// at a detach they are let go of.
-    pub fn reach_through(&mut self, discovered: &[Portal]) {
-        let Source::Iscsi(lun) = &mut self.query.source else {
-            return;
-        };
-        let portals = &mut lun.target.portals;
-        portals.clone_from(&self.named);
+    /// Portals that count: those that the volume names, and those that an array told of. They are logged in to, their paths belong to the
+    /// map, and at a detach they are let go of. None where the source is no target.
+    pub fn portals(&self, discovered: &[Portal]) -> Vec<Portal> {
+        let mut portals = self.named.clone();
         for portal in discovered {
             if portals.len() < MAX_PORTALS && !portals.iter().any(|p| p.is(portal)) {
                 portals.push(portal.clone());
             }
+        }
+        portals
+    }
+
+    /// Looks for the volume behind all of them.
+    pub fn reach_through(&mut self, discovered: &[Portal]) {
+        let portals = self.portals(discovered);
+        if let Source::Iscsi(lun) = &mut self.query.source {
+            lun.target.portals = portals;
         }
     }
 
@@ -310,7 +317,7 @@ fn backing_file(spec: &NodeFile, scratch: Option<String>) -> Result<BackingFile,
 
 /// Whether a name is that of an ephemeral volume's scratch file.
 pub fn is_scratch_name(name: &str) -> bool {
-    names::scratch_owner(name).is_some_and(is_uuid)
+    names::scratch_owner(name).is_some_and(names::is_uuid)
 }
 
 /// Whether a name stays in its directory.
@@ -418,14 +425,6 @@ fn is_iscsi_name(name: &str) -> bool {
     (name.starts_with("iqn.") || name.starts_with("eui.") || name.starts_with("naa."))
         && name.len() <= 223
         && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
-}
-
-fn is_uuid(text: &str) -> bool {
-    text.len() == 36
-        && text.bytes().enumerate().all(|(i, b)| match i {
-            8 | 13 | 18 | 23 => b == b'-',
-            _ => b.is_ascii_digit() || (b'a'..=b'f').contains(&b),
-        })
 }
 
 fn is_link(link: &str) -> bool {

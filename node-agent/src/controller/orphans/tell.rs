@@ -128,11 +128,7 @@ pub(super) fn record(object: &DynamicObject) -> Record {
         value.and_then(Value::as_str).map(str::to_owned)
     };
     Record {
-        display: format!(
-            "{}/{}",
-            object.namespace().unwrap_or_default(),
-            object.name_any()
-        ),
+        display: names::display(object),
         node: text("/spec/nodeName").unwrap_or_default(),
         uid: text("/spec/volumeRef/uid").unwrap_or_default(),
         link: text("/spec/link").unwrap_or_default(),
@@ -144,10 +140,7 @@ pub(super) fn record(object: &DynamicObject) -> Record {
 pub(super) fn event(node: &Node, reason: Reason, orphan: &Orphan, text: &str) -> Event {
     let name = node.name_any();
     let told = format!("{reason} {} {text}", orphan.kind.as_str());
-    let digest: String = Sha256::digest(told.as_bytes())[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let digest = hex::encode(&Sha256::digest(told.as_bytes())[..8]);
     let cut = |length: usize| name.get(..length).unwrap_or(&name);
     let type_ = match reason {
         Reason::OrphanFound => "Warning",

@@ -210,6 +210,28 @@ pub fn observe(name: &str) -> Result<Option<Mapping>, StepError> {
     }
 }
 
+/// The table of a mapping that is in everything as it was seen, but for the number of those who have it open.
+///
+/// # Errors
+/// `StepFailed` when it is another by now, or device-mapper cannot be read.
+pub fn unchanged(seen: &Mapping, what: impl Fn() -> String) -> Result<CryptTable, StepError> {
+    let now = observe(&seen.name)?;
+    if let Some(found) = &now
+        && let Some(table) = &found.table
+        && *found
+            == (Mapping {
+                open_count: found.open_count,
+                ..seen.clone()
+            })
+    {
+        return Ok(table.clone());
+    }
+    Err(failed(
+        what(),
+        format!("the mapping is not what it was: {now:?}"),
+    ))
+}
+
 /// All mappings that are ours.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cryptvol_crds::v1alpha1::{HeaderFacts, IntegrityFacts};
+use cryptvol_crds::v1alpha1::HeaderFacts;
 use nix::libc;
 
 use super::{
@@ -136,26 +136,36 @@ impl Layout {
     }
 }
 
-/// Puts what the superblock says into the facts of a header; or says what is wrong with it.
-pub fn complete(disk: &Disk, facts: &mut HeaderFacts) -> Result<Option<String>, StepError> {
-    let Some(IntegrityFacts { .. }) = facts.integrity else {
-        return Ok(None);
-    };
+/// Reads how data and tags lie behind a header; or says what is wrong with it.
+///
+/// # Errors
+/// `DeviceUnreadable`.
+pub fn layout(disk: &Disk, facts: &HeaderFacts) -> Result<Result<Layout, String>, StepError> {
     let at = u64::try_from(facts.data_offset).unwrap_or(u64::MAX);
     let room = disk.size().saturating_sub(at);
     if room < SUPERBLOCK as u64 || !at.is_multiple_of(ALIGN as u64) {
-        return Ok(Some("there is no room for its data".into()));
+        return Ok(Err("there is no room for its data".into()));
     }
     let bytes = disk.read_vec(at, SUPERBLOCK)?;
-    match superblock(&bytes, facts, room) {
-        Ok(layout) => {
-            if let Some(integrity) = &mut facts.integrity {
-                integrity.data_bytes = i64::try_from(layout.data_bytes).unwrap_or_default();
-            }
-            Ok(None)
-        }
-        Err(why) => Ok(Some(why)),
+    Ok(superblock(&bytes, facts, room))
+}
+
+/// Puts what the superblock says into the facts of a header; or says what is wrong with it.
+///
+/// # Errors
+/// `DeviceUnreadable`.
+pub fn complete(disk: &Disk, facts: &mut HeaderFacts) -> Result<Option<String>, StepError> {
+    if facts.integrity.is_none() {
+        return Ok(None);
     }
+    let layout = match layout(disk, facts)? {
+        Ok(layout) => layout,
+        Err(why) => return Ok(Some(why)),
+    };
+    if let Some(integrity) = &mut facts.integrity {
+        integrity.data_bytes = i64::try_from(layout.data_bytes).unwrap_or_default();
+    }
+    Ok(None)
 }
 
 fn byte(bytes: &[u8], at: usize) -> u8 {
@@ -169,27 +179,10 @@ fn le(bytes: &[u8], at: usize, len: usize) -> u64 {
 
 /// See [`crate::host::Host::initialise`].
 pub fn initialise(mapping: &Mapping, from: u64) -> Result<Initialised, StepError> {
-    let now = dm::observe(&mapping.name)?;
-    let same = now.as_ref().is_some_and(|n| {
-        (&n.uuid, &n.dev, &n.table, &n.deps, n.size_bytes)
-            == (
-                &mapping.uuid,
-                &mapping.dev,
-                &mapping.table,
-                &mapping.deps,
-                mapping.size_bytes,
-            )
-    });
-    let authenticated = mapping
-        .table
-        .as_ref()
-        .is_some_and(|t| t.integrity.is_some());
-    if !same || !authenticated {
-        let what = format!("initialising {}", mapping.path);
-        return Err(failed(
-            what,
-            format!("the mapping is not what it was: {now:?}"),
-        ));
+    let what = || format!("initialising {}", mapping.path);
+    let table = dm::unchanged(mapping, what)?;
+    if table.integrity.is_none() {
+        return Err(failed(what(), "its sectors are not authenticated"));
     }
     let disk = Disk::open_new_mapping(mapping)?;
     zero(&disk, from, Instant::now() + TURN)
@@ -270,7 +263,7 @@ pub fn is_wrong_tag(error: &io::Error) -> bool {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use cryptvol_crds::v1alpha1::Integrity;
+    use cryptvol_crds::v1alpha1::{Integrity, IntegrityFacts};
 
     use super::*;
     use crate::host::real::testing::device;

@@ -97,10 +97,7 @@ mod tests {
     /// Of `openssl dgst -ripemd160` over the passphrase after no and one letter A.
     #[test]
     fn a_digest_shorter_than_the_key_is_continued() {
-        let hex: String = key(PlainHash::Ripemd160, 256)
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
+        let hex = hex::encode(key(PlainHash::Ripemd160, 256));
         assert_eq!(hex, RIPEMD160);
     }
 

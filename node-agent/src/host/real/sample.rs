@@ -21,16 +21,7 @@ const CIPHER_BLOCK: usize = 16;
 /// See [`crate::host::Host::sample`].
 pub fn compare(raw: &Disk, device: &DeviceId, mapping: &Mapping) -> Result<(), StepError> {
     let what = || format!("comparing {} with {}", mapping.path, device.path);
-    let now = dm::observe(&mapping.name)?;
-    let offset = match now.as_ref().and_then(|m| m.table.as_ref()) {
-        Some(table) if now.as_ref() == Some(&unopened(mapping, now.as_ref())) => table.data_offset,
-        _ => {
-            return Err(failed(
-                what(),
-                format!("the mapping is not what it was: {now:?}"),
-            ));
-        }
-    };
+    let offset = dm::unchanged(mapping, what)?.data_offset;
     let plain = Disk::open_mapping(mapping)?;
     let at = place(mapping.size_bytes).map_err(|e| failed(what(), e))?;
     let Some(at) = at else { return Ok(()) };
@@ -57,21 +48,10 @@ fn place_below(raw: &Disk, mapping: &Mapping, at: u64) -> Result<u64, StepError>
         Ok(luks) if luks.header.objections.is_empty() => luks.header.facts,
         other => return Err(failed(what(), format!("its header is {other:?}"))),
     };
-    let data = u64::try_from(facts.data_offset).unwrap_or_default();
-    let bytes = raw.read_vec(data, integrity::SUPERBLOCK)?;
-    let layout = integrity::superblock(&bytes, &facts, raw.size().saturating_sub(data));
-    let layout = layout.map_err(|e| failed(what(), e))?;
+    let layout = integrity::layout(raw, &facts)?.map_err(|e| failed(what(), e))?;
     layout
         .raw(at, kind.tag_bytes())
         .ok_or_else(|| failed(what(), "it lies behind the end"))
-}
-
-/// The mapping as it was seen, with the number of those who have it open now.
-fn unopened(seen: &Mapping, now: Option<&Mapping>) -> Mapping {
-    Mapping {
-        open_count: now.map_or(0, |m| m.open_count),
-        ..seen.clone()
-    }
 }
 
 fn differ(above: &[u8], below: &[u8], at: u64, path: &str) -> Result<(), StepError> {

@@ -22,7 +22,8 @@ use k8s_openapi::jiff::Timestamp;
 use crate::{
     host::{sim::*, *},
     volume::{
-        execute::{Executor, Node, Office, Outcome, Receipt, TargetLocks},
+        execute::{Executor, Node, Office, Outcome, Receipt},
+        locks::TargetLocks,
         memory::{Hand, Memory},
         report,
         wanted::Wanted,

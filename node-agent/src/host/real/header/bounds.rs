@@ -51,5 +51,5 @@ pub fn fingerprint(salt: &[u8], digest: &[u8]) -> String {
     let mut hash = Sha256::new();
     hash.update(salt);
     hash.update(digest);
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    hex::encode(hash.finalize())
 }

@@ -95,8 +95,7 @@ fn what_cryptsetup_writes_we_open() {
         .1
         .split_whitespace()
         .collect();
-    let ours: String = key.bytes().iter().map(|b| format!("{b:02x}")).collect();
-    assert_eq!(hex, ours);
+    assert_eq!(hex, hex::encode(key.bytes()));
     let wrong = crate::host::Passphrase("0".repeat(64));
     let error = luks::unlock(&disk, &luks, &wrong).err().unwrap();
     assert_eq!(error.reason(), Reason::KeyDoesNotOpen);

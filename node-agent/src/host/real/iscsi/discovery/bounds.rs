@@ -3,10 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::host::{Discovered, Portal, shown::shown};
+use crate::host::{Discovered, MAX_PORTALS, Portal, shown::shown};
 
-/// Most portals of a volume, named and found.
-pub const MOST: usize = 16;
 /// Most portals that are not used and told of one by one.
 const TOLD: usize = 8;
 /// Longest address that is told, in characters.
@@ -34,7 +32,7 @@ pub fn admit<S: AsRef<str>>(named: &[Portal], told: impl IntoIterator<Item = S>)
         }
         match objection(named, &portal) {
             Some(why) => ignore(address, why),
-            None if named.len() + portals.len() >= MOST => {
+            None if named.len() + portals.len() >= MAX_PORTALS => {
                 ignore(address, "a volume has 16 portals at most");
             }
             None => portals.push(portal),

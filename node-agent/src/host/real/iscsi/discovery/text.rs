@@ -56,36 +56,14 @@ pub fn binary(value: &str, most: usize) -> Option<Vec<u8>> {
         return None;
     }
     let bytes = match (is("0x"), is("0b")) {
-        (Some(_), _) => unhex(&value[2..])?,
+        (Some(_), _) => hex::decode(&value[2..]).ok()?,
         (_, Some(_)) => STANDARD.decode(&value[2..]).ok()?,
         _ => return None,
     };
     (bytes.len() <= most).then_some(bytes)
 }
 
-fn unhex(digits: &str) -> Option<Vec<u8>> {
-    if !digits.len().is_multiple_of(2) {
-        return None;
-    }
-    let digit = |b: u8| {
-        char::from(b)
-            .to_digit(16)
-            .and_then(|d| u8::try_from(d).ok())
-    };
-    let pairs = digits.as_bytes().chunks_exact(2);
-    pairs
-        .map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?))
-        .collect()
-}
-
 /// Writes a number as hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    let mut text = String::with_capacity(2 + 2 * bytes.len());
-    text.push_str("0x");
-    for byte in bytes {
-        // Writing into a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    format!("0x{}", hex::encode(bytes))
 }
