@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use cryptvol_crds::conditions::{self, Reason};
-use cryptvol_crds::paths::PathsHealth;
+use cryptvol_crds::paths::{PathsHealth, is_standby};
 use cryptvol_crds::v1alpha1::{AttachmentStatus, EncryptedVolumeStatus, PermitState};
 use cryptvol_crds::{EncryptedVolume, NodeVolume, names};
 use k8s_openapi::jiff::Timestamp;
@@ -185,10 +185,12 @@ fn path_rows(status: &EncryptedVolumeStatus) -> Vec<Vec<String>> {
     let paths = attachments.flat_map(|a| a.paths.iter().map(move |p| (a, p)));
     paths
         .map(|(attachment, path)| {
-            let state = match (&path.why, path.up) {
-                (_, true) => "up".to_owned(),
-                (Some(why), false) => format!("down: {why}"),
-                (None, false) => "down".to_owned(),
+            let state = match (&path.why, path.up, &path.access) {
+                (_, true, Some(access)) => format!("up, {access}"),
+                (_, true, None) => "up".to_owned(),
+                (Some(why), false, _) => format!("down: {why}"),
+                (None, false, _) if is_standby(path) => "standby".to_owned(),
+                (None, false, _) => "down".to_owned(),
             };
             vec![
                 attachment.node_name.clone(),
@@ -421,6 +423,11 @@ mod tests {
         }
         let text = of(json!({"portal": "192.0.2.2:3260", "up": true}));
         assert!(!text.contains("Not all paths"), "{text}");
+        let text = of(json!({"portal": "192.0.2.2:3260", "up": false, "access": "standby"}));
+        assert!(
+            !text.contains("Not all paths") && text.contains("standby"),
+            "{text}"
+        );
     }
 
     #[test]

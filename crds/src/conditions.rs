@@ -154,13 +154,15 @@ reasons! {
     /// The node's kernel lacks a module that this kind of source needs.
     KernelModuleMissing => "Load the kernel module that the message names on the node (modprobe), and at each boot (a file in /etc/modules-load.d); cryptvol goes on by itself.",
     /// The node or the array cannot do what several paths need.
-    MultipathUnsupported => "Let all portals lead to the disk alike on the array, or set source.iscsi.multipath to false.",
+    MultipathUnsupported => "Let all portals lead to the disk alike on the array, or have the array tell them apart by ALUA, or set source.iscsi.multipath to false.",
     /// Of several paths to the disk some do not work; I/O goes on through the others.
     PathsDegraded => "Check the portals that the message names, and the network between them and the node; cryptvol brings their paths back by itself.",
     /// Of several paths to the disk none works; I/O waits for one.
     PathsLost => "Bring one of the portals back that the message names: I/O waits for it, and fails when it has waited too long (120 seconds unless the node agent's --no-path-timeout says otherwise). cryptvol goes on by itself.",
     /// Of several paths to the disk none works, and I/O fails, because it has waited too long.
     PathsFailing => "Bring one of the portals back that the message names; cryptvol goes on by itself. Guests have seen I/O errors meanwhile: look at their file systems (many are read-only then) and start again what ended.",
+    /// Of several paths to the disk some are there, and the array takes I/O on none of them (ALUA). The volume is not in use yet.
+    PathsHeldBack => "Bring the controller back that owns the disk, or have another one take over on the array: the message names the ports and what the array says of each. cryptvol goes on by itself.",
     /// The provider is none: what is written is not encrypted.
     NotEncrypted => "For encrypted data create another EncryptedVolume with an EncryptionClass that has provider luks2, and copy.",
     /// The key is random and in the node's kernel alone: there is none to be made, kept or asked for.
@@ -242,6 +244,7 @@ impl Reason {
                 | Self::PathsDegraded
                 | Self::PathsLost
                 | Self::PathsFailing
+                | Self::PathsHeldBack
                 | Self::KeyReleaseUnavailable
                 | Self::DeviceBusy
                 | Self::Initialising

@@ -22,13 +22,14 @@ impl PathsHealth {
     /// Of these paths; nothing where there are none, as a volume with one path has no list of them. `io_fails`: I/O that finds no path fails
     /// instead of waiting.
     pub fn of(paths: &[PathStatus], io_fails: bool) -> Option<Self> {
-        let down = paths.iter().filter(|p| !p.up).count();
-        match (paths.len(), down) {
-            (0, _) => None,
-            (_, 0) => Some(Self::Healthy),
-            (all, down) if down < all => Some(Self::Degraded),
-            _ if io_fails => Some(Self::Failing),
-            _ => Some(Self::Lost),
+        let up = paths.iter().filter(|p| p.up).count();
+        let down = paths.iter().filter(|p| is_down(p)).count();
+        match (paths.len(), up, down) {
+            (0, ..) => None,
+            (_, 0, _) if io_fails => Some(Self::Failing),
+            (_, 0, _) => Some(Self::Lost),
+            (.., 0) => Some(Self::Healthy),
+            _ => Some(Self::Degraded),
         }
     }
 
@@ -53,12 +54,23 @@ impl PathsHealth {
     }
 }
 
-/// How many paths are down, and which; empty where none is.
+/// It takes no I/O and nothing is wrong with it: the array keeps it for a take-over.
+pub fn is_standby(path: &PathStatus) -> bool {
+    !path.up && path.why.is_none() && path.access.as_deref() == Some("standby")
+}
+
+/// Something is wrong with it.
+pub fn is_down(path: &PathStatus) -> bool {
+    !path.up && !is_standby(path)
+}
+
+/// How many paths are down, and which; empty where none is. Where none is up, those that stand by count too: they did not take over.
 pub fn down(paths: &[PathStatus]) -> String {
+    let lost = paths.iter().all(|p| !p.up);
     let down: Vec<_> = paths
         .iter()
-        .filter(|p| !p.up)
-        .map(|p| match &p.why {
+        .filter(|p| is_down(p) || lost)
+        .map(|p| match p.why.as_ref().or(p.access.as_ref()) {
             Some(why) => format!("{} ({why})", p.portal),
             None => p.portal.clone(),
         })
@@ -115,5 +127,40 @@ mod tests {
             assert_eq!(PathsHealth::of(&paths, true), failing, "{up:?}");
             assert_eq!(down(&paths), text);
         }
+    }
+
+    /// What stands by is there to take over: only where it did not is it told.
+    #[test]
+    fn a_path_that_stands_by_is_not_down() {
+        let with_standby = |up: &[bool]| {
+            let mut paths = paths(up);
+            paths.push(PathStatus {
+                portal: "192.0.2.9:3260".into(),
+                access: Some("standby".into()),
+                ..PathStatus::default()
+            });
+            (PathsHealth::of(&paths, false), down(&paths))
+        };
+        let told = |text: &str| text.to_owned();
+        assert_eq!(
+            with_standby(&[true]),
+            (Some(PathsHealth::Healthy), told(""))
+        );
+        assert_eq!(
+            with_standby(&[false, true]),
+            (
+                Some(PathsHealth::Degraded),
+                told("1 of 3 paths is down: 192.0.2.0:3260 (no session)")
+            )
+        );
+        assert_eq!(
+            with_standby(&[false]),
+            (
+                Some(PathsHealth::Lost),
+                told(
+                    "2 of 2 paths are down: 192.0.2.0:3260 (no session), 192.0.2.9:3260 (standby)"
+                )
+            )
+        );
     }
 }

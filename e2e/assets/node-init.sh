@@ -34,6 +34,11 @@ load="cbc sha256_generic hmac loop sd_mod sg xts algif_skcipher"
 mkdir -p /etc/modprobe.d                       # what a node is to lack must not come by itself either
 [ "$CV_DM" = 1 ] || echo "install dm_mod /bin/false" >>/etc/modprobe.d/cryptvol-e2e.conf
 [ "$CV_ISCSI" = 1 ] || printf 'install iscsi_tcp /bin/false\ninstall scsi_transport_iscsi /bin/false\n' >>/etc/modprobe.d/cryptvol-e2e.conf
+if [ -n "$CV_MODULES" ]; then                 # SCSI with handlers, in place of the kernel's own; what needs them finds them loaded
+  modprobe scsi_common && insmod "$CV_MODULES/scsi_mod.ko" || note "a module does not fit the kernel"
+  [ "$CV_DM" = 1 ] && modprobe dm_mod && insmod "$CV_MODULES/dm-multipath.ko"
+  echo "install scsi_dh_alua insmod $CV_MODULES/scsi_dh_alua.ko" >>/etc/modprobe.d/cryptvol-e2e.conf
+fi
 modprobe -a $load || note "a module is missing"
 
 mkdir -p /etc/iscsi /var/lib/iscsi

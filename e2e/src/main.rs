@@ -7,6 +7,7 @@ use cryptvol_e2e::kept::{DEFAULT_NAME, Kept};
 use cryptvol_e2e::multipathd::Multipathd;
 use cryptvol_e2e::openstack::OpenStack;
 use cryptvol_e2e::parts::{Parts, Set};
+use cryptvol_e2e::scsi_dh;
 use cryptvol_e2e::{
     bench, compare, demo, disk_load, exec, guest, kind, openstack_client, os_brick, release,
     sandbox, search,
@@ -173,6 +174,9 @@ fn main() -> Result<()> {
             }
             if let Err(error) = Multipathd::prepare() {
                 eprintln!("no multipathd, so tests beside it will fail: {error:#}");
+            }
+            if let Err(error) = scsi_dh::prepare() {
+                eprintln!("no kernel modules for ALUA, so tests of it will fail: {error:#}");
             }
             println!("{}", parts.dir().display());
         }

@@ -39,6 +39,9 @@ pub struct NodeSpec {
     pub iscsi: bool,
     /// udevd.
     pub udev: bool,
+    /// Folder with kernel modules that stand in for those of the kernel's package ([`crate::scsi_dh`]).
+    #[serde(default)]
+    pub modules: Option<PathBuf>,
     /// Set for a Kubernetes node.
     pub kubelet: Option<KubeletSpec>,
 }
@@ -64,6 +67,7 @@ impl NodeSpec {
             device_mapper: true,
             iscsi: true,
             udev: true,
+            modules: None,
             kubelet: None,
         }
     }
@@ -80,6 +84,16 @@ impl NodeSpec {
     pub fn without_iscsi(mut self) -> Self {
         self.iscsi = false;
         self
+    }
+
+    /// Its kernel has the handler for arrays that tell paths apart, as kernels for servers have it; its module is loaded when something asks
+    /// for it.
+    ///
+    /// # Errors
+    /// As [`crate::scsi_dh::locate`].
+    pub fn with_alua(mut self) -> Result<Self> {
+        self.modules = Some(crate::scsi_dh::locate()?);
+        Ok(self)
     }
 
     /// Nobody makes links under `/dev/disk`.
@@ -378,7 +392,11 @@ impl Node {
             ("CV_E2E", plain_path(&sandbox::binary()?)?.to_owned()),
             ("CV_EXEC_PORT", exec::PORT.to_string()),
             ("CV_KUBELET", String::new()),
+            ("CV_MODULES", String::new()),
         ];
+        if let Some(modules) = &spec.modules {
+            lines.push(("CV_MODULES", plain_path(modules)?.to_owned()));
+        }
         if let Some(kubelet) = &spec.kubelet {
             lines.extend([
                 ("CV_KUBELET", plain_path(&kubelet.credentials)?.to_owned()),

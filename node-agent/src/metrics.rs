@@ -5,7 +5,7 @@ use std::time::Duration;
 use cryptvol_crds::{
     conditions::Reason,
     orphans::OrphanKind,
-    paths::PathsHealth,
+    paths::{PathsHealth, is_standby},
     v1alpha1::{PathStatus, Stage},
 };
 use prometheus_client::{
@@ -167,12 +167,14 @@ impl Metrics {
 
     /// The paths of each volume, and whether its I/O fails for want of one. Every state is there, with 0 too: what recovered shows.
     pub fn paths<'a>(&self, volumes: impl Iterator<Item = (&'a [PathStatus], bool)>) {
-        let (mut up, mut down) = (0, 0);
+        let (mut up, mut standby, mut down) = (0, 0, 0);
         let mut health = Vec::new();
         for (paths, io_fails) in volumes {
             let works = paths.iter().filter(|p| p.up).count();
             up += works;
-            down += paths.len() - works;
+            let waiting = paths.iter().filter(|p| is_standby(p)).count();
+            standby += waiting;
+            down += paths.len() - works - waiting;
             health.extend(PathsHealth::of(paths, io_fails));
         }
         let set = |family: &Family<_, Gauge>, state, count: usize| {
@@ -180,6 +182,7 @@ impl Metrics {
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         };
         set(&self.paths, "up", up);
+        set(&self.paths, "standby", standby);
         set(&self.paths, "down", down);
         for state in PathsHealth::ALL {
             let count = health.iter().filter(|h| **h == state).count();
@@ -258,7 +261,7 @@ mod tests {
             prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
             text
         };
-        let shows = |lines: [&str; 6]| {
+        let shows = |lines: [&str; 7]| {
             let text = text();
             for line in lines {
                 let line = format!("cryptvol_node_{line}");
@@ -274,6 +277,7 @@ mod tests {
         };
         let none = [
             "paths{state=\"up\"} 0",
+            "paths{state=\"standby\"} 0",
             "paths{state=\"down\"} 0",
             "multipath_volumes{state=\"healthy\"} 0",
             "multipath_volumes{state=\"degraded\"} 0",
@@ -281,18 +285,24 @@ mod tests {
             "multipath_volumes{state=\"failing\"} 0",
         ];
         shows(none);
+        let standby = vec![PathStatus {
+            access: Some("standby".into()),
+            ..PathStatus::default()
+        }];
         let volumes = [
             volume(&[true, true]),
             volume(&[false, true, true]),
             volume(&[false, false]),
             volume(&[false, false]),
             volume(&[]),
+            [volume(&[true]), standby].concat(),
         ];
         metrics.paths(volumes.iter().enumerate().map(|(n, v)| (&v[..], n == 3)));
         shows([
-            "paths{state=\"up\"} 4",
+            "paths{state=\"up\"} 5",
+            "paths{state=\"standby\"} 1",
             "paths{state=\"down\"} 5",
-            "multipath_volumes{state=\"healthy\"} 1",
+            "multipath_volumes{state=\"healthy\"} 2",
             "multipath_volumes{state=\"degraded\"} 1",
             "multipath_volumes{state=\"lost\"} 1",
             "multipath_volumes{state=\"failing\"} 1",

@@ -11,13 +11,14 @@ use anyhow::{Context, Result};
 const MEMORY_KIB: u64 = 6 << 20;
 
 /// How long test programs take, in seconds, where it is long: which goes to which lane. Others take about a minute.
-const SECONDS: [(&str, u32); 8] = [
+const SECONDS: [(&str, u32); 9] = [
     ("node_life", 290),
     ("node_host", 220),
     ("node_maintenance", 120),
     ("node_interchange", 116),
     ("node_paths", 140),
     ("node_multipathd", 100),
+    ("node_alua", 110),
     ("node_kill_cycles", 100),
     ("node_peers", 90),
 ];

@@ -406,12 +406,17 @@ pub struct ProofStatus {
 pub struct PathStatus {
     /// Portal as `address:port`.
     pub portal: String,
-    /// Whether I/O goes this way.
+    /// Whether I/O goes this way, or would when it is its turn.
     pub up: bool,
+    /// What the array says of this path (ALUA), as far as the kernel has heard: `active/optimized`, `active/non-optimized`, `lba-dependent`,
+    /// `standby`, `unavailable`, `offline`, `transitioning`; absent where it makes no difference between paths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub access: Option<String>,
     /// Kernel name of the disk on this way, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
-    /// Why it is not up.
+    /// Why it is not up; absent too where it only waits to take over (`standby`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub why: Option<String>,

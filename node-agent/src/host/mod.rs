@@ -7,6 +7,7 @@
 //! Every step is idempotent: done already is success. Every step that writes re-checks, in the same call and
 //! immediately before writing, that it acts on the thing it was planned for (device number, WWID, LUKS UUID, mapping UUID).
 
+pub mod access;
 pub mod belongings;
 pub mod model;
 pub mod portal;
@@ -16,6 +17,7 @@ pub mod shown;
 #[cfg(test)]
 pub mod sim;
 
+pub use access::{Access, Layout};
 pub use belongings::{Belongings, Below, OtherSession};
 use cryptvol_crds::v1alpha1::{HeaderBackup, KeySlotRef};
 pub use model::*;
@@ -53,8 +55,8 @@ pub trait Host {
     /// `DiscoveryRejected` (the credentials, or the target does not prove itself), `DiscoveryFailed`, `DeadlineExceeded`, `StepFailed`.
     fn discover(&mut self, target: &Target, chap: Option<&Chap>) -> Result<Discovered, StepError>;
 
-    /// Makes the map above several paths to one disk, or makes it what it shall be: adds paths, takes back those that failed, sets
-    /// what becomes of I/O without a path. Looks at each path's identity and holders once more before and after.
+    /// Makes the map above several paths to one disk, or makes it what it shall be: adds paths, groups them, takes back those that failed,
+    /// has the best group used, sets what becomes of I/O without a path. Looks at each path's identity and holders once more before and after.
     ///
     /// # Errors
     /// `WwidMismatch`, `SizeMismatch`, `DeviceBusy` (something else holds a path), `NotOurs` (another map of that name),

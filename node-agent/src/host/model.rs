@@ -7,9 +7,13 @@ use cryptvol_crds::{
     },
 };
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::portal::Portal;
+use super::{
+    access::{Access, Layout},
+    portal::Portal,
+};
 
 /// Which volume to look for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,8 +213,13 @@ impl Path {
         }
     }
 
-    /// Whether commands get to the disk this way, as far as the kernel knows.
+    /// Whether I/O gets to the disk this way, as far as the kernel knows.
     pub fn works(&self) -> bool {
+        self.is_there() && self.disk.as_ref().is_some_and(Device::takes_io)
+    }
+
+    /// Whether commands get there, whether or not the array wants I/O sent this way.
+    pub fn is_there(&self) -> bool {
         let disk = self.disk.as_ref();
         self.session.as_ref().is_some_and(Session::is_up)
             && disk.is_some_and(|d| d.state == "running" && d.id.size_bytes > 0)
@@ -243,6 +252,9 @@ pub struct PathMap {
     pub queues: bool,
     /// Whether it is suspended.
     pub suspended: bool,
+    /// The group that I/O goes to, counted from 1; 0 where it has no table.
+    #[serde(default)]
+    pub current: u32,
 }
 
 /// A path of a map.
@@ -252,9 +264,30 @@ pub struct Member {
     pub dev: String,
     /// Whether the kernel sends I/O there; it takes a path out that fails, and never puts one in again.
     pub active: bool,
+    /// Its group, counted from 1: that of the least number is the one that is used as long as one of its paths works.
+    #[serde(default)]
+    pub group: u32,
 }
 
 impl PathMap {
+    /// Whether its paths are in these groups, in this order; within a group they have none.
+    pub fn is_grouped_as(&self, groups: &[Vec<String>]) -> bool {
+        let mut own = BTreeMap::<u32, BTreeSet<&str>>::new();
+        for member in &self.members {
+            own.entry(member.group).or_default().insert(&member.dev);
+        }
+        let groups = groups.iter();
+        groups
+            .map(|g| g.iter().map(String::as_str).collect::<BTreeSet<_>>())
+            .eq(own.into_values())
+    }
+
+    /// The group that should be used: the first with a path to which the kernel sends I/O and that takes some.
+    pub fn best_group(&self, takes_io: impl Fn(&str) -> bool) -> Option<u32> {
+        let usable = self.members.iter().filter(|m| m.active && takes_io(&m.dev));
+        usable.map(|m| m.group).min()
+    }
+
     /// Whether I/O is sent to a disk.
     pub fn uses(&self, dev: &str) -> bool {
         self.members.iter().any(|m| m.dev == dev && m.active)
@@ -279,6 +312,9 @@ pub struct MapOrder {
     pub strangers: Vec<String>,
     /// Whether I/O waits while there is no path.
     pub queues: bool,
+    /// Which of them are to be used first, those that are in the map already among them. Without paths it does not count.
+    #[serde(default)]
+    pub layout: Layout,
 }
 
 /// What is known of the names that a volume shadows. Each survives as long as the node runs.
@@ -385,6 +421,16 @@ pub struct Device {
     pub state: String,
     /// Names of what is stacked on it (sysfs `holders`), for example `dm-0`.
     pub holders: Vec<String>,
+    /// What the array says of this path, as far as the kernel has heard; absent where the array makes no difference between paths.
+    #[serde(default)]
+    pub access: Option<Access>,
+}
+
+impl Device {
+    /// Whether the array lets I/O be sent this way.
+    pub fn takes_io(&self) -> bool {
+        self.access.is_none_or(Access::takes_io)
+    }
 }
 
 /// A device-mapper mapping.

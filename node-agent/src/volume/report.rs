@@ -18,7 +18,7 @@ use super::{
     wanted::Wanted,
 };
 use crate::host::{
-    DeviceId, Erased, LinkFound, Mapping, Observed, Path, Portal, StepError, shown::shown,
+    Access, DeviceId, Erased, LinkFound, Mapping, Observed, Path, Portal, StepError, shown::shown,
 };
 
 /// Longest message of an error without its next step, in characters: tools and arrays have their words in it.
@@ -389,6 +389,13 @@ fn paths(portals: &[Portal], observed: &Observed, lost: &[StepError]) -> Vec<Pat
                 d.id.wwid.as_deref().unwrap_or("none")
             )),
             (_, Some(d)) if d.state != "running" => Some(format!("its disk is {}", d.state)),
+            (_, Some(d)) if !d.takes_io() => match d.access {
+                Some(Access::Standby) if map.has(&d.id.dev) => None,
+                access => Some(format!(
+                    "the array says that it is {}",
+                    access.map_or("unknown", Access::as_str)
+                )),
+            },
             (_, Some(d)) => Some(match d.holders.iter().find(|h| own != Some(h.as_str())) {
                 Some(other) => shown(&format!("its disk is held by {other}"), 256),
                 None => "the kernel does not use it".to_owned(),
@@ -405,6 +412,7 @@ fn paths(portals: &[Portal], observed: &Observed, lost: &[StepError]) -> Vec<Pat
         PathStatus {
             portal: portal_text,
             up,
+            access: disk.and_then(|d| d.access).map(|a| a.as_str().to_owned()),
             device: disk.map(|d| d.id.path.clone()),
             why: why.map(|why| match said {
                 Some(said) => shown(&format!("{why}: {said}"), 256),

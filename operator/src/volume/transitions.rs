@@ -7,6 +7,7 @@ use cryptvol_crds::{
         ENCRYPTION_PROVEN, KEY_ROTATED, PATHS_HEALTHY, PORTALS_DISCOVERED, READY, Reason, get,
         is_true,
     },
+    paths::is_down,
     v1alpha1::{EncryptedVolumeStatus, PermitState},
 };
 
@@ -207,7 +208,7 @@ fn down(status: &EncryptedVolumeStatus) -> BTreeSet<(&str, &str)> {
         .attachments
         .iter()
         .flat_map(|a| a.paths.iter().map(move |p| (a.node_name.as_str(), p)))
-        .filter(|(_, p)| !p.up)
+        .filter(|(_, p)| is_down(p))
         .map(|(node, p)| (node, p.portal.as_str()))
         .collect()
 }

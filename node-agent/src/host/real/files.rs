@@ -389,6 +389,7 @@ fn looped(block: &Path, file: Option<(u64, u64)>) -> io::Result<Option<Device>> 
     }
     Ok(Some(Device {
         holders: users(block, &dev)?,
+        access: None,
         id: DeviceId {
             path,
             dev,

@@ -61,6 +61,7 @@ impl Sysfs {
             },
             state: state(&block)?,
             holders: users(&block, dev)?,
+            access: None,
         }))
     }
 }

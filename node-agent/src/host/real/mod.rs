@@ -2,6 +2,7 @@
 //!
 //! It starts no process (but where open-iscsi's version is not known, see `iscsi::iscsiadm`), and never waits for udev.
 
+mod alua;
 mod backup;
 mod belongings;
 pub mod detached;
@@ -21,6 +22,7 @@ pub mod luks;
 mod multipath;
 pub mod multipathd;
 pub mod names;
+mod path_groups;
 pub mod plain;
 mod rotate;
 mod sample;

@@ -1,16 +1,18 @@
 //! The map above several paths to one disk: a table of dm-multipath of our own, without a multipathd (ADR 36).
 //!
-//! Table and status as in the kernel's `drivers/md/dm-mpath.c` and `Documentation/admin-guide/device-mapper`. The kernel takes a path
-//! out that fails; that it is put in again is done here.
+//! The kernel takes a path out that fails, and goes to the next group when the paths of one are out; that a path is put in again, and the
+//! better group taken back, is done here (ADR 55).
 
 use cryptvol_crds::{conditions::Reason, names::DM_UUID_PREFIX};
 use devicemapper::{DM, DevId, DmName, DmOptions, DmUuid};
 
 use super::{
+    alua,
     dm::{self, context},
     error::{because, failed, no_module},
+    path_groups::{self, QUEUE, Status},
     sys::{self, DmCommand},
-    sysfs::{Sysfs, attribute, paths_wwid},
+    sysfs::{Sysfs, paths_wwid},
 };
 use crate::host::{
     Device, DeviceId, MapName, MapOrder, Mapping, Member, PathMap, RawKind, StepError,
@@ -20,8 +22,6 @@ use crate::host::{
 const TARGET: &str = "multipath";
 /// The module of the selector `service-time`.
 const SELECTOR_MODULE: &str = "dm_service_time";
-/// The one feature that is asked for.
-const QUEUE: &str = "queue_if_no_path";
 
 /// The map of this name and UUID.
 ///
@@ -52,10 +52,12 @@ fn read(dm: &DM, sysfs: &Sysfs, found: &Mapping) -> Result<Option<PathMap>, Step
             },
             state: "running".to_owned(),
             holders: Vec::new(),
+            access: None,
         },
         members: Vec::new(),
         queues: false,
         suspended: found.suspended,
+        current: 0,
     };
     if found.table.is_none() {
         return Ok(Some(map));
@@ -77,7 +79,9 @@ fn read(dm: &DM, sysfs: &Sysfs, found: &Mapping) -> Result<Option<PathMap>, Step
         return Ok(None);
     };
     map.queues = table.split(' ').any(|word| word == QUEUE);
-    map.members = members(&status);
+    let Status { current, members } = path_groups::status(&status)
+        .ok_or_else(|| failed(what(), format!("its status is {status:?}")))?;
+    (map.current, map.members) = (current, members);
     let block = sysfs
         .block_dir(&map.device.id)
         .map_err(|e| failed(what(), e))?;
@@ -88,39 +92,6 @@ fn read(dm: &DM, sysfs: &Sysfs, found: &Mapping) -> Result<Option<PathMap>, Step
         .holders(&map.device.id)
         .map_err(|e| failed(what(), e))?;
     Ok(Some(map))
-}
-
-/// Reads the paths out of a status: each is `<major>:<minor> A|F <failures>`, with what the selector adds.
-fn members(status: &str) -> Vec<Member> {
-    let words: Vec<_> = status.split_whitespace().collect();
-    let number = |word: &str| {
-        word.split_once(':').is_some_and(|(major, minor)| {
-            let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
-            digits(major) && digits(minor)
-        })
-    };
-    words
-        .windows(2)
-        .filter(|pair| number(pair[0]) && matches!(pair[1], "A" | "F"))
-        .map(|pair| Member {
-            dev: pair[0].to_owned(),
-            active: pair[1] == "A",
-        })
-        .collect()
-}
-
-/// Parameters of the table: all paths in one group, the one with the least on its way taken next.
-fn params(devs: &[&str], queues: bool) -> String {
-    let features = if queues {
-        format!("1 {QUEUE}")
-    } else {
-        "0".to_owned()
-    };
-    let mut params = format!("{features} 0 1 1 service-time 0 {} 1", devs.len());
-    for dev in devs {
-        params.push_str(&format!(" {dev} 1"));
-    }
-    params
 }
 
 /// See [`crate::host::Host::gather`].
@@ -215,13 +186,15 @@ fn fill(dm: &DM, sysfs: &Sysfs, id: &DevId<'_>, order: &MapOrder) -> Result<(), 
     let grows = size.is_some_and(|size| size > before.device.id.size_bytes);
     let lacks = order.paths.iter().any(|p| !before.has(&p.dev));
     let stranger = order.strangers.iter().any(|dev| before.has(dev));
-    if let Some(size) = size.filter(|_| grows || lacks || stranger) {
-        // A path that is down stays in, unless its disk is another by now or gone.
-        let keeps = |m: &&Member| {
-            !order.strangers.contains(&m.dev) && order.paths.iter().all(|p| p.dev != m.dev)
-        };
-        let mut devs: Vec<_> = order.paths.iter().map(|p| p.dev.as_str()).collect();
-        devs.extend(before.members.iter().filter(keeps).map(|m| m.dev.as_str()));
+    // A path that is down stays in, unless its disk is another by now or gone.
+    let keeps = |m: &&Member| {
+        !order.strangers.contains(&m.dev) && order.paths.iter().all(|p| p.dev != m.dev)
+    };
+    let mut devs: Vec<_> = order.paths.iter().map(|p| p.dev.as_str()).collect();
+    devs.extend(before.members.iter().filter(keeps).map(|m| m.dev.as_str()));
+    let groups = order.layout.groups_of(&devs);
+    let moves = !before.is_grouped_as(&groups);
+    if let Some(size) = size.filter(|_| grows || lacks || stranger || moves) {
         let failed_ones: Vec<_> = before
             .members
             .iter()
@@ -231,13 +204,14 @@ fn fill(dm: &DM, sysfs: &Sysfs, id: &DevId<'_>, order: &MapOrder) -> Result<(), 
             0,
             size / 512,
             TARGET.to_owned(),
-            params(&devs, order.queues),
+            path_groups::params(&groups, order.layout.alua, order.queues),
         )];
         dm.table_load(id, &table, DmOptions::default())
             .map_err(|e| {
                 match missing(
                     dm::has_target(dm, TARGET),
                     sysfs.has_module(SELECTOR_MODULE),
+                    !order.layout.alua || sysfs.has_module(alua::HANDLER_MODULE),
                 ) {
                     Some(module) => no_module("several paths", module),
                     None => failed(what("loading the table of"), e),
@@ -265,7 +239,9 @@ fn fill(dm: &DM, sysfs: &Sysfs, id: &DevId<'_>, order: &MapOrder) -> Result<(), 
         .map_err(|e| failed(what("resuming"), e))?;
     }
     let after = now()?;
-    for path in order.paths.iter().filter(|p| !after.uses(&p.dev)) {
+    let takes_io = |dev: &str| !order.layout.is_idle(dev);
+    let out = order.paths.iter().filter(|p| !after.uses(&p.dev));
+    for path in out.filter(|p| takes_io(&p.dev)) {
         message(&format!("reinstate_path {}", path.dev))?;
     }
     if after.queues != order.queues {
@@ -273,6 +249,11 @@ fn fill(dm: &DM, sysfs: &Sysfs, id: &DevId<'_>, order: &MapOrder) -> Result<(), 
             true => QUEUE,
             false => "fail_if_no_path",
         })?;
+    }
+    // The kernel goes on to the next group by itself, and never back.
+    let back = now()?;
+    if let Some(best) = back.best_group(takes_io).filter(|b| *b < back.current) {
+        message(&format!("switch_group {best}"))?;
     }
     let end = now()?;
     let whole = order.paths.iter().all(|p| end.has(&p.dev));
@@ -321,17 +302,17 @@ fn look_at(
         ));
     }
     let block = sysfs.block_dir(path).map_err(read)?;
-    let access = match block {
-        Some(block) => attribute(&block.join("device/access_state")).map_err(read)?,
+    let objection = match block {
+        Some(block) => alua::other_objection(&block.join("device")).map_err(read)?,
         None => None,
     };
-    if let Some(access) = access.filter(|a| !a.is_empty() && a != "active/optimized") {
-        return Err(unsupported(&format!(
-            "{} is {access} by the array's word (ALUA), and only paths that are all alike are implemented",
+    match objection {
+        None => Ok(()),
+        Some((handler, state)) => Err(unsupported(&format!(
+            "{} is {state} by the word of an array that does not know ALUA (the kernel's handler {handler}), and only with ALUA paths may differ",
             path.path
-        )));
+        ))),
     }
-    Ok(())
 }
 
 /// Takes the map away. I/O that waits for a path fails then, so that a disk that is gone can be let go of.
@@ -353,11 +334,12 @@ pub fn remove(id: &DeviceId, uuid: &str) -> Result<(), StepError> {
 
 /// The module for want of which the kernel refused a table. Asked only after a refusal: what is built into the kernel is not among its
 /// modules, and nothing is refused for it.
-fn missing(has_target: bool, has_selector: bool) -> Option<&'static str> {
-    match (has_target, has_selector) {
-        (false, _) => Some("dm_multipath"),
-        (true, false) => Some(SELECTOR_MODULE),
-        (true, true) => None,
+fn missing(has_target: bool, has_selector: bool, has_handler: bool) -> Option<&'static str> {
+    match (has_target, has_selector, has_handler) {
+        (false, ..) => Some("dm_multipath"),
+        (true, false, _) => Some(SELECTOR_MODULE),
+        (true, true, false) => Some(alua::HANDLER_MODULE),
+        (true, true, true) => None,
     }
 }
 
@@ -368,15 +350,6 @@ fn unsupported(why: &str) -> StepError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_table_names_all_paths_in_one_group() {
-        assert_eq!(
-            params(&["8:0", "8:16"], true),
-            "1 queue_if_no_path 0 1 1 service-time 0 2 1 8:0 1 8:16 1"
-        );
-        assert_eq!(params(&["8:0"], false), "0 0 1 1 service-time 0 1 1 8:0 1");
-    }
 
     #[test]
     fn one_wrong_path_ends_a_new_map_and_keeps_no_other_path_of_a_guest_out() {
@@ -414,29 +387,10 @@ mod tests {
 
     #[test]
     fn a_refused_table_names_the_module_that_is_not_there() {
-        assert_eq!(missing(false, false), Some("dm_multipath"));
-        assert_eq!(missing(false, true), Some("dm_multipath"));
-        assert_eq!(missing(true, false), Some("dm_service_time"));
-        assert_eq!(missing(true, true), None);
-    }
-
-    /// As Linux 6.1 prints them, with what service-time and round-robin add.
-    #[test]
-    fn a_status_says_which_paths_are_used() {
-        let of = |status| -> Vec<_> {
-            let members = members(status).into_iter();
-            members.map(|m| (m.dev, m.active)).collect()
-        };
-        assert_eq!(
-            of("2 0 0 0 1 1 A 0 2 2 8:0 A 0 0 1 8:16 F 1 0 1 "),
-            [("8:0".to_owned(), true), ("8:16".to_owned(), false)]
-        );
-        assert_eq!(
-            of("2 0 0 0 1 1 E 0 1 0 65:32 A 0 "),
-            [("65:32".into(), true)]
-        );
-        for nothing in ["", "A", "8:0", "x:1 A", "8: F", ":: A"] {
-            assert!(of(nothing).is_empty(), "{nothing}");
-        }
+        assert_eq!(missing(false, false, false), Some("dm_multipath"));
+        assert_eq!(missing(false, true, true), Some("dm_multipath"));
+        assert_eq!(missing(true, false, false), Some("dm_service_time"));
+        assert_eq!(missing(true, true, false), Some("scsi_dh_alua"));
+        assert_eq!(missing(true, true, true), None);
     }
 }

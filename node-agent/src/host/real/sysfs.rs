@@ -10,6 +10,7 @@ use std::{
 use cryptvol_crds::conditions::Reason;
 
 use super::{
+    alua,
     error::{because, failed},
     files::has_file,
     local::{local_wwid, users},
@@ -215,6 +216,7 @@ impl Sysfs {
             },
             state: attribute(&scsi.join("state"))?.unwrap_or_default(),
             holders: holders(&block)?,
+            access: alua::access(&scsi)?,
         }))
     }
 
@@ -372,7 +374,7 @@ pub fn names(dir: &FsPath) -> io::Result<impl Iterator<Item = String> + use<>> {
 }
 
 /// `ENOENT`, and what sysfs answers while a device is being removed.
-fn absent(error: &io::Error) -> bool {
+pub(super) fn absent(error: &io::Error) -> bool {
     use nix::libc::{ENODEV, ENOENT, ENOTDIR, ENXIO};
     matches!(
         error.raw_os_error(),

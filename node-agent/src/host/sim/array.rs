@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cryptvol_crds::v1alpha1::{HeaderFacts, IntegrityFacts, KeySlotRef, Provider};
 
-use crate::host::FormatOrder;
+use crate::host::{Access, FormatOrder};
 
 /// A target.
 #[derive(Clone, Debug, Default)]
@@ -23,8 +23,8 @@ pub struct SimTarget {
     pub portals_away: Vec<String>,
     /// Portals at which all LUNs are another disk, as indexes into `World::disks`.
     pub other_luns: BTreeMap<String, usize>,
-    /// Portals of a controller that does not own the disks: it calls its paths non-optimized (ALUA).
-    pub other_controller: Vec<String>,
+    /// What the array says of its ports, by portal (ALUA); where one is named the others are active/optimized.
+    pub access: BTreeMap<String, Access>,
     /// Disks by LUN, as indexes into `World::disks`.
     pub luns: BTreeMap<u32, usize>,
 }

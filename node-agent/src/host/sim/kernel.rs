@@ -1,5 +1,7 @@
 //! The simulated kernel and tools.
 
+use std::collections::BTreeMap;
+
 use cryptvol_crds::{
     conditions::Reason,
     names,
@@ -8,7 +10,7 @@ use cryptvol_crds::{
 
 use super::{Content, Disk, SimHeader, SimLink, SimMap, SimTarget, WIPED, World, fingerprint};
 use crate::host::{
-    AddSlotOrder, BackingFile, BackupOrder, Belongings, Chap, CryptTable, Device, DeviceId,
+    Access, AddSlotOrder, BackingFile, BackupOrder, Belongings, Chap, CryptTable, Device, DeviceId,
     Discovered, DropSlotsOrder, Erased, FileState, FormatOrder, Header, HeaderFound, Host,
     Initialised, LinkFound, Lun, MapOrder, Mapping, NameOrder, Observed, OpenOrder, Path, Portal,
     Query, RawKind, RecordOrder, RestoreOrder, Session, Source, StepError, Target,
@@ -28,6 +30,8 @@ pub struct Kernel {
     pub mappings: Vec<SimMapping>,
     /// Maps of dm-multipath.
     pub maps: Vec<SimMap>,
+    /// What was last heard of the ports of arrays that tell them apart, by target and portal; nothing of a disk without the handler.
+    pub heard: BTreeMap<(String, String), Access>,
     /// Last session id given.
     pub next_sid: u32,
 }
@@ -184,6 +188,7 @@ impl World {
             id: self.id(d),
             state: d.state.clone(),
             holders,
+            access: self.access_shown(d),
         }
     }
 

@@ -4,6 +4,7 @@
 //! `World` is what survives a crash of the agent; `World::power_cut` takes the kernel's part away. `impl Host` in `kernel` is
 //! synchronous like the real one.
 
+mod alua;
 mod array;
 mod belongings;
 mod detached;
@@ -12,6 +13,7 @@ mod kernel;
 mod names;
 mod paths;
 
+pub use alua::Handler;
 pub use array::*;
 pub use files::*;
 pub use kernel::*;
@@ -39,6 +41,8 @@ pub struct World {
     pub links: BTreeMap<String, SimLink>,
     /// What udev is told of names.
     pub names: SimNames,
+    /// How the kernel gets to hear of paths that an array tells apart.
+    pub handler: Handler,
     /// What a comparison of mapping and disk shows that is not as it should be.
     pub bad_sample: Option<Reason>,
     /// What was done, in order, for assertions and for reading a failed test.
@@ -97,13 +101,12 @@ impl World {
         let (disk, uuid) = (mapping.disk, mapping.mapping.uuid.clone());
         // Only where the mapping still lies over a living device do the bytes get anywhere.
         let dev = mapping.mapping.deps.first().cloned();
-        let maps = self.kernel.maps.iter();
-        let map = maps.clone().find(|m| Some(&m.dev) == dev.as_ref());
-        let below: Vec<_> = match map {
-            Some(map) => self.used_by(map),
-            None => {
+        let dev = dev.unwrap_or_default();
+        let below: Vec<_> = match self.kernel.maps.iter().any(|m| m.dev == dev) {
+            true => self.io(&dev),
+            false => {
                 let devices = self.kernel.devices.iter();
-                devices.filter(|d| Some(&d.dev) == dev.as_ref()).collect()
+                devices.filter(|d| d.dev == dev).cloned().collect()
             }
         };
         assert!(

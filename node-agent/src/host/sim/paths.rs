@@ -1,8 +1,10 @@
 //! Several paths to one disk, and the map above them.
 
+use std::collections::BTreeSet;
+
 use cryptvol_crds::conditions::Reason;
 
-use super::{SimDevice, World};
+use super::{Handler, SimDevice, World};
 use crate::host::{
     Device, DeviceId, MapName, MapOrder, Member, PathMap, RawKind, StepError, Target,
 };
@@ -26,6 +28,8 @@ pub struct SimMap {
     pub suspended: bool,
     /// Size of its table in bytes.
     pub size: u64,
+    /// The group that I/O goes to, from 1.
+    pub current: u32,
 }
 
 impl World {
@@ -85,10 +89,12 @@ impl World {
                 id: self.map_id(found),
                 state: "running".to_owned(),
                 holders: self.holders(&found.dev),
+                access: None,
             },
             members: found.members.clone(),
             queues: found.queues,
             suspended: found.suspended,
+            current: found.current,
         })
     }
 
@@ -123,7 +129,9 @@ impl World {
 
     /// The disks that I/O of a map goes to.
     pub fn used_by(&self, map: &SimMap) -> Vec<&SimDevice> {
-        self.members(map, |m| m.active)
+        let mut disks = self.members(map, |m| m.active);
+        disks.retain(|d| self.lets_through(d));
+        disks
     }
 
     /// As `World::check`, of a map: the disk that answers through a path that is used.
@@ -168,20 +176,68 @@ impl World {
                 self.kernel.maps.len() - 1
             }
         };
+        if let Some(size) = size {
+            self.load(at, order, &paths, size)?;
+        }
         let map = &mut self.kernel.maps[at];
-        map.members.retain(|m| !order.strangers.contains(&m.dev));
-        for path in paths {
-            match map.members.iter_mut().find(|m| m.dev == path.dev) {
-                Some(member) => member.active = true,
-                None => map.members.push(Member {
-                    dev: path.dev.clone(),
-                    active: true,
-                }),
+        (map.queues, map.suspended) = (order.queues, false);
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// A new table, where one is needed; what failed is put in again, and the best group is used.
+    fn load(
+        &mut self,
+        at: usize,
+        order: &MapOrder,
+        paths: &[&DeviceId],
+        size: u64,
+    ) -> Result<(), StepError> {
+        let before = self.kernel.maps[at].clone();
+        let kept = before
+            .members
+            .iter()
+            .filter(|m| !order.strangers.contains(&m.dev) && paths.iter().all(|p| p.dev != m.dev));
+        let kept: Vec<_> = kept.collect();
+        let mut devs: Vec<_> = paths.iter().map(|p| p.dev.as_str()).collect();
+        devs.extend(kept.iter().map(|m| m.dev.as_str()));
+        let groups = order.layout.groups_of(&devs);
+        let was_out = |dev: &str| before.members.iter().any(|m| m.dev == dev && !m.active);
+        let members: Vec<_> = (1..)
+            .zip(&groups)
+            .flat_map(|(group, devs)| devs.iter().map(move |dev| (group, dev)))
+            .map(|(group, dev)| Member {
+                dev: dev.clone(),
+                active: kept.iter().all(|m| m.dev != *dev) || !was_out(dev),
+                group,
+            })
+            .collect();
+        let place = |m: &Member| (m.group, m.dev.clone());
+        let places = |all: &[Member]| all.iter().map(place).collect::<BTreeSet<_>>();
+        let exchanged = size > before.size || places(&members) != places(&before.members);
+        if exchanged {
+            if order.layout.alua && self.handler == Handler::Missing {
+                return Err(StepError::new(Reason::KernelModuleMissing, "no handler"));
+            }
+            let map = &mut self.kernel.maps[at];
+            (map.members, map.size, map.current) = (members, size.max(before.size), 1);
+            let found = self.kernel.devices.iter().find(|d| d.dev == devs[0]);
+            if let Some(device) = found.filter(|_| order.layout.alua).cloned() {
+                self.hear(&device);
             }
         }
-        (map.queues, map.suspended) = (order.queues, false);
-        map.size = map.size.max(size.unwrap_or_default());
-        refused.map_or(Ok(()), Err)
+        let map = &mut self.kernel.maps[at];
+        for member in &mut map.members {
+            let taken = paths.iter().any(|p| p.dev == member.dev);
+            member.active |= taken && !order.layout.is_idle(&member.dev);
+        }
+        let usable = map
+            .members
+            .iter()
+            .filter(|m| m.active && !order.layout.is_idle(&m.dev));
+        if let Some(best) = usable.map(|m| m.group).min() {
+            map.current = map.current.min(best);
+        }
+        Ok(())
     }
 
     /// `used`: the map, where something is above it.
@@ -206,23 +262,7 @@ impl World {
         if !used.is_some_and(member) && holders.any(|h| Some(h.as_str()) != own) {
             return Err(StepError::new(Reason::DeviceBusy, "used by another map"));
         }
-        let device = self.kernel.devices.iter().find(|d| d.dev == id.dev);
-        let mut sessions = self.kernel.sessions.iter();
-        let session = device.and_then(|d| sessions.find(|s| s.sid == d.sid));
-        let elsewhere = session.is_some_and(|s| {
-            let portal = s.portal.as_ref().map(ToString::to_string);
-            let target = self.targets.get(&s.iqn);
-            target
-                .zip(portal)
-                .is_some_and(|(t, p)| t.other_controller.contains(&p))
-        });
-        match elsewhere {
-            false => Ok(()),
-            true => Err(StepError::new(
-                Reason::MultipathUnsupported,
-                format!("{} is active/non-optimized", id.path),
-            )),
-        }
+        Ok(())
     }
 
     pub(super) fn new_map(&mut self, order: &MapOrder) {
@@ -236,6 +276,7 @@ impl World {
             queues: false,
             suspended: false,
             size: 0,
+            current: 0,
         });
     }
 

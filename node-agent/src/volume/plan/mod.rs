@@ -6,6 +6,7 @@
 
 #![allow(clippy::result_large_err)] // `Err` is the way out of a chain of questions, taken once a step
 
+mod alua;
 mod checks;
 mod detached;
 mod down;

@@ -7,7 +7,9 @@ use cryptvol_crds::{
 };
 
 use super::{At, Next, Step, stop};
-use crate::host::{Device, DeviceId, Lun, MapName, MapOrder, Mapping, Path, Portal, Source};
+use crate::host::{
+    Device, DeviceId, Layout, Lun, MapName, MapOrder, Mapping, Path, Portal, Source,
+};
 
 impl At<'_> {
     /// The map above all paths that can be had now; each was identified in this run before it got in.
@@ -33,9 +35,11 @@ impl At<'_> {
                 _ => self.no_disk(),
             });
         }
-        if self.lacks(&disks) {
+        // Whether they are in the right order says nothing of whose disk it is, and may change at any moment.
+        let regroup = |m| self.misordered(m) && !self.run.gathered;
+        if self.lacks(&disks) || self.observed.map.as_ref().is_some_and(regroup) {
             return Err(match self.run.gathered {
-                false => Next::Do(Step::Gather(order(name, &disks, self.rest(&disks), true))),
+                false => self.gather(name, &disks, self.rest(&disks)),
                 true => stop(
                     Stage::Device,
                     Reason::StepFailed,
@@ -53,6 +57,11 @@ impl At<'_> {
                 Reason::DeviceBusy,
                 format!("{} is in use by {}", id.path, holders.join(", ")),
             ));
+        }
+        if !self.observed.is_reachable()
+            && let Some(held) = self.held_back()
+        {
+            return Err(stop(Stage::Device, Reason::PathsHeldBack, held));
         }
         self.identity(id)?;
         Ok(id)
@@ -110,11 +119,20 @@ impl At<'_> {
         let dead = all.filter(|d| d.state == "offline" && map.has(&d.id.dev));
         strangers.extend(dead.map(|d| d.id.dev.clone()));
         let stranger = strangers.iter().any(|dev| map.has(dev));
-        let nothing = disks.is_empty() || !(stranger || self.lacks(&disks));
+        let nothing = disks.is_empty() || !(stranger || self.lacks(&disks) || self.misordered(map));
         if nothing || self.run.gathered || self.unsettled() {
             return Ok(());
         }
-        Err(Next::Do(Step::Gather(order(name, &disks, strangers, true))))
+        Err(self.gather(name, &disks, strangers))
+    }
+
+    fn gather(&self, name: &MapName, disks: &[&Device], strangers: Vec<String>) -> Next {
+        let layout = self.layout(disks, &strangers);
+        let waits = self.observed.map.as_ref().is_none_or(|m| m.queues);
+        let queues = waits || disks.iter().any(|d| d.takes_io());
+        let mut order = order(name, disks, strangers, queues);
+        order.layout = layout;
+        Next::Do(Step::Gather(order))
     }
 
     /// I/O that waits for a path fails from now on, once.
@@ -142,7 +160,10 @@ impl At<'_> {
             .filter_map(|p| {
                 let session = p.session.as_ref()?;
                 let portal = session.portal.as_ref()?;
-                let disk = p.disk.as_ref().map_or("no disk", |d| d.state.as_str());
+                let disk = p.disk.as_ref().map_or("no disk", |d| match d.access {
+                    Some(access) if !d.takes_io() && d.state == "running" => access.as_str(),
+                    _ => d.state.as_str(),
+                });
                 Some(format!("{portal} is {}, its disk {disk}", session.state))
             })
             .collect();
@@ -227,14 +248,14 @@ impl At<'_> {
         }
     }
 
-    /// Paths that work and of which the kernel read the identity anew in this run.
+    /// Paths that are there and of which the kernel read the identity anew in this run.
     fn seen_paths(&self) -> impl Iterator<Item = &Path> {
         let seen = |p: &&Path| {
             let sid = p.session.as_ref().map(|s| s.sid);
             sid.is_some_and(|sid| self.run.seen.contains(&sid))
         };
         let paths = self.observed.paths.iter();
-        paths.filter(|p| p.named && p.works()).filter(seen)
+        paths.filter(|p| p.named && p.is_there()).filter(seen)
     }
 
     /// The path leads to the volume's disk, to the same as the other paths, and nothing else uses it.
@@ -317,8 +338,13 @@ impl At<'_> {
         };
         let size = disks.iter().map(|d| d.id.size_bytes).min();
         map.suspended
-            || !map.queues
-            || disks.iter().any(|d| !map.uses(&d.id.dev))
+            // Where it fails by now, only a path that takes it has it wait again.
+            || (!map.queues && disks.iter().any(|d| d.takes_io()))
+            || disks.iter().any(|d| match d.takes_io() {
+                true => !map.uses(&d.id.dev),
+                // It waits there for its turn.
+                false => !map.has(&d.id.dev),
+            })
             || size.is_some_and(|size| size > map.device.id.size_bytes)
     }
 
@@ -339,7 +365,8 @@ impl At<'_> {
         let paths = self.observed.paths.iter().filter(|p| p.named && is_up(p));
         let mut disks = paths.filter_map(|p| p.disk.as_ref());
         let dead = |d: &&Device| {
-            let dead = d.state == "offline" || d.id.size_bytes == 0;
+            // An array that takes no I/O may not tell the size either.
+            let dead = d.state == "offline" || (d.id.size_bytes == 0 && d.takes_io());
             dead && d.holders.is_empty() && self.is_new(&d.id)
         };
         match disks.find(dead) {
@@ -371,6 +398,7 @@ fn order(name: &MapName, disks: &[&Device], strangers: Vec<String>, queues: bool
         paths: disks.iter().map(|d| d.id.clone()).collect(),
         strangers,
         queues,
+        layout: Layout::default(),
     }
 }
 

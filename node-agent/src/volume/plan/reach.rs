@@ -24,7 +24,10 @@ impl At<'_> {
     /// A device that was there before us: it is only looked at, and left alone as long as anything else has it.
     fn reach_local(&self, path: &str) -> Result<&DeviceId, Next> {
         let stopped = |reason, what: String| Err(stop(Stage::Device, reason, what));
-        let Some(Device { id, state, holders }) = self.observed.device() else {
+        let Some(Device {
+            id, state, holders, ..
+        }) = self.observed.device()
+        else {
             return stopped(
                 Reason::DeviceNotFound,
                 format!("there is no block device at {path}"),
@@ -186,7 +189,10 @@ impl At<'_> {
                 self.session_is_down(session, &target.iqn),
             ));
         }
-        let Some(Device { id, state, holders }) = self.observed.device() else {
+        let Some(Device {
+            id, state, holders, ..
+        }) = self.observed.device()
+        else {
             return Err(match self.run.scanned {
                 true => stop(
                     Stage::Device,

@@ -1,5 +1,6 @@
 //! The state machine against the simulated node: every crash, every error, every bad input, random schedules.
 
+mod alua;
 mod bad_input;
 mod crashes;
 mod detached;

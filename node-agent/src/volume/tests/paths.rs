@@ -298,34 +298,6 @@ fn a_map_of_others_above_a_volume_in_use_keeps_no_path_of_it_out() {
     assert_eq!(lab.reason(1), None);
 }
 
-/// ALUA is refused. Of a volume in use, the controllers of which changed places since, it concerns that path and no other.
-#[test]
-fn a_path_that_the_array_does_not_want_used_is_refused_and_keeps_no_other_out() {
-    let owned_elsewhere = |lab: &Lab| {
-        lab.target(|t| t.other_controller = vec![PORTALS[1].to_owned()]);
-    };
-    let lab = Lab::paths(Provider::Luks2, 1);
-    owned_elsewhere(&lab);
-    lab.stops(Reason::MultipathUnsupported);
-    assert!(lab.world.borrow().kernel.maps.is_empty());
-    let lab = attached();
-    for portal in [0, 1] {
-        cut(&lab, portal);
-    }
-    lab.settle(1);
-    owned_elsewhere(&lab);
-    for portal in [1, 0] {
-        mend(&lab, portal);
-    }
-    lab.settle(1);
-    assert_eq!((lab.reason(1), up(&lab)), (None, vec![true, false]));
-    let why = lab.status(1).paths[1].why.clone().unwrap();
-    assert!(why.contains("active/non-optimized"), "{why}");
-    lab.target(|t| t.other_controller.clear());
-    lab.settle(1);
-    assert_eq!(up(&lab), [true, true]);
-}
-
 #[test]
 fn a_disk_that_grew_grows_through_all_paths() {
     let lab = attached();

@@ -145,6 +145,11 @@ impl Host for World {
                 let d = &self.disks[disk];
                 let device = &mut self.kernel.devices[i];
                 (device.wwid, device.size, device.disk) = (d.wwid.clone(), d.size, disk);
+                let device = device.clone();
+                if self.hides(&device) {
+                    self.kernel.devices[i].size = 0;
+                }
+                self.hear_at_scan(&device);
                 Ok(())
             }
             (None, Some(disk)) => {
@@ -158,7 +163,7 @@ impl Host for World {
                     })
                     .unwrap();
                 let d = &self.disks[disk];
-                self.kernel.devices.push(SimDevice {
+                let mut device = SimDevice {
                     path: format!("/dev/sd{letter}"),
                     dev: format!("8:{}", (u32::from(letter) - 97) * 16),
                     sid,
@@ -169,7 +174,12 @@ impl Host for World {
                     state: "running".to_owned(),
                     in_use: false,
                     file: None,
-                });
+                };
+                if self.hides(&device) {
+                    device.size = 0;
+                }
+                self.kernel.devices.push(device.clone());
+                self.hear_at_scan(&device);
                 Ok(())
             }
         }

@@ -2,7 +2,7 @@
 
 use cryptvol_crds::v1alpha1::{Desired, Provider, Stage};
 
-use super::super::lab::*;
+use super::super::{alua, lab::*};
 use crate::host::sim::*;
 
 /// A way that the agent goes, from a prepared laboratory to a desired state.
@@ -254,6 +254,34 @@ pub(super) const WAYS: &[Way] = &[
     Way {
         name: "detach, two paths",
         prepare: paths_with_data,
+        desired: Desired::Detached,
+        last: Stage::Detached,
+        formats: false,
+    },
+    Way {
+        name: "first attach, two controllers",
+        prepare: alua::two_controllers,
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: true,
+    },
+    Way {
+        name: "attach, two controllers",
+        prepare: || detached(alua::two_controllers_with_data()),
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "controllers change places",
+        prepare: alua::changed_places,
+        desired: Desired::Attached,
+        last: Stage::Attached,
+        formats: false,
+    },
+    Way {
+        name: "detach, two controllers that changed places",
+        prepare: alua::changed_places,
         desired: Desired::Detached,
         last: Stage::Detached,
         formats: false,
