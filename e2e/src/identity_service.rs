@@ -476,7 +476,8 @@ fn clean_env(command: &mut Command) {
     }
 }
 
-fn random_bytes() -> Result<[u8; 12]> {
+/// Enough for a password that nobody guesses.
+pub(crate) fn random_bytes() -> Result<[u8; 12]> {
     let mut bytes = [0; 12];
     fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes)

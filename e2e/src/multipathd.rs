@@ -1,14 +1,14 @@
 //! The real multipathd (Debian package `multipath-tools`) on a node: unpacked into the cache folder, and put on the nodes that ask for it. It is
 //! not installed on the machine, for its udev rules would then count on every node.
 
-use std::fs::{self, File};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::debian;
 use crate::node::{Node, Spawned};
+use crate::once::once;
 use crate::parts::cache_dir;
 use crate::process::{run, wait_for};
 use crate::sandbox::plain_path;
@@ -55,30 +55,17 @@ impl Multipathd {
     /// # Errors
     /// As apt's.
     pub fn prepare() -> Result<Self> {
-        if let Ok(there) = Self::locate() {
-            return Ok(there);
-        }
-        let dir = dir()?;
-        let parent = dir.parent().context("no folder for multipathd")?;
-        fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
-        let lock = File::create(parent.join(".lock"))?;
-        lock.lock().context("wait for another multipathd")?;
-        if let Ok(there) = Self::locate() {
-            return Ok(there);
-        }
-        let depends = run("apt-cache", &["depends", "--important", "multipath-tools"])?;
-        let depends = depends
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("Depends: "))
-            .filter(|name| ALONG.iter().any(|along| name.starts_with(along)));
-        let packages: Vec<_> = depends.chain(["multipath-tools"]).collect();
-        let scratch = tempfile::Builder::new()
-            .prefix(".multipathd-")
-            .tempdir_in(parent)?;
-        let root = scratch.path().join("root");
-        debian::unpack(&packages, scratch.path(), &root).context("get multipathd")?;
-        // Whole or not at all.
-        fs::rename(&root, &dir).with_context(|| format!("put {} into place", dir.display()))?;
+        once(&dir()?, "multipathd", |scratch| {
+            let depends = run("apt-cache", &["depends", "--important", "multipath-tools"])?;
+            let depends = depends
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix("Depends: "))
+                .filter(|name| ALONG.iter().any(|along| name.starts_with(along)));
+            let packages: Vec<_> = depends.chain(["multipath-tools"]).collect();
+            let root = scratch.join("root");
+            debian::unpack(&packages, scratch, &root)?;
+            Ok(root)
+        })?;
         Self::locate()
     }
 

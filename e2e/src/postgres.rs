@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
+use crate::identity_service::random_bytes;
 use crate::pki::Authority;
 use crate::process::{Daemon, free_port, run};
 use crate::sandbox::BRIDGE_IP;
@@ -19,7 +20,6 @@ const OWNER: &str = "keys";
 const FIRST: &str = "postgres";
 /// Where the files of a server are in its folder.
 const DATA: &str = "data";
-const RANDOM: &str = "/proc/sys/kernel/random/uuid";
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A running server. Dropping it kills it.
@@ -74,7 +74,7 @@ impl Postgres {
             dir: dir.to_path_buf(),
             port,
             daemon: Daemon::spawn(dir, "postgres", command)?,
-            password: format!("Pg-{}", fs::read_to_string(RANDOM)?.trim()),
+            password: format!("Pg-{}", hex::encode(random_bytes()?)),
         };
         let start = Instant::now();
         while server.sql("SELECT 1").is_err() {

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::debian;
+use crate::once::once;
 use crate::parts::cache_dir;
 use crate::process::{run, tail};
 
@@ -55,26 +56,10 @@ pub fn locate() -> Result<PathBuf> {
 /// # Errors
 /// When the package source does not have the sources of the installed kernel any more, or they do not build.
 pub fn prepare() -> Result<PathBuf> {
-    if let Ok(there) = locate() {
-        return Ok(there);
-    }
-    let dir = dir()?;
-    let parent = dir.parent().context("no folder for modules")?;
-    fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
-    let lock = File::create(parent.join(".lock"))?;
-    lock.lock()
-        .context("wait for another build of the modules")?;
-    if let Ok(there) = locate() {
-        return Ok(there);
-    }
-    let scratch = tempfile::Builder::new()
-        .prefix(".build-")
-        .tempdir_in(parent)?;
-    let sources = sources(scratch.path())?;
-    let built = build(&sources, scratch.path())?;
-    // Whole or not at all.
-    fs::rename(&built, &dir).with_context(|| format!("put {} into place", dir.display()))?;
-    Ok(dir)
+    once(&dir()?, "the kernel modules for ALUA", |scratch| {
+        build(&sources(scratch)?, scratch)
+    })?;
+    locate()
 }
 
 /// The sources of the installed kernel, unpacked.

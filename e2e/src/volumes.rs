@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::control_plane::ControlPlane;
 use crate::node::Node;
 use crate::process::wait_for;
+use crate::site::AGENT_LOG;
 
 /// The longest that anything asked of cryptvol takes in a test on a loaded machine; most of it takes a second.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -183,6 +184,19 @@ impl Volume {
                     && conditions::is_true(&s.conditions, conditions::READY)
             })
         })
+        .await
+    }
+
+    /// Waits until its link leads to a block device. After a power cut the status is that of before until the agent has looked; the link
+    /// is this boot's.
+    pub async fn wait_link(&self, node: &Node) -> Result<()> {
+        let there = format!("test -b {}", self.link());
+        wait_for(
+            "the link",
+            PATIENCE,
+            || async { Ok((node.sh(&there).await?.code == 0).then_some(())) },
+            || node.log(AGENT_LOG),
+        )
         .await
     }
 

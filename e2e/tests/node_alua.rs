@@ -10,11 +10,8 @@ use cryptvol_e2e::process::wait_for;
 use cryptvol_e2e::site::{AGENT_LOG, Site, SiteSpec};
 use cryptvol_e2e::volumes::{PATIENCE, Volume};
 use cryptvol_e2e::workdir::WorkDir;
+use cryptvol_e2e::writing_guest::{self, WritingGuest};
 use serde_json::json;
-
-/// Writes a number and a word, waits until it is stored, notes it, and so on. Ends at the first error.
-const GUEST: &str = "i=0; while printf '%-4096s' \"$i plaintext-of-the-guest\" | dd of=$0 bs=4096 iflag=fullblock oflag=direct conv=notrunc,fsync status=none; \
-                     do echo $i >/run/written.new; mv -f /run/written.new /run/written; i=$((i+1)); done; echo failed >/run/guest-failed";
 
 struct Ground {
     site: Site,
@@ -25,6 +22,10 @@ struct Ground {
 impl Ground {
     async fn sh(&self, script: &str) -> Result<String> {
         self.site.node(0).sh(script).await?.ok()
+    }
+
+    fn guest(&self) -> WritingGuest<'_> {
+        WritingGuest::of(self.site.node(0), &self.volume)
     }
 
     async fn wait_paths(&self, up: [bool; 2]) -> Result<()> {
@@ -105,34 +106,6 @@ impl Ground {
             .map(drop)
     }
 
-    async fn written(&self) -> Result<u64> {
-        let text = self.sh("cat /run/written").await?;
-        text.trim().parse().with_context(|| format!("{text:?}"))
-    }
-
-    /// The number that is on the disk.
-    async fn read(&self) -> Result<u64> {
-        let link = self.volume.link();
-        let read = format!("dd if={link} bs=4096 count=1 iflag=direct status=none");
-        let text = self.sh(&read).await?;
-        let number = text.split(' ').next().unwrap_or_default();
-        number.parse().with_context(|| format!("{text:?}"))
-    }
-
-    async fn start_guest(&self) -> Result<()> {
-        let link = self.volume.link();
-        let guest = ["bash", "-c", GUEST, &link];
-        self.site.node(0).spawn("guest", &guest, &[]).await?;
-        wait_for(
-            "the guest's first write",
-            PATIENCE,
-            || async { Ok(self.written().await.ok()) },
-            String::new,
-        )
-        .await
-        .map(drop)
-    }
-
     /// Detaches the volume, and nothing is left of it on the node.
     async fn detach(&self) -> Result<()> {
         let detached = self.volume.clone().detached();
@@ -148,24 +121,6 @@ impl Ground {
         self.sh("for disk in /sys/class/scsi_disk/*; do echo 1 >$disk/device/rescan; done")
             .await
             .map(drop)
-    }
-
-    /// Waits until the guest has written anew, several times.
-    async fn guest_goes_on(&self) -> Result<()> {
-        let before = self.written().await?;
-        wait_for(
-            "the guest to write",
-            PATIENCE,
-            || async { Ok((self.written().await? > before + 3).then_some(())) },
-            || self.site.node(0).log(AGENT_LOG),
-        )
-        .await?;
-        let files = self.sh("ls /run").await?;
-        ensure!(
-            files.lines().all(|f| f != "guest-failed"),
-            "the guest failed"
-        );
-        Ok(())
     }
 }
 
@@ -208,25 +163,25 @@ async fn the_controller_that_the_array_prefers_is_used_and_its_failovers_lose_no
     ground.wait_groups((&[&[1], &[0]], 1)).await?;
     let states = ["active/non-optimized", "active/optimized"];
     ground.wait_access(states).await?;
-    ground.start_guest().await?;
+    ground.guest().start("guest").await?;
 
     // The controllers change places: I/O goes on where it was until the agent has it go the shorter way.
     ground.array.say([Optimized, NonOptimized]).await?;
     ground.wait_groups((&[&[0], &[1]], 1)).await?;
     ground.wait_access([states[1], states[0]]).await?;
-    ground.guest_goes_on().await?;
+    ground.guest().goes_on().await?;
 
     // The one that is used goes away: the kernel takes the other. It is back: the agent takes it again.
     ground.array.switch(0, false).await?;
     ground.wait_paths([false, true]).await?;
     ground.wait_groups((&[&[0], &[1]], 2)).await?;
     ground.wait_health(Reason::PathsDegraded).await?;
-    ground.guest_goes_on().await?;
+    ground.guest().goes_on().await?;
     ground.array.switch(0, true).await?;
     ground.wait_paths([true, true]).await?;
     ground.wait_groups((&[&[0], &[1]], 1)).await?;
     ground.wait_health(Reason::AsDesired).await?;
-    ground.guest_goes_on().await?;
+    ground.guest().goes_on().await?;
 
     // A controller that only stands by is no defect. It takes over while no agent runs: the kernel alone finds it.
     ground.array.say([Optimized, Standby]).await?;
@@ -236,12 +191,12 @@ async fn the_controller_that_the_array_prefers_is_used_and_its_failovers_lose_no
     ground.wait_health(Reason::AsDesired).await?;
     ground.site.kill_agent(0).await?;
     ground.array.say([Standby, Optimized]).await?;
-    ground.guest_goes_on().await?;
+    ground.guest().goes_on().await?;
     ensure!(ground.groups().await? == (vec![vec![0], vec![1]], 2));
     ground.site.start_agent(0).await?;
     ground.wait_groups((&[&[1], &[0]], 1)).await?;
     ground.wait_paths([false, true]).await?;
-    ground.guest_goes_on().await?;
+    ground.guest().goes_on().await?;
 
     // For a while none takes I/O: it waits, nothing fails, and goes on through the one that takes over.
     ground.array.say([Standby, Unavailable]).await?;
@@ -253,25 +208,17 @@ async fn the_controller_that_the_array_prefers_is_used_and_its_failovers_lose_no
     ground.array.say([Optimized, Standby]).await?;
     ground.volume.wait_ready(&ground.site.plane).await?;
     ground.wait_groups((&[&[0], &[1]], 1)).await?;
-    ground.guest_goes_on().await?;
+    ground.guest().goes_on().await?;
 
     // A power cut; what the guest was told is stored is stored, and the array has none of its words.
-    let written = ground.written().await?;
+    let written = ground.guest().written().await?;
     ground.site.power_cycle(0).await?;
-    // The status is that of before until the agent has looked; the link is this boot's.
-    let link = format!("test -b {}", ground.volume.link());
-    wait_for(
-        "the link",
-        PATIENCE,
-        || async { Ok((ground.site.node(0).sh(&link).await?.code == 0).then_some(())) },
-        || ground.site.node(0).log(AGENT_LOG),
-    )
-    .await?;
+    ground.volume.wait_link(ground.site.node(0)).await?;
     ground.volume.wait_ready(&ground.site.plane).await?;
     ground.wait_paths([true, false]).await?;
-    let found = ground.read().await?;
+    let found = ground.guest().read().await?;
     ensure!(found >= written, "{found} is older than {written}");
-    ensure!(!ground.array.contains("plaintext-of-the-guest").await?);
+    ensure!(!ground.array.contains(writing_guest::WORDS).await?);
 
     ground.detach().await?;
 
@@ -300,16 +247,16 @@ async fn an_array_that_could_be_told_to_move_its_disk_is_not() -> Result<()> {
     ground.volume.apply(&ground.site.plane).await?;
     ground.volume.wait_ready(&ground.site.plane).await?;
     ground.wait_groups((&[&[0], &[1]], 1)).await?;
-    ground.start_guest().await?;
+    ground.guest().start("guest").await?;
     ground.array.switch(0, false).await?;
     ground.wait_paths([false, true]).await?;
-    ground.guest_goes_on().await?;
+    ground.guest().goes_on().await?;
     let says = ground.array.says().await?;
     ensure!(says == [Optimized as u8, NonOptimized as u8], "{says:?}");
     ground.array.switch(0, true).await?;
     ground.wait_paths([true, true]).await?;
     ground.wait_groups((&[&[0], &[1]], 1)).await?;
-    ground.guest_goes_on().await
+    ground.guest().goes_on().await
 }
 
 /// The kernels of the other tests have no handlers at all. With them a disk that has none answers otherwise in sysfs.

@@ -10,11 +10,8 @@ use cryptvol_e2e::site::{AGENT_ADMIN_PORT, Site, SiteSpec};
 use cryptvol_e2e::tcp_front::TcpFront;
 use cryptvol_e2e::volumes::{PATIENCE, Volume};
 use cryptvol_e2e::workdir::WorkDir;
+use cryptvol_e2e::writing_guest::WritingGuest;
 use serde_json::json;
-
-/// Writes a number, waits until it is stored, notes it, and so on. Ends at the first error.
-const GUEST: &str = "i=0; while printf '%-4096s' $i | dd of=$0 bs=4096 iflag=fullblock oflag=direct conv=notrunc,fsync status=none; \
-                     do echo $i >/run/written.new; mv -f /run/written.new /run/written; i=$((i+1)); done; echo failed >/run/guest-failed";
 
 struct Ground {
     site: Site,
@@ -25,6 +22,10 @@ struct Ground {
 impl Ground {
     async fn sh(&self, script: &str) -> Result<String> {
         self.site.node(0).sh(script).await?.ok()
+    }
+
+    fn guest(&self) -> WritingGuest<'_> {
+        WritingGuest::of(self.site.node(0), &self.volume)
     }
 
     /// Waits until the status says of each path whether it is up.
@@ -100,32 +101,11 @@ impl Ground {
         .await
     }
 
-    async fn written(&self) -> Result<u64> {
-        let text = self.sh("cat /run/written").await?;
-        text.trim().parse().with_context(|| format!("{text:?}"))
-    }
-
-    /// The number that is on the disk.
-    async fn read(&self) -> Result<u64> {
-        let link = self.volume.link();
-        let read = format!("dd if={link} bs=4096 count=1 iflag=direct status=none");
-        let text = self.sh(&read).await?;
-        text.trim().parse().with_context(|| format!("{text:?}"))
-    }
-
     /// The node loses its power, comes back with both ways to the array, and the volume with it.
     async fn power_cut(&mut self) -> Result<()> {
         self.site.power_cycle(0).await?;
         self.site.give_ipv6(0).await?;
-        // The status is that of before until the agent has looked; the link is this boot's.
-        let link = format!("test -b {}", self.volume.link());
-        wait_for(
-            "the link",
-            PATIENCE,
-            || async { Ok((self.site.node(0).sh(&link).await?.code == 0).then_some(())) },
-            String::new,
-        )
-        .await?;
+        self.volume.wait_link(self.site.node(0)).await?;
         self.volume.wait_ready(&self.site.plane).await?;
         self.wait_map_of_two().await
     }
@@ -145,25 +125,6 @@ impl Ground {
             String::new,
         )
         .await
-    }
-
-    /// Waits until the guest has written anew, several times.
-    async fn guest_goes_on(&self) -> Result<()> {
-        let before = self.written().await?;
-        wait_for(
-            "the guest to write",
-            PATIENCE,
-            || async { Ok((self.written().await? > before + 3).then_some(())) },
-            String::new,
-        )
-        .await?;
-        ensure!(
-            self.sh("ls /run")
-                .await?
-                .lines()
-                .all(|f| f != "guest-failed")
-        );
-        Ok(())
     }
 
     fn cut(&self, at: usize, cut: bool) -> Result<()> {
@@ -220,24 +181,14 @@ async fn io_goes_on_while_one_of_two_portals_works_and_waits_while_none_does() -
         .sh("cat /sys/class/iscsi_session/*/recovery_tmo")
         .await?;
     ensure!(timeouts == "5\n5\n", "recovery_tmo: {timeouts}");
-    let link = ground.volume.link();
-    let node = ground.site.node(0);
-    node.spawn("guest", &["bash", "-c", GUEST, &link], &[])
-        .await?;
-    wait_for(
-        "the guest's first write",
-        PATIENCE,
-        || async { Ok(ground.written().await.ok()) },
-        String::new,
-    )
-    .await?;
+    ground.guest().start("guest").await?;
 
     // Either path alone is enough, and is taken back. Each change is told once, however often the agent looks.
     ground.wait_health(Reason::AsDesired).await?;
     for at in [0, 1] {
         ground.cut(at, true)?;
         ground.wait_paths([at == 1, at == 0]).await?;
-        ground.guest_goes_on().await?;
+        ground.guest().goes_on().await?;
         let said = ground.wait_health(Reason::PathsDegraded).await?;
         let whose = format!("1 of 2 paths is down: {}", ground.portals[at]);
         ensure!(said.contains(&whose), "{said}");
@@ -250,7 +201,7 @@ async fn io_goes_on_while_one_of_two_portals_works_and_waits_while_none_does() -
             .await?;
         ground.cut(at, false)?;
         ground.wait_paths([true, true]).await?;
-        ground.guest_goes_on().await?;
+        ground.guest().goes_on().await?;
         ground.wait_health(Reason::AsDesired).await?;
         for reason in ["PathsDegraded", "PathsHealthy"] {
             let times = u64::try_from(at)? + 1;
@@ -282,7 +233,7 @@ async fn io_goes_on_while_one_of_two_portals_works_and_waits_while_none_does() -
     }
     ground.volume.wait_ready(&ground.site.plane).await?;
     ground.wait_paths([true, true]).await?;
-    ground.guest_goes_on().await?;
+    ground.guest().goes_on().await?;
 
     disk_that_somebody_removed(&ground).await?;
     sessions_of_two_volumes(&mut ground, &lun).await?;
@@ -306,10 +257,10 @@ async fn io_goes_on_while_one_of_two_portals_works_and_waits_while_none_does() -
             status.is_some_and(|s| s.usable_bytes == Some(usable))
         })
         .await?;
-    ground.guest_goes_on().await?;
-    let written = ground.written().await?;
+    ground.guest().goes_on().await?;
+    let written = ground.guest().written().await?;
     ground.power_cut().await?;
-    let found = ground.read().await?;
+    let found = ground.guest().read().await?;
     ensure!(found >= written, "{found} is older than {written}");
     ground.detach().await?;
 
@@ -351,7 +302,7 @@ async fn disk_that_somebody_removed(ground: &Ground) -> Result<()> {
     )
     .await?;
     ground.wait_map_of_two().await?;
-    ground.guest_goes_on().await?;
+    ground.guest().goes_on().await?;
     ground.wait_health(Reason::AsDesired).await?;
     ensure!(ground.sh("ls /sys/class/iscsi_session").await? == sessions);
     Ok(())
@@ -377,7 +328,7 @@ async fn sessions_of_two_volumes(ground: &mut Ground, lun: &Lun) -> Result<()> {
     ensure!(ground.sh(count).await? == "2\n1\n");
     ensure!(ground.sh("ls /sys/class/iscsi_session").await? == sessions);
     ground.wait_paths([true, true]).await?;
-    ground.guest_goes_on().await
+    ground.guest().goes_on().await
 }
 
 /// A node whose agent waits three seconds for a path, and not two minutes: the guest gets an error then, and none any more once a path is
@@ -391,19 +342,7 @@ async fn io_fails_after_its_time(ground: &mut Ground) -> Result<()> {
     ground.volume.apply(&ground.site.plane).await?;
     ground.volume.wait_ready(&ground.site.plane).await?;
     ground.wait_paths([true, true]).await?;
-    ground.sh("rm -f /run/written /run/guest-failed").await?;
-    let link = ground.volume.link();
-    let node = ground.site.node(0);
-    let guest = node
-        .spawn("guest-2", &["bash", "-c", GUEST, &link], &[])
-        .await?;
-    wait_for(
-        "the second guest's first write",
-        PATIENCE,
-        || async { Ok(ground.written().await.ok()) },
-        String::new,
-    )
-    .await?;
+    let guest = ground.guest().start("guest-2").await?;
     for at in [0, 1] {
         ground.cut(at, true)?;
     }
@@ -415,8 +354,8 @@ async fn io_fails_after_its_time(ground: &mut Ground) -> Result<()> {
         .await?;
     // The write that waited ended with an error, so the guest did.
     guest.wait(PATIENCE).await?;
-    ensure!(ground.sh("ls /run").await?.contains("guest-failed"));
-    let written = ground.written().await?;
+    ensure!(ground.guest().has_failed().await?);
+    let written = ground.guest().written().await?;
     for at in [0, 1] {
         ground.cut(at, false)?;
     }
@@ -425,10 +364,10 @@ async fn io_fails_after_its_time(ground: &mut Ground) -> Result<()> {
     // It waits again, and what was acknowledged is there.
     let table = ground.sh("dmsetup table --target multipath").await?;
     ensure!(table.contains("queue_if_no_path"), "{table}");
-    let found = ground.read().await?;
+    let found = ground.guest().read().await?;
     ensure!(found >= written, "{found} is older than {written}");
     ground
-        .sh(&format!("printf '%-4096s' again | dd of={link} bs=4096 iflag=fullblock oflag=direct conv=notrunc,fsync status=none"))
+        .sh(&format!("printf '%-4096s' again | dd of={} bs=4096 iflag=fullblock oflag=direct conv=notrunc,fsync status=none", ground.volume.link()))
         .await?;
     kept_by_multipathd(ground).await
 }

@@ -10,6 +10,7 @@ use nix::unistd::Uid;
 use sha2::{Digest, Sha256};
 
 use crate::image::ImageBuilder;
+use crate::once::once;
 use crate::parts::{KIND_MODULE, KUBERNETES, Parts, cache_dir};
 use crate::process::{run, tail};
 
@@ -49,21 +50,13 @@ impl NodeImage {
             Uid::effective().is_root(),
             "only root can make a node image for kind: run as root, or have a docker daemon that can pull kindest/node"
         );
-        let dir = image
-            .archive
-            .parent()
-            .context("no folder for the node image")?;
-        fs::create_dir_all(dir)?;
-        let lock = File::create(dir.join(".lock"))?;
-        lock.lock().context("wait for another node image")?;
-        if !image.archive.is_file() {
+        once(&image.archive, "a node image for kind", |scratch| {
             let start = Instant::now();
             eprintln!("making a node image for kind from Debian packages and the parts (once)");
-            let scratch = tempfile::Builder::new().prefix(".node-").tempdir_in(dir)?;
-            make(parts, scratch.path()).context("make a node image for kind")?;
-            fs::rename(scratch.path().join("node.tar"), &image.archive)?;
+            make(parts, scratch)?;
             eprintln!("made the node image: {} s", start.elapsed().as_secs());
-        }
+            Ok(scratch.join("node.tar"))
+        })?;
         Ok(image)
     }
 

@@ -10,6 +10,7 @@
 pub mod access;
 pub mod belongings;
 pub mod model;
+pub mod path_map;
 pub mod portal;
 pub mod probe;
 pub mod real;
@@ -21,6 +22,7 @@ pub use access::{Access, Layout};
 pub use belongings::{Belongings, Below, OtherSession};
 use cryptvol_crds::v1alpha1::{HeaderBackup, KeySlotRef};
 pub use model::*;
+pub use path_map::{MapOrder, Member, PathMap};
 pub use portal::{Discovered, MAX_PORTALS, Portal};
 
 /// What can be observed and done on a node.

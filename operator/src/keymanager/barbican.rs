@@ -173,6 +173,23 @@ impl Barbican {
         }
     }
 
+    /// Has something made; any status but those of `done` is a refusal.
+    async fn post_json<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+        done: &[StatusCode],
+        action: &'static str,
+    ) -> Result<T, KeyError> {
+        let response = self
+            .call(Method::POST, path, &[], "application/json", Some(body))
+            .await?;
+        match done.contains(&response.status()) {
+            true => http::json(response).await,
+            false => Err(http::refusal(response, action).await),
+        }
+    }
+
     /// An order of this name that was begun earlier, by a process that did not live to record its key.
     async fn earlier_order(&self, name: &str) -> Result<Option<String>, KeyError> {
         for page in 0..MAX_PAGES {
@@ -291,20 +308,10 @@ impl KeyManager for Barbican {
                     "mode": "cbc",
                     "payload_content_type": "application/octet-stream",
                 }});
-                let response = self
-                    .call(
-                        Method::POST,
-                        "v1/orders",
-                        &[],
-                        "application/json",
-                        Some(&body),
-                    )
+                let done = [StatusCode::ACCEPTED, StatusCode::CREATED, StatusCode::OK];
+                let made: OrderRef = self
+                    .post_json("v1/orders", &body, &done, "create a key")
                     .await?;
-                match response.status() {
-                    StatusCode::ACCEPTED | StatusCode::CREATED | StatusCode::OK => {}
-                    _ => return Err(http::refusal(response, "create a key").await),
-                }
-                let made: OrderRef = http::json(response).await?;
                 id_of(&made.order_ref)
             }
         };
@@ -321,19 +328,10 @@ impl KeyManager for Barbican {
             "payload": text,
             "payload_content_type": "text/plain",
         });
-        let response = self
-            .call(
-                Method::POST,
-                "v1/secrets",
-                &[],
-                "application/json",
-                Some(&body),
-            )
+        let done = [StatusCode::CREATED];
+        let made: SecretRef = self
+            .post_json("v1/secrets", &body, &done, "store a secret")
             .await?;
-        if response.status() != StatusCode::CREATED {
-            return Err(http::refusal(response, "store a secret").await);
-        }
-        let made: SecretRef = http::json(response).await?;
         self.get_metadata(&id_of(&made.secret_ref)).await
     }
 

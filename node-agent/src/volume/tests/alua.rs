@@ -279,8 +279,7 @@ fn invariant_01_a_better_path_to_another_disk_is_not_used() {
     let lab = two_controllers_with_data();
     cut(&lab, 1);
     lab.settle(1);
-    let stranger = lab.world.borrow().disks.len();
-    lab.world.borrow_mut().disks.push(Disk::blank(&wwid(7)));
+    let stranger = lab.add_disk(Disk::blank(&wwid(7)));
     lab.target(|t| t.other_luns.insert(PORTALS[1].to_owned(), stranger));
     mend(&lab, 1);
     lab.settle(1);

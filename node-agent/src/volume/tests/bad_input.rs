@@ -439,8 +439,7 @@ fn the_lun_number_was_given_to_another_disk_while_the_kernel_keeps_the_old_one()
         in_use: false,
         file: None,
     });
-    let stranger = world.borrow().disks.len();
-    world.borrow_mut().disks.push(Disk::blank(&wwid(66)));
+    let stranger = lab.add_disk(Disk::blank(&wwid(66)));
     lab.target(|t| t.luns.insert(1, stranger));
     stops("LUN reused", &lab, Reason::WwidMismatch, |lab| {
         lab.target(|t| t.luns.insert(1, 0));

@@ -114,9 +114,7 @@ fn invariant_01_without_wwid_or_with_another_the_disk_is_not_opened() {
     assert!(said.contains("detachedHeader"), "{said}");
 
     let lab = down(attached());
-    let other = lab.world.borrow().disks.len();
-    let disk = Disk::blank(&wwid(2)).with(Content::Garbage);
-    lab.world.borrow_mut().disks.push(disk);
+    let other = lab.add_disk(Disk::blank(&wwid(2)).with(Content::Garbage));
     lab.target(|t| t.luns.insert(1, other));
     lab.want(1, Desired::Attached);
     lab.stops(Reason::WwidMismatch);

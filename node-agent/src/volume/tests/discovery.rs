@@ -163,8 +163,7 @@ fn another_disk_behind_a_portal_that_was_found_is_refused() {
         if !wwid_known {
             lab.change(1, |s| s.wwid = None);
         }
-        let stranger = lab.world.borrow().disks.len();
-        lab.world.borrow_mut().disks.push(Disk::blank(&wwid(7)));
+        let stranger = lab.add_disk(Disk::blank(&wwid(7)));
         lab.target(|t| t.other_luns.insert(PORTALS[1].to_owned(), stranger));
         lab
     };
@@ -176,8 +175,7 @@ fn another_disk_behind_a_portal_that_was_found_is_refused() {
     let lab = Lab::discovering(Provider::Luks2, 1);
     lab.target(|t| t.tells.truncate(1));
     let lab = settled(lab);
-    let stranger = lab.world.borrow().disks.len();
-    lab.world.borrow_mut().disks.push(Disk::blank(&wwid(7)));
+    let stranger = lab.add_disk(Disk::blank(&wwid(7)));
     lab.target(|t| {
         t.tells = PORTALS.iter().map(|p| format!("{p},1")).collect();
         t.other_luns.insert(PORTALS[1].to_owned(), stranger);

@@ -27,8 +27,7 @@ fn invariant_01_identity_before_action() {
         if attached {
             continue; // an array that swaps disks under a live mapping cannot be kept from it
         }
-        let stranger = lab.world.borrow().disks.len();
-        lab.world.borrow_mut().disks.push(Disk::blank(&wwid(66)));
+        let stranger = lab.add_disk(Disk::blank(&wwid(66)));
         lab.target(|t| t.luns.insert(1, stranger));
         lab.settle(1);
         assert_eq!(lab.reason(1).as_deref(), Some("WwidMismatch"), "pause {at}");

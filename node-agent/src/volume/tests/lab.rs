@@ -175,8 +175,7 @@ impl Lab {
             ..SimTarget::default()
         };
         for i in 1..=n {
-            let disk = lab.world.borrow().disks.len();
-            lab.world.borrow_mut().disks.push(Disk::blank(&wwid(i)));
+            let disk = lab.add_disk(Disk::blank(&wwid(i)));
             target.luns.insert(u32::try_from(i).unwrap(), disk);
             lab.truth.borrow_mut().insert(name(i), disk);
             let mut volume = NodeVolume::new(
@@ -388,6 +387,13 @@ impl Lab {
     pub fn disk<T>(&self, n: usize, read: impl FnOnce(&mut Disk) -> T) -> T {
         let index = self.truth.borrow()[&name(n)];
         read(&mut self.world.borrow_mut().disks[index])
+    }
+
+    /// A further disk in the array, at no LUN yet. Its number.
+    pub fn add_disk(&self, disk: Disk) -> usize {
+        let disks = &mut self.world.borrow_mut().disks;
+        disks.push(disk);
+        disks.len() - 1
     }
 
     /// Somebody writes over the header of a volume. Gives what was there.

@@ -196,8 +196,7 @@ fn a_path_to_another_disk_is_refused_and_named() {
     let lab = attached();
     cut(&lab, 1);
     lab.settle(1);
-    let stranger = lab.world.borrow().disks.len();
-    lab.world.borrow_mut().disks.push(Disk::blank(&wwid(7)));
+    let stranger = lab.add_disk(Disk::blank(&wwid(7)));
     lab.target(|t| t.other_luns.insert(PORTALS[1].to_owned(), stranger));
     mend(&lab, 1);
     lab.settle(1);
@@ -231,8 +230,7 @@ fn two_disks_on_two_paths_end_the_attachment() {
     lab.settle(1);
     let lab = Lab::paths(Provider::Luks2, 1);
     lab.change(1, |s| s.wwid = None);
-    let stranger = lab.world.borrow().disks.len();
-    lab.world.borrow_mut().disks.push(Disk::blank(&wwid(7)));
+    let stranger = lab.add_disk(Disk::blank(&wwid(7)));
     lab.target(|t| {
         t.other_luns.insert(PORTALS[1].to_owned(), stranger);
     });

@@ -208,11 +208,7 @@ fn peer_failure_06_a_lun_number_that_was_given_to_another_disk() {
     ] {
         let lab = with_data();
         detach(&lab, 1);
-        let stranger = lab.world.borrow().disks.len();
-        lab.world
-            .borrow_mut()
-            .disks
-            .push(Disk::blank(&wwid(66)).with(content.clone()));
+        let stranger = lab.add_disk(Disk::blank(&wwid(66)).with(content.clone()));
         lab.target(|t| t.luns.insert(1, stranger));
         lab.want(1, Desired::Attached);
         let keys = lab.keys_released.get();
