@@ -158,7 +158,7 @@ reasons! {
     /// Of several paths to the disk some do not work; I/O goes on through the others.
     PathsDegraded => "Check the portals that the message names, and the network between them and the node; cryptvol brings their paths back by itself.",
     /// Of several paths to the disk none works; I/O waits for one.
-    PathsLost => "Bring one of the portals back that the message names: I/O waits for it, and fails when it has waited too long (120 seconds unless the node agent's --no-path-timeout says otherwise). cryptvol goes on by itself.",
+    PathsLost => "Bring one of the portals back that the message names: I/O waits for it, as long as --no-path-timeout of the node's agent says, and fails then. cryptvol goes on by itself.",
     /// Of several paths to the disk none works, and I/O fails, because it has waited too long.
     PathsFailing => "Bring one of the portals back that the message names; cryptvol goes on by itself. Guests have seen I/O errors meanwhile: look at their file systems (many are read-only then) and start again what ended.",
     /// Of several paths to the disk some are there, and the array takes I/O on none of them (ALUA). The volume is not in use yet.

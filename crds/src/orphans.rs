@@ -37,11 +37,19 @@ pub enum OrphanKind {
     Link,
     /// An iSCSI session.
     Session,
+    /// A loop device over a file in our directory.
+    Loop,
 }
 
 impl OrphanKind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Mapping, Self::Paths, Self::Link, Self::Session];
+    pub const ALL: [Self; 5] = [
+        Self::Mapping,
+        Self::Paths,
+        Self::Link,
+        Self::Session,
+        Self::Loop,
+    ];
 
     /// The word in metrics and for people.
     pub fn as_str(self) -> &'static str {
@@ -50,6 +58,7 @@ impl OrphanKind {
             Self::Paths => "paths",
             Self::Link => "link",
             Self::Session => "session",
+            Self::Loop => "loop",
         }
     }
 }
@@ -60,7 +69,7 @@ impl OrphanKind {
 pub struct Orphan {
     /// What kind of thing it is.
     pub kind: OrphanKind,
-    /// What tells it from the others of its kind: device-mapper name, path, session id.
+    /// What tells it from the others of its kind: device-mapper name, path, session id, loop device.
     pub name: String,
     /// What it is, with all that tells it.
     pub what: String,

@@ -6,10 +6,14 @@ use anyhow::{Context, Result, ensure};
 use cryptvol_crds::{
     conditions::{self, Reason},
     names,
+    orphans::Orphans,
 };
-use cryptvol_e2e::site::{Site, SiteSpec};
-use cryptvol_e2e::volumes::Volume;
+use cryptvol_e2e::process::{self, wait_for};
+use cryptvol_e2e::site::{AGENT_LOG, Site, SiteSpec};
+use cryptvol_e2e::volumes::{PATIENCE, Volume};
 use cryptvol_e2e::workdir::WorkDir;
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
 use serde_json::json;
 
 /// Logical volume of the node, and the device-mapper UUID that tells it from all others.
@@ -123,6 +127,58 @@ impl Ground {
         ))
         .await
         .map(drop)
+    }
+
+    /// Loop devices over files of the directory that are no volume's are told, whatever path they were made by, and stay. Those of volumes
+    /// are not told, nor is one over a file of the same name elsewhere.
+    async fn loops_of_nobody(&self) -> Result<()> {
+        let made = self
+            .node(
+                "truncate -s 32M /cv/volumes/one.img /cv/volumes/two.img /run/one.img
+                 losetup --find /run/one.img
+                 losetup --find --show /var/lib/cryptvol/volumes/one.img
+                 losetup --find --show /cv/volumes/two.img",
+            )
+            .await?;
+        let devices: Vec<_> = made.lines().collect();
+        let told = self.orphans(2).await?;
+        for (device, file) in devices.iter().zip(["one.img", "two.img"]) {
+            let what =
+                format!("loop device {device} over the file /var/lib/cryptvol/volumes/{file}");
+            ensure!(
+                told.orphans.iter().any(
+                    |o| o.what == what && o.next_step.contains(&format!("losetup -d {device}"))
+                ),
+                "{what} is not told: {told:?}"
+            );
+            // Nobody took it away.
+            self.node(&format!("losetup {device}; losetup -d {device}"))
+                .await?;
+        }
+        self.orphans(0).await?;
+        self.node(
+            "losetup -d $(losetup --noheadings --output NAME --associated /run/one.img)
+             rm /run/one.img /cv/volumes/one.img /cv/volumes/two.img",
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Waits until the Node tells so many that belong to no volume.
+    async fn orphans(&self, count: usize) -> Result<Orphans> {
+        let nodes: Api<Node> = Api::all(self.site.plane.client()?);
+        let node = self.site.node(0);
+        let told = || async {
+            let annotations = nodes.get(node.name()).await?.metadata.annotations;
+            let said = annotations.and_then(|a| a.get(names::ORPHANS_ANNOTATION).cloned());
+            let said: Orphans = match said {
+                Some(text) => serde_json::from_str(&text)?,
+                None => Orphans::default(),
+            };
+            Ok((said.orphans.len() == count).then_some(said))
+        };
+        let log = || process::tail(&node.log_path(AGENT_LOG), 25);
+        wait_for(&format!("{count} orphans"), PATIENCE, told, log).await
     }
 
     async fn deactivate(&self) -> Result<()> {
@@ -298,7 +354,10 @@ async fn local_disks_and_files_come_back_after_a_power_cut_and_no_other_at_their
 
     // The agent anew finds what it made.
     ground.site.kill_agent(0).await?;
-    ground.site.start_agent(0).await?;
+    ground
+        .site
+        .launch_agent(0, &["--orphan-interval", "2"])
+        .await?;
     volume.wait_ready(&ground.site.plane).await?;
     file.wait_ready(&ground.site.plane).await?;
     scratch_space.wait_ready(&ground.site.plane).await?;
@@ -307,6 +366,7 @@ async fn local_disks_and_files_come_back_after_a_power_cut_and_no_other_at_their
         .await?;
     ensure!(found == scratched, "{found:?} with the agent anew");
     ensure!(ground.loops().await? == 1, "not one loop device");
+    ground.loops_of_nobody().await?;
 
     // Power cut; the boot brings another disk to the same path, which is not touched; then the right one.
     ground.site.power_cycle(0).await?;

@@ -1,7 +1,12 @@
 //! Several paths to one disk on a real kernel: dm-crypt above dm-multipath above two portals, one of them IPv6. A guest writes all the
 //! time. And paths that the array tells of itself.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
+use cryptvol_crds::NodeVolume;
 use cryptvol_crds::conditions::{self, PATHS_HEALTHY, PORTALS_DISCOVERED, Reason};
 use cryptvol_crds::names;
 use cryptvol_e2e::array::Lun;
@@ -11,7 +16,18 @@ use cryptvol_e2e::tcp_front::TcpFront;
 use cryptvol_e2e::volumes::{PATIENCE, Volume};
 use cryptvol_e2e::workdir::WorkDir;
 use cryptvol_e2e::writing_guest::WritingGuest;
+use kube::Api;
 use serde_json::json;
+
+/// What the kernel says of the map.
+const MAP: &str = "dmsetup status --target multipath";
+
+/// Whether a map has two paths, which the kernel uses, and no other.
+fn has_two_paths(map: &str) -> bool {
+    let state = |word: &&str| matches!(*word, "A" | "F");
+    let words: Vec<_> = map.split_whitespace().skip(11).filter(state).collect();
+    words == ["A", "A"]
+}
 
 struct Ground {
     site: Site,
@@ -112,16 +128,10 @@ impl Ground {
 
     /// Waits until the first volume's map has two paths, which the kernel uses, and no other.
     async fn wait_map_of_two(&self) -> Result<()> {
-        let status = "dmsetup status --target multipath";
-        let whole = |text: &str| {
-            let state = |word: &&str| matches!(*word, "A" | "F");
-            let words: Vec<_> = text.split_whitespace().skip(11).filter(state).collect();
-            words == ["A", "A"]
-        };
         wait_for(
             "a map of two paths",
             PATIENCE,
-            || async { Ok(whole(&self.sh(status).await?).then_some(())) },
+            || async { Ok(has_two_paths(&self.sh(MAP).await?).then_some(())) },
             String::new,
         )
         .await
@@ -220,7 +230,8 @@ async fn io_goes_on_while_one_of_two_portals_works_and_waits_while_none_does() -
         .wait_reason(&ground.site.plane, Reason::PortalUnreachable)
         .await?;
     ensure!(said.contains("no path to the disk works"), "{said}");
-    ground.wait_health(Reason::PathsLost).await?;
+    let said = ground.wait_health(Reason::PathsLost).await?;
+    ensure!(said.contains("; I/O waits for one until 20"), "{said}");
     ground.wait_told("PathsLost", 1).await?;
     ground
         .wait_metrics(&[
@@ -235,6 +246,7 @@ async fn io_goes_on_while_one_of_two_portals_works_and_waits_while_none_does() -
     ground.wait_paths([true, true]).await?;
     ground.guest().goes_on().await?;
 
+    portal_that_comes_and_goes(&ground).await?;
     disk_that_somebody_removed(&ground).await?;
     sessions_of_two_volumes(&mut ground, &lun).await?;
 
@@ -280,6 +292,48 @@ async fn io_goes_on_while_one_of_two_portals_works_and_waits_while_none_does() -
     }
     io_fails_after_its_time(&mut ground).await?;
     work.passed()
+}
+
+/// A portal that is away for a moment again and again: the guest goes on, and the agent does not write its status each time.
+async fn portal_that_comes_and_goes(ground: &Ground) -> Result<()> {
+    let volumes: Api<NodeVolume> =
+        Api::namespaced(ground.site.plane.client()?, &ground.volume.namespace);
+    let object = names::node_volume_name(&ground.volume.name, ground.site.node(0).name());
+    let begun = Instant::now();
+    let versions = RefCell::new(BTreeSet::new());
+    let look = || async {
+        let version = volumes.get(&object).await?.metadata.resource_version;
+        versions.borrow_mut().insert(version);
+        anyhow::Ok(())
+    };
+    look().await?;
+    for _ in 0..4 {
+        ground.cut(0, true)?;
+        // Long enough for the agent to see it.
+        for _ in 0..30 {
+            look().await?;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        ground.cut(0, false)?;
+        wait_for(
+            "a map of two paths",
+            PATIENCE,
+            || async {
+                look().await?;
+                Ok(has_two_paths(&ground.sh(MAP).await?).then_some(()))
+            },
+            String::new,
+        )
+        .await?;
+    }
+    let written = u64::try_from(versions.borrow().len() - 1)?;
+    let most = begun.elapsed().as_secs() / 30 + 2;
+    ensure!(written >= 1, "it was never told");
+    ensure!(written <= most, "{written} writes in {:?}", begun.elapsed());
+    ground.guest().goes_on().await?;
+    ground.wait_paths([true, true]).await?;
+    ground.wait_health(Reason::AsDesired).await?;
+    Ok(())
 }
 
 /// Healing only adds: one disk of the kernel's was deleted by hand under the guest, and is found anew in the session that it was in.

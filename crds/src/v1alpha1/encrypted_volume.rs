@@ -295,6 +295,9 @@ pub struct EncryptedVolumeStatus {
     /// A restore of the header that a person ordered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header_restore: Option<HeaderRestoreStatus>,
+    /// When the volume was last opened after such a restore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header_restored: Option<Time>,
     /// A rotation of the passphrase that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<RotationStatus>,

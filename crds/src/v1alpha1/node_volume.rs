@@ -333,6 +333,9 @@ pub struct NodeVolumeStatus {
     /// None of the paths works, and I/O fails instead of waiting for one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub io_fails: bool,
+    /// None of the paths works, and I/O waits for one until then; after it I/O fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_waits_until: Option<Time>,
     /// Raw device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceStatus>,

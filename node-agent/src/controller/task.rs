@@ -36,6 +36,10 @@ use crate::{
 /// As often as multipathd looks by default.
 const PATHS: Duration = Duration::from_secs(5);
 
+/// What changes in nothing but its paths is written once in so long: a portal that comes and goes all the time would else cost the API server
+/// a write and its readers an Event each time. The first change is written at once.
+const PATHS_TOLD: Duration = Duration::from_secs(30);
+
 /// How long what an array told of further portals counts before it is asked again.
 const RENEW: Duration = Duration::from_secs(600);
 
@@ -65,6 +69,7 @@ pub async fn follow(
                     .mul_f64(0.5 + 0.5 * rand::rng().random::<f64>()),
         ),
         discover_at: Cell::new(Instant::now()),
+        paths_told: Cell::new(None),
         cx,
     };
     volume.live(&mut objects).instrument(span).await;
@@ -79,6 +84,8 @@ struct Volume {
     proof_due: Cell<Instant>,
     /// When the array is to be asked for further portals.
     discover_at: Cell<Instant>,
+    /// When other paths than before were last written.
+    paths_told: Cell<Option<Instant>>,
 }
 
 struct State {
@@ -193,10 +200,10 @@ impl Volume {
         wanted.unlock_memory_kib = self.cx.pool.unlock_memory_mib() << 10;
         wanted.prove = self.proof_due.get() <= Instant::now();
         wanted.discover = wanted.discovery.is_some() && self.discover_at.get() <= Instant::now();
-        let patience = self.cx.no_path_timeout;
+        wanted.no_path_timeout = self.cx.no_path_timeout;
         wanted.give_up = hand
             .cut_off
-            .is_some_and(|since| since.elapsed() >= patience);
+            .is_some_and(|since| since.elapsed() >= wanted.no_path_timeout);
         wanted.lun_wanted_by_another = self.cx.lun_wanted_by_another(&spec);
         if let Some(stop) = self.unfit(&wanted) {
             let Some(stop) = stop else { return Ok(()) };
@@ -297,10 +304,16 @@ impl Volume {
 
     /// Writes the status if it changed.
     async fn save(&self, old: &NodeVolumeStatus, new: NodeVolumeStatus) -> Result<(), StepError> {
-        if *old == new {
+        let told = self.paths_told.get();
+        let early = told.is_some_and(|at| at.elapsed() < PATHS_TOLD);
+        if *old == new || (early && report::only_paths_changed(old, &new)) {
             return Ok(());
         }
-        self.write(&new, None).await
+        self.write(&new, None).await?;
+        if old.paths != new.paths {
+            self.paths_told.set(Some(Instant::now()));
+        }
+        Ok(())
     }
 
     async fn write(&self, new: &NodeVolumeStatus, version: Option<&str>) -> Result<(), StepError> {

@@ -17,6 +17,22 @@ pub struct Belongings {
     pub links: BTreeMap<String, String>,
     /// Sessions to targets that were not asked about, whoever made them.
     pub sessions: Vec<OtherSession>,
+    /// Loop devices over files in our directory.
+    #[serde(default)]
+    pub loops: Vec<LoopDevice>,
+}
+
+/// A loop device over a file in our directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoopDevice {
+    /// Kernel path, for example `/dev/loop0`.
+    pub path: String,
+    /// Major and minor number.
+    pub dev: String,
+    /// The file.
+    pub file: String,
+    /// What uses it, as far as that can be seen; what is stacked on it by its kernel name.
+    pub users: Vec<String>,
 }
 
 /// A device below a mapping.

@@ -19,7 +19,7 @@ pub mod shown;
 pub mod sim;
 
 pub use access::{Access, Layout};
-pub use belongings::{Belongings, Below, OtherSession};
+pub use belongings::{Belongings, Below, LoopDevice, OtherSession};
 use cryptvol_crds::v1alpha1::{HeaderBackup, KeySlotRef};
 pub use model::*;
 pub use path_map::{MapOrder, Member, PathMap};
@@ -35,8 +35,8 @@ pub trait Host {
     /// When the kernel's state cannot be read; an absent thing is not an error.
     fn observe(&mut self, query: &Query) -> Result<Observed, StepError>;
 
-    /// All mappings whose UUID begins with `names::DM_UUID_PREFIX`, all links in our directory, and all sessions to other targets than
-    /// `known`: to find those that no volume wants. Opens no device.
+    /// All mappings whose UUID begins with `names::DM_UUID_PREFIX`, all links in our directory, all loop devices over files in our
+    /// directory, and all sessions to other targets than `known`: to find those that no volume wants. Reads from no device.
     ///
     /// # Errors
     /// `StepFailed` when one of them cannot be read.

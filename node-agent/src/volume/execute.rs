@@ -3,7 +3,7 @@
 //! Generic over the node (worker processes, or the simulated kernel in tests) and over the office (API server and key
 //! release, or their simulation), so that the tests run this very loop.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cryptvol_crds::{
     conditions::Reason,
@@ -147,12 +147,14 @@ pub struct Outcome {
     pub proven: bool,
     /// What did not succeed on one of several paths.
     pub lost: Vec<StepError>,
+    /// How long I/O of a volume in use that has several paths has found none.
+    pub cut_off: Option<Duration>,
     /// What the array told of further portals, where it was asked in this run; or why it did not.
     pub discovery: Option<Result<Discovered, StepError>>,
 }
 
 /// Called after each step with its name, the time it took and its error, for metrics.
-pub type OnStep<'a> = &'a dyn Fn(&Step, std::time::Duration, Option<&StepError>);
+pub type OnStep<'a> = &'a dyn Fn(&Step, Duration, Option<&StepError>);
 
 /// All that one run needs.
 pub struct Executor<'a, N, O> {
@@ -192,6 +194,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             scanned: at.run.scanned,
             proven: at.run.sample == Some(Ok(())),
             lost: at.run.lost,
+            cut_off: hand.cut_off.map(|since| since.elapsed()),
             discovery: at.run.discovery,
         }
     }

@@ -9,7 +9,10 @@ use cryptvol_crds::{
         RotationPhase, Stage,
     },
 };
-use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::{SignedDuration, Timestamp},
+};
 
 use super::{
     execute::{Outcome, Receipt},
@@ -18,7 +21,8 @@ use super::{
     wanted::Wanted,
 };
 use crate::host::{
-    Access, DeviceId, Erased, LinkFound, Mapping, Observed, Path, Portal, StepError, shown::shown,
+    Access, DeviceId, Erased, LinkFound, Mapping, Observed, Path, PathMap, Portal, StepError,
+    shown::shown,
 };
 
 /// Longest message of an error without its next step, in characters: tools and arrays have their words in it.
@@ -92,6 +96,7 @@ pub fn after(
     set_discovery(&mut new, wanted, outcome, now);
     if let Some(observed) = &outcome.observed {
         show(&mut new, wanted, observed, &outcome.lost);
+        new.io_waits_until = io_waits_until(old, wanted, outcome, observed, now);
     }
     if let Some(erased) = &outcome.erased
         && new.erased.is_none()
@@ -347,9 +352,7 @@ fn show(status: &mut NodeVolumeStatus, wanted: &Wanted, observed: &Observed, los
     status.portal = portal.map(ToString::to_string);
     let portals = wanted.portals(&discovered(status));
     status.paths = paths(&portals, observed, lost);
-    let without_path = observed.multipath && !observed.is_reachable();
-    let map = observed.map.as_ref().filter(|_| without_path);
-    status.io_fails = map.is_some_and(|m| !m.queues);
+    status.io_fails = without_path(observed).is_some_and(|m| !m.queues);
     status.device = observed.device().map(|d| device_status(&d.id));
     let ours = observed
         .mapping
@@ -362,6 +365,45 @@ fn show(status: &mut NodeVolumeStatus, wanted: &Wanted, observed: &Observed, los
     status.shadow = ours
         .filter(|m| observed.names.leads.as_ref() == Some(&m.path))
         .and(wanted.query.shadow.clone());
+}
+
+/// The map, where none of its paths works.
+fn without_path(observed: &Observed) -> Option<&PathMap> {
+    let lost = observed.multipath && !observed.is_reachable();
+    observed.map.as_ref().filter(|_| lost)
+}
+
+/// Until when I/O waits for a path, where the kernel has it wait. What was said of it stays said, so that it is written once; an agent that
+/// began anew counts anew, and says so once what was said is over.
+fn io_waits_until(
+    old: &NodeVolumeStatus,
+    wanted: &Wanted,
+    outcome: &Outcome,
+    observed: &Observed,
+    now: Timestamp,
+) -> Option<Time> {
+    without_path(observed).filter(|m| m.queues)?;
+    if let Some(Time(said)) = &old.io_waits_until
+        && *said >= now
+    {
+        return old.io_waits_until.clone();
+    }
+    let left = wanted.no_path_timeout.saturating_sub(outcome.cut_off?);
+    let until = now.checked_add(SignedDuration::try_from(left).ok()?).ok()?;
+    let whole = Timestamp::from_second(until.as_second()).ok()?;
+    Some(Time(whole))
+}
+
+/// Whether two statuses differ in nothing but what they say of paths: which portals work, and what follows from it, the session and the
+/// kernel's name of the disk that are shown. Worth telling, and not each time that a portal comes and goes.
+pub fn only_paths_changed(old: &NodeVolumeStatus, new: &NodeVolumeStatus) -> bool {
+    let mut same = old.clone();
+    same.paths.clone_from(&new.paths);
+    same.portal.clone_from(&new.portal);
+    if let (Some(device), Some(now)) = (&mut same.device, &new.device) {
+        device.path.clone_from(&now.path);
+    }
+    old.paths != new.paths && same == *new
 }
 
 /// One for each portal, where several paths are wanted and the volume is on this node.

@@ -1,6 +1,6 @@
 //! What is wanted for one volume, read out of a NodeVolume's spec and checked before any of it reaches a path or a tool.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use cryptvol_crds::{
     NodeVolume, names,
@@ -74,6 +74,8 @@ pub struct Wanted {
     pub rescan: Option<String>,
     /// I/O that waits for a path has waited long enough.
     pub give_up: bool,
+    /// How long it may wait.
+    pub no_path_timeout: Duration,
     /// Generation of the spec.
     pub generation: i64,
     /// Memory that the agent takes for key derivation at most, in KiB.
@@ -183,6 +185,7 @@ impl Wanted {
             fail_closed: spec.fail_closed,
             prove: false,
             give_up: false,
+            no_path_timeout: Duration::MAX,
             rescan: spec.rescan.clone(),
             generation: volume.metadata.generation.unwrap_or_default(),
             unlock_memory_kib: UNLOCK_MEMORY_MIB << 10,

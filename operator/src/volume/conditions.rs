@@ -155,7 +155,11 @@ fn several_paths(
         Some(PathsHealth::Healthy) => (Is::True, Reason::AsDesired),
         Some(health) => (Is::False, health.reason()),
     };
-    let what = paths::down(list);
+    let mut what = paths::down(list);
+    let until = seen.and_then(|s| s.io_waits_until.as_ref());
+    if let Some(Time(until)) = until.filter(|_| reason == Reason::PathsLost) {
+        what.push_str(&format!("; I/O waits for one until {until}"));
+    }
     condition(world, status, PATHS_HEALTHY, is, reason, &what);
 }
 

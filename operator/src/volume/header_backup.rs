@@ -51,11 +51,7 @@ pub fn restores(world: &World, status: &mut EncryptedVolumeStatus) -> Vec<Action
         let mut reports = world.node_volumes.iter().map(facts::report);
         if reports.any(|r| r.header_restored.as_ref() == Some(&restore.id)) {
             status.header_restore = None;
-            first.push(Action::Tell {
-                warning: false,
-                reason: "HeaderRestored",
-                note: "the volume was opened after its header was restored".into(),
-            });
+            status.header_restored = Some(Time(world.now));
         } else if world.volume.spec.attachments.is_empty() {
             status.header_restore = None;
         }

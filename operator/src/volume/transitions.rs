@@ -87,6 +87,10 @@ pub fn between(old: &EncryptedVolumeStatus, new: &EncryptedVolumeStatus) -> Vec<
         let text = "the header is to be written anew from its backup, where it does not open";
         note(false, "HeaderRestoreOrdered", "RestoreHeader", text.into());
     }
+    if new.header_restored.is_some() && new.header_restored != old.header_restored {
+        let text = "the volume was opened after its header was restored";
+        note(false, "HeaderRestored", "RestoreHeader", text.into());
+    }
     let rotated = |s: &EncryptedVolumeStatus| get(&s.conditions, KEY_ROTATED).cloned();
     let change = rotated(new).filter(|n| rotated(old).is_none_or(|o| o.reason != n.reason));
     if let Some(now) = change {

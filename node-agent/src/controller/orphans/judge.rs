@@ -7,7 +7,7 @@ use cryptvol_crds::{
     orphans::{Orphan, OrphanKind},
 };
 
-use crate::host::{Belongings, Below, Mapping, Session};
+use crate::host::{Belongings, Below, LoopDevice, Mapping, Session};
 
 /// What is asked of a NodeVolume, on whatever node: as much as can be read of one that this agent does not understand, too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct Record {
     pub link: String,
     /// Target of the volume, where it has one.
     pub iqn: Option<String>,
+    /// File of the volume, where it has one.
+    pub file: Option<String>,
 }
 
 /// Something that no volume known so far wants.
@@ -39,6 +41,8 @@ pub struct Suspect {
     hint: String,
     /// Its target, of a session.
     iqn: Option<String>,
+    /// Its file, of a loop device.
+    file: Option<String>,
     /// What takes it away.
     remove: String,
 }
@@ -58,11 +62,14 @@ impl Suspect {
             }
             OrphanKind::Link => self.name == record.link,
             OrphanKind::Session => self.iqn == record.iqn,
+            OrphanKind::Loop => self.file == record.file,
         }
     }
 
+    /// Whether it is a mapping of a volume, whatever it is called and on whatever node that is now.
     fn of(&self, record: &Record) -> bool {
-        self.volume_uid.as_ref() == Some(&record.uid)
+        let mapping = matches!(self.kind, OrphanKind::Mapping | OrphanKind::Paths);
+        mapping && self.volume_uid.as_ref() == Some(&record.uid)
     }
 
     /// The whole of it, by what the API server says of all NodeVolumes now; nothing where a volume of this node wants it after all.
@@ -137,6 +144,7 @@ pub fn suspects(found: &Belongings, here: &[Record]) -> Vec<Suspect> {
         hint: "No NodeVolume of this node has this link. Numbers of devices are given anew: it may come to lead to another volume"
             .to_owned(),
         iqn: None,
+        file: None,
         remove: format!("rm {link}"),
     });
     let ours: BTreeSet<_> = found
@@ -155,11 +163,39 @@ pub fn suspects(found: &Belongings, here: &[Record]) -> Vec<Suspect> {
                mapping but cryptvol's uses its disks: probably it is cryptvol's"
             .to_owned(),
         iqn: Some(s.iqn.clone()),
+        file: None,
         remove: format!("iscsiadm -m session -r {} -u", s.session.sid),
     });
-    let all = mappings.chain(links).chain(sessions);
-    all.filter(|s| !here.iter().any(|r| s.wanted_by(r)))
-        .collect()
+    let wanted = |s: &Suspect| here.iter().any(|r| s.wanted_by(r));
+    // What is below a volume's mapping is the volume's, whatever its record says of the source.
+    let above = |l: &LoopDevice| {
+        let mut above = found.mappings.iter().filter(|m| m.deps.contains(&l.dev));
+        above.any(|m| wanted(&mapping(m, found)))
+    };
+    let loops = found.loops.iter().filter(|l| !above(l)).map(looped);
+    let all = mappings.chain(links).chain(sessions).chain(loops);
+    all.filter(|s| !wanted(s)).collect()
+}
+
+fn looped(l: &LoopDevice) -> Suspect {
+    let LoopDevice { path, file, .. } = l;
+    let used = match l.users.is_empty() {
+        true => String::new(),
+        false => format!(", used by {}", l.users.join(" and ")),
+    };
+    let name = file.rsplit('/').next().unwrap_or_default();
+    Suspect {
+        kind: OrphanKind::Loop,
+        name: path.clone(),
+        volume_uid: names::scratch_owner(name).map(str::to_owned),
+        what: format!("loop device {path} over the file {file}{used}"),
+        hint: "No NodeVolume of this node has this file, and the directory is cryptvol's: one was removed by force, or somebody tried something \
+               out by hand"
+            .to_owned(),
+        iqn: None,
+        file: Some(file.clone()),
+        remove: format!("losetup -d {path} (the file stays)"),
+    }
 }
 
 fn mapping(m: &Mapping, found: &Belongings) -> Suspect {
@@ -195,6 +231,7 @@ fn mapping(m: &Mapping, found: &Belongings) -> Suspect {
         hint: "Its UUID names no volume: another version of cryptvol made it, or somebody by hand"
             .to_owned(),
         iqn: None,
+        file: None,
         remove: removal(m),
     }
 }

@@ -188,5 +188,6 @@ fn record(volume: &NodeVolume) -> Record {
         uid: spec.volume_ref.uid.clone(),
         link: spec.link.clone(),
         iqn: spec.source.iscsi.as_ref().map(|i| i.iqn.clone()),
+        file: spec.source.file.as_ref().map(|f| f.path.clone()),
     }
 }

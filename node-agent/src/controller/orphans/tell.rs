@@ -133,6 +133,7 @@ pub(super) fn record(object: &DynamicObject) -> Record {
         uid: text("/spec/volumeRef/uid").unwrap_or_default(),
         link: text("/spec/link").unwrap_or_default(),
         iqn: text("/spec/source/iscsi/iqn"),
+        file: text("/spec/source/file/path"),
     }
 }
 

@@ -79,7 +79,8 @@ fn all_that_a_killed_agent_left_is_told_when_the_volume_is_gone_and_nothing_whil
                 let all = kernel.mappings.len()
                     + kernel.maps.len()
                     + world.links.len()
-                    + kernel.sessions.len();
+                    + kernel.sessions.len()
+                    + kernel.devices.iter().filter(|d| d.file.is_some()).count();
                 assert_eq!(
                     suspects.len(),
                     all,
@@ -179,6 +180,46 @@ fn a_session_that_is_left_tells_its_target_and_how_to_end_it() {
     );
     other.node = "node-2".to_owned();
     assert_eq!(told(found(&lab, &[]), &[other]).len(), 3);
+}
+
+/// Never the file: a volume may be wanted again, and what nobody wants may be somebody's data.
+#[test]
+fn a_loop_device_that_is_left_tells_its_file_and_is_a_volumes_by_its_file_or_its_mapping() {
+    let lab = Lab::file(Default::default(), 1);
+    lab.settle(1);
+    let here = [record_of(&lab, 1)];
+    assert_eq!(found(&lab, &here), []);
+    let left = found(&lab, &[]);
+    assert_eq!(
+        kinds(&left),
+        [OrphanKind::Mapping, OrphanKind::Link, OrphanKind::Loop]
+    );
+    let file = here[0].file.clone().unwrap();
+    let orphans = told(left, &[]);
+    assert_eq!(
+        orphans[2].what,
+        format!("loop device /dev/loop0 over the file {file}, used by dm-0")
+    );
+    let step = &orphans[2].next_step;
+    assert!(step.ends_with("losetup -d /dev/loop0 (the file stays)"));
+    // Its record says another file by now: what is below its mapping is its all the same. Without the mapping it is nobody's.
+    let mut other = here[0].clone();
+    other.file = Some(format!("{}/other.img", names::FILE_DIR));
+    assert_eq!(found(&lab, &[other.clone()]), []);
+    lab.world.borrow_mut().kernel.mappings.clear();
+    let left = told(found(&lab, &[other.clone()]), &[other]);
+    assert!(
+        left.iter()
+            .any(|o| o.kind == OrphanKind::Loop && !o.what.contains("used"))
+    );
+    // A volume of another node has a file of its own.
+    let elsewhere = Record {
+        node: "node-2".to_owned(),
+        ..here[0].clone()
+    };
+    let left = told(found(&lab, &[]), &[elsewhere]);
+    let looped = left.iter().find(|o| o.kind == OrphanKind::Loop).unwrap();
+    assert!(looped.whose.starts_with("No NodeVolume of this node"));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::{io, path::Path};
 use super::{
     dm,
     error::failed,
+    files::Files,
     links::Links,
     local::users,
     sysfs::{SessionEntry, Sysfs, attribute, link, names},
@@ -21,12 +22,18 @@ const RECORDS: [&str; 2] = [
 ///
 /// # Errors
 /// As there.
-pub fn read(sysfs: &Sysfs, links: &Links, known: &[String]) -> Result<Belongings, StepError> {
+pub fn read(
+    sysfs: &Sysfs,
+    links: &Links,
+    files: &Files,
+    known: &[String],
+) -> Result<Belongings, StepError> {
     let what = |e| failed("reading sysfs", e);
     let mut found = Belongings {
         mappings: dm::ours()?,
         links: links.all()?,
         sessions: other_sessions(sysfs, known, &RECORDS).map_err(what)?,
+        loops: files.loop_devices(sysfs).map_err(what)?,
         ..Belongings::default()
     };
     for dev in found.mappings.iter().flat_map(|m| &m.deps) {

@@ -34,7 +34,10 @@ use super::{
     sysfs::{self, Sysfs, attribute, bytes, link},
 };
 use crate::{
-    host::{BackingFile, Device, DeviceId, FileState, HeaderFound, Mapping, RawKind, StepError},
+    host::{
+        BackingFile, Device, DeviceId, FileState, HeaderFound, LoopDevice, Mapping, RawKind,
+        StepError,
+    },
     volume::wanted::{is_file_name, is_scratch_name},
 };
 
@@ -149,6 +152,42 @@ impl Files {
             }
         }
         Ok(None)
+    }
+
+    /// All loop devices over files in the directory, whoever made them. Where the path that the kernel shows is not the node's (it is that of
+    /// whoever made the device) the inode tells, and of a scratch file its name.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read.
+    pub fn loop_devices(&self, sysfs: &Sysfs) -> io::Result<Vec<LoopDevice>> {
+        let mut all = vec![];
+        for block in sysfs.loops("")? {
+            let Some(shown) = attribute(&block.join("loop/backing_file"))? else {
+                continue;
+            };
+            // One that was removed or replaced since.
+            let path = shown.strip_suffix(" (deleted)").unwrap_or(&shown);
+            let Some(name) = path.rsplit('/').next() else {
+                continue;
+            };
+            let file = format!("{FILE_DIR}/{name}");
+            let known_by = match fs::symlink_metadata(self.dir().join(name)) {
+                _ if is_scratch_name(name) => None,
+                _ if !is_file_name(name) => continue,
+                _ if path == file => None,
+                Ok(meta) if meta.is_file() => Some((meta.dev(), meta.ino())),
+                _ => continue,
+            };
+            let device = looped(&block, known_by)?;
+            all.extend(device.map(|d| LoopDevice {
+                path: d.id.path,
+                dev: d.id.dev,
+                file,
+                users: d.holders,
+            }));
+        }
+        all.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(all)
     }
 
     /// Offers the file by a loop device. Success when one has it already.
@@ -417,7 +456,7 @@ fn name(path: &str) -> Result<&str, StepError> {
 }
 
 impl Sysfs {
-    /// Loop devices whose file has this name, wherever.
+    /// Loop devices whose file has this in its name, wherever; all that have a file for an empty one.
     fn loops(&self, file: &str) -> io::Result<Vec<PathBuf>> {
         let mut all = vec![];
         let dir = self.path("block");

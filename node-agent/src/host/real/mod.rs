@@ -111,7 +111,7 @@ impl Host for RealHost {
     }
 
     fn belongings(&mut self, known: &[String]) -> Result<Belongings, StepError> {
-        belongings::read(&self.sysfs, &self.links, known)
+        belongings::read(&self.sysfs, &self.links, &self.files, known)
     }
 
     fn login(&mut self, target: &Target, each: bool, chap: Option<&Chap>) -> Result<(), StepError> {

@@ -3,7 +3,7 @@
 use cryptvol_crds::names;
 
 use super::{SimLink, World};
-use crate::host::{Belongings, Below, Mapping, OtherSession};
+use crate::host::{Belongings, Below, LoopDevice, Mapping, OtherSession};
 
 impl World {
     pub(super) fn all_of_ours(&self, known: &[String]) -> Belongings {
@@ -47,7 +47,6 @@ impl World {
                 users: users.collect(),
             });
         }
-        found.mappings.retain(ours);
         for device in &kernel.devices {
             let session = kernel.sessions.iter().find(|s| s.sid == device.sid);
             let below = Below {
@@ -56,6 +55,18 @@ impl World {
             };
             found.below.insert(device.dev.clone(), below);
         }
+        for device in &kernel.devices {
+            found.loops.extend(device.file.as_ref().map(|file| {
+                let mount = device.in_use.then(|| "a mount at /mnt".to_owned());
+                LoopDevice {
+                    path: device.path.clone(),
+                    dev: device.dev.clone(),
+                    file: file.clone(),
+                    users: on(&device.dev).into_iter().chain(mount).collect(),
+                }
+            }));
+        }
+        found.mappings.retain(ours);
         for (link, to) in &self.links {
             if let SimLink::Ours(to) | SimLink::Foreign(to) = to {
                 found.links.insert(link.clone(), to.clone());

@@ -4,6 +4,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
+    time::Duration,
 };
 
 use cryptvol_crds::{
@@ -93,6 +94,8 @@ pub struct Lab {
     pub prove: Cell<bool>,
     /// I/O has waited long enough for a path.
     pub give_up: Cell<bool>,
+    /// How long it may wait, as far as the status says it.
+    pub no_path_timeout: Cell<Duration>,
     /// Somebody removed mappings by hand: a link may lead nowhere until the agent looks again.
     pub vandalised: Cell<bool>,
     /// Disks whose header somebody overwrote, until it is there again.
@@ -133,6 +136,7 @@ impl Default for Lab {
             unlock_memory_kib: Cell::new(64 << 10),
             prove: Cell::new(false),
             give_up: Cell::new(false),
+            no_path_timeout: Cell::new(Duration::MAX),
             vandalised: Cell::new(false),
             overwritten: RefCell::default(),
             names_free_until_kept: Cell::new(false),
@@ -498,6 +502,7 @@ impl Lab {
         wanted.unlock_memory_kib = self.unlock_memory_kib.get();
         wanted.prove = self.prove.get();
         wanted.give_up = self.give_up.get();
+        wanted.no_path_timeout = self.no_path_timeout.get();
         wanted.discover = wanted.discovery.is_some() && self.discover.get();
         wanted.lun_wanted_by_another = self.volumes.borrow().iter().any(|(other, v)| {
             *other != name(n)
@@ -585,7 +590,7 @@ impl Lab {
             .count()
     }
 
-    fn now(&self) -> Timestamp {
+    pub fn now(&self) -> Timestamp {
         self.clock.set(self.clock.get() + 1);
         Timestamp::from_second(self.clock.get()).unwrap()
     }

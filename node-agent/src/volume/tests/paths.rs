@@ -1,5 +1,7 @@
 //! Several sessions to one target.
 
+use std::time::Duration;
+
 use cryptvol_crds::{
     conditions::Reason,
     names,
@@ -7,7 +9,10 @@ use cryptvol_crds::{
 };
 
 use super::lab::*;
-use crate::host::{Portal, sim::*};
+use crate::{
+    host::{Portal, sim::*},
+    volume::report::only_paths_changed,
+};
 
 /// Portals of the target, as a spec has them.
 fn portals() -> Vec<String> {
@@ -176,11 +181,21 @@ fn without_a_path_io_waits_and_fails_after_its_time() {
     lab.settle(1);
     assert_eq!(lab.reason(1).as_deref(), Some("PortalUnreachable"));
     assert!(lab.world.borrow().kernel.maps[0].queues);
+    let until = |lab: &Lab| lab.status(1).io_waits_until.map(|t| t.0);
     assert!(!lab.status(1).io_fails);
+    assert_eq!(until(&lab), None, "it waits for ever");
+    lab.no_path_timeout.set(Duration::from_secs(60));
+    lab.settle(1);
+    let said = until(&lab).expect("it is said until when I/O waits");
+    let from_now = said.duration_since(lab.now()).as_secs();
+    assert!((50..=60).contains(&from_now), "{from_now}");
+    lab.settle(1);
+    assert_eq!(until(&lab), Some(said), "written once");
     lab.give_up.set(true);
     lab.settle(1);
     assert!(!lab.world.borrow().kernel.maps[0].queues);
     assert!(lab.status(1).io_fails);
+    assert_eq!(until(&lab), None, "it waits no more");
     assert_eq!(lab.reason(1).as_deref(), Some("PortalUnreachable"));
     mend(&lab, 1);
     lab.give_up.set(false);
@@ -188,6 +203,39 @@ fn without_a_path_io_waits_and_fails_after_its_time() {
     assert_eq!((lab.reason(1), up(&lab)), (None, vec![false, true]));
     assert!(lab.world.borrow().kernel.maps[0].queues, "waits again");
     assert!(!lab.status(1).io_fails);
+    assert_eq!(until(&lab), None);
+}
+
+#[test]
+fn a_portal_that_comes_and_goes_changes_nothing_but_paths_and_what_follows_them() {
+    let lab = attached();
+    for (portal, other) in [(0, 1), (1, 0)] {
+        let before = lab.status(1);
+        cut(&lab, portal);
+        lab.settle(1);
+        let after = lab.status(1);
+        assert!(only_paths_changed(&before, &after), "{before:?} {after:?}");
+        assert!(only_paths_changed(&after, &before));
+        // Of the first the session that is shown goes with it.
+        assert_eq!(after.portal, Some(PORTALS[other].to_owned()));
+        mend(&lab, portal);
+        lab.settle(1);
+    }
+    // Anything else is told at once.
+    let before = lab.status(1);
+    assert!(!only_paths_changed(&before, &before));
+    for portal in [0, 1] {
+        cut(&lab, portal);
+    }
+    lab.settle(1);
+    assert!(
+        !only_paths_changed(&before, &lab.status(1)),
+        "no path works"
+    );
+    let mut longer = before.clone();
+    longer.paths.clear();
+    longer.device.as_mut().unwrap().size_bytes += 4096;
+    assert!(!only_paths_changed(&before, &longer), "another size");
 }
 
 /// Invariant 1: the number of a LUN is not an identity, on no path.
