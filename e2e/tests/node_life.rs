@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use cryptvol_crds::conditions::Reason;
 use cryptvol_e2e::array::Lun;
 use cryptvol_e2e::keystone::Tenant;
+use cryptvol_e2e::node::Node;
 use cryptvol_e2e::process::wait_for;
 use cryptvol_e2e::search::{self, Needles};
 use cryptvol_e2e::site::{AGENT_LOG, Site, SiteSpec};
@@ -21,6 +22,40 @@ const MIB: u64 = 1 << 20;
 async fn prepare(site: &mut Site, name: &str) -> Result<(Tenant, Lun, Volume)> {
     let (tenant, lun, volume) = site.volume(name).await?;
     Ok((tenant, lun, volume.with("deletionPolicy", json!("Erase"))))
+}
+
+/// Writes down what udev's rules made of each event of a block device.
+const MONITOR: &str = "setsid udevadm monitor --udev --property --subsystem-match=block >/run/events 2>&1 </dev/null &
+    echo $! >/run/events.pid; for i in $(seq 300); do grep -q '^UDEV' /run/events && exit; sleep .1; done; exit 1";
+
+/// udev left the mapping alone as its event says, and started no process to read that or to tell that nobody waits: the rules for both go
+/// by the cookie. Who waits with a cookie of his own is still told.
+async fn udev_was_told_without_a_process(node: &Node) -> Result<()> {
+    let events = node
+        .sh("udevadm settle -t 50; kill $(cat /run/events.pid); cat /run/events")
+        .await?
+        .ok()?;
+    let ours: Vec<&str> = events
+        .split("\n\n")
+        .filter(|e| e.contains("\nACTION=change\n") && e.contains("\nDM_UUID=CRYPTVOL-"))
+        .collect();
+    ensure!(!ours.is_empty(), "no event of the mapping: {events}");
+    for event in ours {
+        for flag in ["SUBSYSTEM", "DISK", "OTHER"] {
+            let flag = format!("\nDM_UDEV_DISABLE_{flag}_RULES_FLAG=1\n");
+            ensure!(event.contains(&flag), "no{flag}in {event}");
+        }
+        ensure!(!event.contains("\nDM_COOKIE="), "with a cookie: {event}");
+        ensure!(event.contains("/dev/mapper/cryptvol-"), "no name: {event}");
+    }
+    node.sh(
+        "name=$(dmsetup ls | grep -o '^cryptvol-[^[:space:]]*'); timeout 60 dmsetup suspend $name && timeout 60 dmsetup resume $name
+         rc=$?; udevadm settle -t 50; dmsetup udevcookies | grep 0x && exit 9; test -e /dev/mapper/$name && exit $rc",
+    )
+    .await?
+    .ok()
+    .context("suspended and resumed with a cookie of the tool's")?;
+    Ok(())
 }
 
 #[tokio::test]
@@ -86,6 +121,7 @@ async fn a_volume_lives_through_power_cuts_moves_and_ends_erased() -> Result<()>
     }
 
     let watch = search::watch_processes(site.node(1)).await?;
+    site.node(1).sh(MONITOR).await?.ok()?;
 
     // A move: detached there, attached here, never both.
     volume.clone().on("node-2").apply(&site.plane).await?;
@@ -108,6 +144,8 @@ async fn a_volume_lives_through_power_cuts_moves_and_ends_erased() -> Result<()>
         volume.read(site.node(1), 22).await? == "written before the cut",
         "the data did not move"
     );
+
+    udev_was_told_without_a_process(site.node(1)).await?;
 
     the_key_is_nowhere(&mut site, &lun, &passphrase).await?;
     volume.wait_ready(&site.plane).await?;

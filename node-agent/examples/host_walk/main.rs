@@ -139,7 +139,7 @@ impl Walk {
             host.login(&lun.target, false, self.chap.as_ref())
         })?;
         timed(&step("scan"), || scan(host, query, lun))?;
-        let device = disk(host, query)?;
+        let device = timed(&step("identify"), || disk(host, query))?;
         let found = timed(&step("read_header"), || host.read_header(&device.id))?;
         let header = match found {
             HeaderFound::Luks(header) => *header,

@@ -30,6 +30,7 @@ pub(crate) mod sys;
 pub mod sysfs;
 #[cfg(test)]
 pub(crate) mod testing;
+mod udev;
 
 use cryptvol_crds::{
     conditions::Reason,
@@ -71,9 +72,11 @@ pub struct RealHost {
 }
 
 impl RealHost {
-    /// The node that this process runs on. For a worker: it gives this thread and what it starts a high priority.
+    /// The node that this process runs on. For a worker: it gives this thread and what it starts a high priority, and tells udev what it
+    /// need not ask about mappings.
     pub fn new() -> Self {
         go_first();
+        udev::tell_flags();
         Self::default()
     }
 }

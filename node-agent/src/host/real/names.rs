@@ -6,9 +6,7 @@
 //! the kernel for one and waits for what udev makes of it.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs, io,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -19,6 +17,7 @@ use cryptvol_crds::{conditions::Reason, names::DM_UUID_PREFIX};
 use super::{
     error::{because, failed},
     sysfs::{attribute, names, set_attribute},
+    udev::{self, remove, write},
 };
 use crate::host::{NameOrder, NameTo, NamesFound, StepError};
 
@@ -151,15 +150,8 @@ impl Names {
         self.udev().map(|udev| udev.join("cryptvol"))
     }
 
-    /// udev's runtime directory: the node's, not that of the agent's container.
     fn udev(&self) -> Option<PathBuf> {
-        match &self.udev {
-            Some(udev) => Some(udev.clone()),
-            None => ["/proc/1/root/run/udev", "/run/udev"]
-                .into_iter()
-                .map(PathBuf::from)
-                .find(|udev| fs::symlink_metadata(udev.join("control")).is_ok()),
-        }
+        self.udev.clone().or_else(udev::directory)
     }
 
     /// The rule, and the name's file.
@@ -260,33 +252,6 @@ fn in_disk(name: &str) -> Result<&str, StepError> {
                 .is_some_and(|(kind, last)| matches!(kind, "by-path" | "by-id") && good(last))
         })
         .ok_or_else(|| failed("name", format!("{name:?} is not below /dev/disk")))
-}
-
-/// A file with this content, there at once or not at all.
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    if fs::read_to_string(path).is_ok_and(|t| t == text) {
-        return Ok(());
-    }
-    let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    fs::create_dir_all(dir)?;
-    // Beside all that is read: not a rule, and not a name, which begins with no dot.
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let temporary = dir.join(format!(".{}", name.to_string_lossy()));
-    remove(&temporary)?;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o644)
-        .open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    fs::rename(&temporary, path)
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]
