@@ -11,16 +11,21 @@ use anyhow::{Context, Result};
 const MEMORY_KIB: u64 = 6 << 20;
 
 /// How long test programs take, in seconds, where it is long: which goes to which lane. Others take about a minute.
-const SECONDS: [(&str, u32); 9] = [
-    ("node_life", 290),
-    ("node_host", 220),
-    ("node_maintenance", 120),
-    ("node_interchange", 116),
-    ("node_paths", 140),
-    ("node_multipathd", 100),
-    ("node_alua", 110),
-    ("node_kill_cycles", 100),
-    ("node_peers", 90),
+const SECONDS: [(&str, u32); 14] = [
+    ("node_life", 265),
+    ("node_paths", 260),
+    ("node_host", 235),
+    ("node_bad_input", 160),
+    ("node_alua", 130),
+    ("node_interchange", 130),
+    ("node_maintenance", 125),
+    ("node_local", 105),
+    ("node_names", 90),
+    ("node_multipathd", 85),
+    ("node_peers", 85),
+    ("node_detached", 85),
+    ("node_proof", 85),
+    ("node_kill_cycles", 75),
 ];
 const OTHERS: u32 = 60;
 

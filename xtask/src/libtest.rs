@@ -198,16 +198,36 @@ fn end_tree(root: u32) {
     }
 }
 
-/// State and parent of a process.
-fn stat(pid: u32) -> Option<(char, u32)> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name, in parentheses, may hold anything.
-    let mut words = text.rsplit_once(')')?.1.split_whitespace();
-    Some((words.next()?.chars().next()?, words.next()?.parse().ok()?))
+struct Stat {
+    state: char,
+    parent: u32,
+    threads: u32,
+}
+
+impl Stat {
+    /// What follows the command's name in `/proc/PID/stat`, which stands in parentheses and may hold anything: state is field 3, parent 4,
+    /// number of threads 20; see proc(5).
+    fn read(text: &str) -> Option<Self> {
+        let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+        Some(Self {
+            state: fields.first()?.chars().next()?,
+            parent: fields.get(1)?.parse().ok()?,
+            threads: fields.get(17)?.parse().ok()?,
+        })
+    }
+
+    /// A process whose first thread is a zombie holds its files and ports as long as another thread of it is on its way out.
+    fn has_ended(&self) -> bool {
+        self.state == 'Z' && self.threads <= 1
+    }
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    Stat::read(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
 fn alive(pid: u32) -> bool {
-    stat(pid).is_some_and(|(state, _)| state != 'Z')
+    stat(pid).is_some_and(|s| !s.has_ended())
 }
 
 fn descendants(root: u32) -> Vec<u32> {
@@ -216,8 +236,8 @@ fn descendants(root: u32) -> Vec<u32> {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
             continue;
         };
-        if let Some((_, parent)) = stat(pid) {
-            parents.entry(parent).or_default().push(pid);
+        if let Some(stat) = stat(pid) {
+            parents.entry(stat.parent).or_default().push(pid);
         }
     }
     let mut tree = vec![root];
@@ -282,6 +302,18 @@ mod tests {
         );
         assert!(!count.good());
         assert!(!Count::default().good(), "no test at all is a failure");
+    }
+
+    #[test]
+    fn a_process_has_ended_with_its_last_thread() {
+        let read = |state: char, threads: u32| {
+            let rest = format!("{state} 3 7 7 0 -1 4 0 0 0 0 0 0 0 0 20 0 {threads} 0 99 0 0");
+            Stat::read(&format!("7 (a) Z 1 (b) {rest}")).unwrap()
+        };
+        assert_eq!(read('Z', 2).parent, 3);
+        assert!(read('Z', 1).has_ended() && read('Z', 0).has_ended());
+        assert!(!read('Z', 2).has_ended() && !read('S', 1).has_ended());
+        assert!(alive(std::process::id()));
     }
 
     #[test]
