@@ -2,6 +2,7 @@
 //! server, shutdown.
 
 pub mod admin;
+pub mod header;
 pub mod release;
 pub mod shutdown;
 pub mod telemetry;

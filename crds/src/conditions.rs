@@ -203,6 +203,10 @@ reasons! {
     HeaderBackupInvalid => "Nothing was written. Restore the header with cryptsetup luksHeaderRestore from a backup of your own, where there is one.",
     /// The header of a volume whose disk carries none is not on record, was changed, or does not open with the key.
     HeaderRecordUnusable => "Nothing was unlocked. Bring status.headerBackup back from the cluster's backup; or import the volume anew with its disk, its key and its second copy in the key manager (format Never, source's wwid, key.secretRef, key.headerSecretRef).",
+    /// The second copy of the header, in the key manager, is gone or is no header of the volume.
+    HeaderCopyMissing => "status.headerBackup is the only copy of the header until cryptvol has stored another one, which it does by itself: find out who deletes secrets in the project, and mend what the message names.",
+    /// The second copy of the header, in the key manager, is sealed otherwise than the record.
+    HeaderCopyDiffers => "Detach and attach the volume: where it opens, the record is right, so delete that secret in the key manager and cryptvol stores it anew; where it does not, import the volume anew with that secret (format Never, source's wwid, key.secretRef, key.headerSecretRef).",
     /// The operator refused to release the key.
     KeyReleaseRefused => "See the operator's audit log for this volume (kubectl logs, audit lines).",
     /// The operator cannot be reached for key release.

@@ -167,6 +167,8 @@ pub struct OperatorSpec {
     pub release_port: u16,
     /// Port of probes and metrics.
     pub admin_port: u16,
+    /// Further arguments of `run`.
+    pub arguments: Vec<String>,
 }
 
 impl OperatorSpec {
@@ -177,6 +179,7 @@ impl OperatorSpec {
             ip: ip.into(),
             release_port: free_port()?,
             admin_port: free_port()?,
+            arguments: Vec::new(),
         })
     }
 
@@ -225,6 +228,7 @@ impl Operator {
             .arg(dir.join("tls.key"))
             .arg("--audit-file")
             .arg(&audit_file)
+            .args(&spec.arguments)
             .env("KUBECONFIG", kubeconfig);
         let operator = Self {
             daemon: Daemon::spawn(dir, "operator", command)?,

@@ -156,17 +156,20 @@ async fn upgrading_and_installing_again_keep_what_opens_the_keys() -> Result<()>
         .kubectl(&["get", "encryptionclass", "luks2-aes-xts"])
         .await?;
     plane.kubectl(&["create", "namespace", "demo"]).await?;
-    let examples = workspace_root().join("examples");
-    plane
-        .kubectl(&[
-            "apply",
-            "--dry-run=server",
-            "-f",
-            &examples.display().to_string(),
-            "-f",
-            &examples.join("restore").display().to_string(),
-        ])
-        .await?;
+    for folder in [
+        "",
+        "restore",
+        "sources",
+        "in-use",
+        "integrity",
+        "detached-header",
+    ] {
+        let examples = workspace_root().join("examples").join(folder);
+        let args = ["apply", "--dry-run=server", "-f"];
+        plane
+            .kubectl(&[&args[..], &[&*examples.to_string_lossy()]].concat())
+            .await?;
+    }
 
     // With the CRDs all volumes would go, so uninstalling their chart keeps them.
     helm(&plane, &["uninstall", "cryptvol-crds"])?;

@@ -15,16 +15,32 @@ use cryptvol_e2e::identity_service::product_binary;
 use cryptvol_e2e::keystone::Tenant;
 use cryptvol_e2e::site::{Site, SiteSpec};
 use cryptvol_e2e::volumes::Volume;
-use cryptvol_e2e::workdir::WorkDir;
-use serde_json::json;
+use cryptvol_e2e::workdir::{WorkDir, workspace_root};
+use serde_json::{Value, json};
 
 const TEXT: &str = "what a guest wrote on a disk without a header";
 
-fn detached(volume: Volume) -> Volume {
-    volume.with(
-        "encryption",
-        json!({"provider": "luks2", "detachedHeader": true}),
-    )
+/// A volume of `examples/detached-header`, with the names and addresses of this one in the place of its placeholders.
+async fn example(site: &Site, file: &str, volume: &Volume) -> Result<Volume> {
+    let folder = workspace_root().join("examples/detached-header");
+    let class = std::fs::read_to_string(folder.join("encryptionclass.yaml"))?;
+    site.plane.apply(&class).await?;
+    let file = folder.join(file).to_string_lossy().into_owned();
+    let args = ["create", "--dry-run=client", "-o", "json", "-f", &file];
+    let mut manifest: Value = serde_json::from_str(&site.plane.kubectl(&args).await?)?;
+    let own = &volume.manifest;
+    manifest["metadata"] = own["metadata"].clone();
+    let (spec, own) = (&mut manifest["spec"], &own["spec"]);
+    for field in ["credentials", "attachments"] {
+        spec[field] = own[field].clone();
+    }
+    for field in ["portals", "iqn", "lun"] {
+        spec["source"]["iscsi"][field] = own["source"]["iscsi"][field].clone();
+    }
+    Ok(Volume {
+        manifest,
+        ..volume.clone()
+    })
 }
 
 fn status(volume: EncryptedVolume) -> Result<EncryptedVolumeStatus> {
@@ -134,7 +150,7 @@ async fn a_disk_without_a_header_opens_by_its_record_or_by_its_secret_and_by_not
     let work = WorkDir::new("detached")?;
     let mut site = Site::start(&work, SiteSpec::new(1)).await?;
     let (tenant, lun, volume) = site.volume("detached").await?;
-    let volume = detached(volume);
+    let volume = example(&site, "encryptedvolume.yaml", &volume).await?;
     // The power goes when the mapping was made for the first time, and nothing says so yet.
     site.kill_agent(0).await?;
     site.launch_agent(0, &["--failpoint", "open:after:exit"])
@@ -263,9 +279,8 @@ async fn a_disk_without_a_header_opens_by_its_record_or_by_its_secret_and_by_not
     // The record is lost: disk, key and second copy are enough.
     volume.delete(&site.plane).await?;
     volume.wait_gone(&site.plane).await?;
-    let mut again = volume
-        .clone()
-        .with("format", json!("Never"))
+    let mut again = example(&site, "import.yaml", &volume)
+        .await?
         .with(
             "key",
             json!({"secretRef": key.id, "headerSecretRef": secret.id}),
@@ -291,7 +306,9 @@ async fn what_is_a_strangers_is_not_taken_and_an_erasure_ends_key_and_header() -
     let work = WorkDir::new("detached-erase")?;
     let mut site = Site::start(&work, SiteSpec::new(1)).await?;
     let (tenant, lun, volume) = site.volume("detached-erase").await?;
-    let volume = detached(volume).with("deletionPolicy", json!("Erase"));
+    let volume = example(&site, "encryptedvolume.yaml", &volume)
+        .await?
+        .with("deletionPolicy", json!("Erase"));
     lun.write_at(1 << 20, b"what a stranger wrote")?;
     let sum = lun.sha256()?;
     volume.apply(&site.plane).await?;

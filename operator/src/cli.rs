@@ -74,6 +74,15 @@ pub struct RunArgs {
     /// File to append audit records to, beside standard output. Made with mode 0600; rotate it by restarting.
     #[arg(long, env = "CRYPTVOL_AUDIT_FILE")]
     pub audit_file: Option<PathBuf>,
+    /// Seconds between two looks at a header's second copy in the key manager (detachedHeader). After a start all are looked at within ten
+    /// minutes.
+    #[arg(
+        long,
+        env = "CRYPTVOL_HEADER_CHECK_INTERVAL",
+        default_value_t = 21_600,
+        value_parser = clap::value_parser!(u64).range(1..=31_536_000)
+    )]
+    pub header_check_interval: u64,
 }
 
 /// Flags of `certs`.

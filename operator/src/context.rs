@@ -13,6 +13,7 @@ use kube::{
 };
 
 use crate::{
+    copies::Copies,
     metrics::Metrics,
     retry::{KEY_CHECK, Retries},
     stores::Stores,
@@ -35,6 +36,8 @@ pub struct Context {
     pub tenants: std::sync::Arc<Tenants>,
     /// What key managers said.
     pub memos: Memos,
+    /// When second copies of headers are looked at again, and what was found.
+    pub copies: Copies,
     /// Which volume has which disk.
     pub claims: Claims,
     /// Which volumes have a place in their project.
@@ -99,6 +102,7 @@ impl Context {
         let uid = volume.uid().unwrap_or_default();
         self.retries.reset(&uid);
         self.memos.forget(&uid);
+        self.copies.forget(&uid);
         self.claims.forget(&uid);
         self.ledger.forget(&uid);
     }

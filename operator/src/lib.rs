@@ -4,6 +4,7 @@
 pub mod certs;
 pub mod cli;
 pub mod context;
+pub mod copies;
 pub mod key_service;
 pub mod keymanager;
 pub mod leader;

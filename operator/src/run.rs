@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cli::{AuditCommand, Cli, Command, RunArgs},
     context::{Claims, Context, Memos},
+    copies::Copies,
     key_service,
     leader::{Candidate, Held},
     metrics::Metrics,
@@ -210,6 +211,7 @@ async fn lead(process: &Process) -> anyhow::Result<()> {
         stores,
         tenants: process.tenants.clone(),
         memos: Memos::default(),
+        copies: Copies::new(Duration::from_secs(args.header_check_interval)),
         claims: Claims::default(),
         ledger: Ledger::default(),
         retries: Retries::default(),

@@ -8,7 +8,7 @@ use super::node_volume::HeaderFacts;
 
 /// What a LUKS2 header can be written anew from: its facts, the digest of its volume key, and the volume key sealed under the
 /// volume's passphrase. Like a key slot of the header itself it opens with that passphrase and with nothing else.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HeaderBackup {
     /// Facts of the header.
@@ -19,6 +19,14 @@ pub struct HeaderBackup {
     /// all that stands here, so that nothing of it can be changed.
     #[schemars(length(min = 1, max = 512))]
     pub sealed: String,
+}
+
+/// Facts alone: what opens with the key is not for logs.
+impl std::fmt::Debug for HeaderBackup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("HeaderBackup");
+        shown.field("header", &self.header).finish_non_exhaustive()
+    }
 }
 
 /// The second copy of a header that lies apart from its disk, in the key manager.

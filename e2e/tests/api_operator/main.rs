@@ -9,3 +9,4 @@ mod openstack;
 mod quota;
 mod replicas;
 mod restore;
+mod second_copy;

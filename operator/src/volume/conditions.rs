@@ -60,7 +60,11 @@ pub fn write(world: &World, status: &mut EncryptedVolumeStatus, picture: &Pictur
             .key
             .problem()
             .cloned()
-            .filter(|_| picture.current.is_none() && picture.leaving.is_none())
+            .filter(|p| {
+                let free = picture.current.is_none() && picture.leaving.is_none();
+                // What a node says of the disk of a header that is lost would lead astray.
+                free || p.reason == Reason::HeaderRecordUnusable
+            })
             .or(picture.node.clone())
             .or(agent.clone())
             .or_else(|| picture.key.problem().cloned())

@@ -317,7 +317,7 @@ async fn reconcile(object: Arc<Guard>, ctx: Arc<Context>) -> Result<Action, Effe
         Err(_) => Again::Backoff,
     };
     let uid = volume.uid().unwrap_or_default();
-    Ok(Action::requeue(match again {
+    let wait = match again {
         Again::Seldom => {
             ctx.retries.reset(&uid);
             retry::jittered(retry::KEY_CHECK)
@@ -327,7 +327,10 @@ async fn reconcile(object: Arc<Guard>, ctx: Arc<Context>) -> Result<Action, Effe
             retry::long()
         }
         Again::Backoff => ctx.retries.next(&uid),
-    }))
+    };
+    // A second copy that is due already is one that waits for something else.
+    let due = ctx.copies.wait(&uid).filter(|due| !due.is_zero());
+    Ok(Action::requeue(due.map_or(wait, |due| wait.min(due))))
 }
 
 fn error_policy(object: Arc<Guard>, error: &EffectError, ctx: Arc<Context>) -> Action {

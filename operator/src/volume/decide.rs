@@ -16,6 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{
     conditions::{self, Picture},
     delete, detached, ephemeral, facts, header_backup, node_volumes, quota, rotate,
+    second_copy::{self, Verdict},
     world::{Action, Again, Decision, KeyState, NodeState, Problem, World},
 };
 
@@ -69,7 +70,11 @@ pub fn decide(world: &World) -> Decision {
     first.extend(turn.first);
     attachments(world, &mut status, &mut then, &mut picture);
     then.extend(turn.then);
-    header_backup::condition(world, &mut status);
+    let verdict = match picture.key.problem() {
+        None => second_copy::check(world, &mut status, &mut then),
+        Some(_) => Verdict::AsBefore,
+    };
+    header_backup::condition(world, &mut status, verdict);
     let again = conditions::write(world, &mut status, &picture);
     let again = turn.again.unwrap_or(again);
     Decision {
@@ -342,7 +347,7 @@ fn attach(
     if key.problem().is_some() || (status.key.is_none() && key.none_needed.is_none()) {
         return Ok(None);
     }
-    if detached::is_import(world) && status.header_secret.is_none() {
+    if !detached::may_be_handed_over(world, status) {
         return Ok(None);
     }
     quota::may_be_handed_over(world)?;

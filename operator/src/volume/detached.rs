@@ -12,12 +12,13 @@ use cryptvol_crds::{
 use kube::ResourceExt;
 
 use super::{
-    decide,
+    decide, facts,
+    second_copy::{self, Found, is_pinned},
     world::{Action, HeaderAnswer, Problem, World},
 };
 use crate::{
     context::Context,
-    keymanager::{KeyError, KeyManager, barbican::id_of},
+    keymanager::{KeyManager, barbican::id_of},
 };
 
 /// Whether the volume's header, as far as there is one, lies apart from its disk.
@@ -51,8 +52,8 @@ pub fn hand_over(status: &EncryptedVolumeStatus, encryption: &Encryption) -> Opt
     status.header_backup.clone().filter(|_| kept)
 }
 
-/// Sees to it that the header that is on record is in the key manager as well; or takes the one that the user named into the record.
-/// Gives back what is wrong.
+/// Sees to it that the header that is on record is in the key manager as well; or takes the one that the user named into the record, or one
+/// that the record lost. Gives back what is wrong.
 pub fn keep(
     world: &World,
     status: &mut EncryptedVolumeStatus,
@@ -61,8 +62,8 @@ pub fn keep(
     if let Some(problem) = refused(world, status) {
         return Some(problem);
     }
-    if status.header_secret.is_some() {
-        return None;
+    if let Some(secret) = status.header_secret.clone() {
+        return from_second_copy(world, status, secret.id, then);
     }
     if let Some(id) = named(world) {
         return match &world.header {
@@ -80,6 +81,9 @@ pub fn keep(
             }
         };
     }
+    if is_unrecorded(world, status) {
+        return unrecorded(world, status, then);
+    }
     if !is_detached(status) {
         return None;
     }
@@ -92,6 +96,104 @@ pub fn keep(
         Kept::Failed(problem) => return Some(problem),
     }
     None
+}
+
+/// Whether the volume is to have a header apart from its disk, and none is on record: it is a new volume, or its record was lost.
+fn is_unrecorded(world: &World, status: &EncryptedVolumeStatus) -> bool {
+    status.header_backup.is_none()
+        && status.header_secret.is_none()
+        && status.erased.is_none()
+        && !is_import(world)
+        && decide::encryption(world, status).is_ok_and(|e| e.detached_header)
+}
+
+/// Whether a node may be given the volume: not before it is known what there is of a header.
+pub fn may_be_handed_over(world: &World, status: &EncryptedVolumeStatus) -> bool {
+    match is_import(world) {
+        true => status.header_secret.is_some(),
+        false => !is_unrecorded(world, status) || world.unrecorded.is_some(),
+    }
+}
+
+/// The record of a header that was pinned is gone or was changed: the second copy is as good.
+fn from_second_copy(
+    world: &World,
+    status: &mut EncryptedVolumeStatus,
+    id: String,
+    then: &mut Vec<Action>,
+) -> Option<Problem> {
+    let record = status.header_backup.as_ref();
+    if status.erased.is_some() || record.is_some_and(|r| is_pinned(r, status)) {
+        return None;
+    }
+    match &world.header {
+        Some(HeaderAnswer {
+            version: None,
+            found: Ok((_, found)),
+        }) if is_pinned(found, status) => {
+            status.header_backup = Some(found.clone());
+            None
+        }
+        Some(HeaderAnswer {
+            version: None,
+            found: Err(problem),
+        }) if problem.reason != Reason::KeyNotFound => Some(problem.clone()),
+        Some(HeaderAnswer { version: None, .. }) => Some(Problem::new(
+            Reason::HeaderRecordUnusable,
+            format!(
+                "neither status.headerBackup nor the secret {id} of the key manager is the header that was pinned"
+            ),
+        )),
+        _ => {
+            then.push(Action::ReadHeader(id));
+            None
+        }
+    }
+}
+
+/// A new volume's header cannot be in the key manager before it is on record. Where one is there under the volume's own name, the record was
+/// lost: by a restore of an older etcd, or by hand. It comes back where a node that has the volume says what was pinned. Else nothing says
+/// any more which disk it was, and none is guessed: a person names it.
+fn unrecorded(
+    world: &World,
+    status: &mut EncryptedVolumeStatus,
+    then: &mut Vec<Action>,
+) -> Option<Problem> {
+    let key = status.key.clone()?;
+    // A node that has begun was told to after a look; what it does not find blank is a reason for another one.
+    let begun = world.node_volumes.iter().any(|nv| {
+        let error = facts::report(nv).error;
+        error.is_none_or(|e| e.reason != Reason::DeviceNotBlank.as_str())
+    });
+    if begun && status.header.is_none() {
+        return None;
+    }
+    let unusable = |what| Some(Problem::new(Reason::HeaderRecordUnusable, what));
+    match &world.unrecorded {
+        None => {
+            then.push(Action::FindHeader(key.version));
+            None
+        }
+        Some(Err(problem)) => Some(problem.clone()),
+        Some(Ok(Some((id, found)))) if status.header.is_some() && is_pinned(found, status) => {
+            status.header_backup = Some(found.clone());
+            status.header_secret = Some(HeaderSecretStatus {
+                id: id.clone(),
+                generated: true,
+            });
+            None
+        }
+        Some(Ok(Some((id, _)))) => unusable(format!(
+            "the key manager has a header of this volume already, secret {id} for the key {}, and the record of it is lost, with what its \
+             disk is known by: the disk may hold data",
+            key.id
+        )),
+        Some(Ok(None)) if status.header.is_some() => unusable(
+            "the header is neither on record nor in the key manager: copy the volume's data to another one before it is detached"
+                .to_owned(),
+        ),
+        Some(Ok(None)) => None,
+    }
 }
 
 /// What class and volume cannot have together; the rules of the API see only one of them at a time.
@@ -213,28 +315,101 @@ pub async fn store(
 ) -> Result<(String, HeaderBackup), Problem> {
     let manager = ctx.tenants.of(world).await?;
     let name = secret_name(world, version);
+    let there = look_among(&manager, &name, record).await?;
+    let id = match (there.same, there.others.first()) {
+        (Some(id), _) => id,
+        (None, Some(id)) => return Err(differs(id, &name)),
+        (None, None) => put(&manager, &name, record).await?,
+    };
+    Ok((id, record.clone()))
+}
+
+/// A secret holds another header than it should.
+pub fn differs(id: &str, name: &str) -> Problem {
+    Problem::new(
+        Reason::HeaderRecordUnusable,
+        format!(
+            "the secret {id} ({name}) of the key manager holds another header than the volume's record"
+        ),
+    )
+}
+
+/// What the key manager has under a name.
+pub struct Among {
+    /// The secret that holds the record.
+    pub same: Option<String>,
+    /// Those that hold something else.
+    pub others: Vec<String>,
+}
+
+/// Looks through all secrets of a name for the record.
+///
+/// # Errors
+/// A [`Problem`] when the key manager gives nothing.
+pub async fn look_among(
+    manager: &impl KeyManager,
+    name: &str,
+    record: &HeaderBackup,
+) -> Result<Among, Problem> {
+    let mut among = Among {
+        same: None,
+        others: vec![],
+    };
+    for info in manager.find_keys(name).await? {
+        let payload = manager.get_payload(&info).await?;
+        match second_copy::compare(&payload, record) {
+            Found::Same => among.same = among.same.or(Some(info.id)),
+            _ => among.others.push(info.id),
+        }
+    }
+    Ok(among)
+}
+
+/// Stores the record under a name and reads it back.
+///
+/// # Errors
+/// A [`Problem`] when the key manager refuses, or gives back something else than it was given.
+pub async fn put(
+    manager: &impl KeyManager,
+    name: &str,
+    record: &HeaderBackup,
+) -> Result<String, Problem> {
     let text = serde_json::to_string(record)
         .map_err(|e| Problem::new(Reason::HeaderRecordUnusable, e.to_string()))?;
-    let stored = async {
-        match manager.find_key(&name).await? {
-            Some(found) => Ok(found),
-            None => manager.store_text(&name, &text).await,
-        }
-    };
-    let stored = stored.await.map_err(|e: KeyError| Problem::from(e))?;
-    let (id, found) = read_with(&manager, &stored.id).await?;
+    let stored = manager.store_text(name, &text).await?;
+    let (id, found) = read_with(manager, &stored.id).await?;
     match found == *record {
-        true => Ok((id, found)),
-        false => Err(Problem::new(
-            Reason::HeaderRecordUnusable,
-            format!(
-                "the secret {id} ({name}) of the key manager holds another header than the volume's record"
-            ),
-        )),
+        true => Ok(id),
+        false => Err(differs(&id, name)),
     }
 }
 
-/// Reads the header that the user named.
+/// Looks for a header of the volume's own name: the one that is pinned, else the latest.
+///
+/// # Errors
+/// A [`Problem`] when the key manager gives nothing.
+pub async fn find(
+    ctx: &Context,
+    world: &World,
+    version: i64,
+) -> Result<Option<(String, HeaderBackup)>, Problem> {
+    let manager = ctx.tenants.of(world).await?;
+    let status = world.volume.status.clone().unwrap_or_default();
+    let mut last = None;
+    for info in manager.find_keys(&secret_name(world, version)).await? {
+        let payload = manager.get_payload(&info).await?;
+        let Ok(record) = serde_json::from_slice(&payload) else {
+            continue;
+        };
+        last = Some((info.id, record));
+        if last.as_ref().is_some_and(|(_, r)| is_pinned(r, &status)) {
+            break;
+        }
+    }
+    Ok(last)
+}
+
+/// Reads the header in a secret.
 ///
 /// # Errors
 /// A [`Problem`] when the key manager gives nothing, or something else.

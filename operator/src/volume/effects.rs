@@ -23,8 +23,10 @@ use serde_json::json;
 use super::{
     decide, detached,
     observe::{self, Source},
-    rotate,
-    world::{Action, Again, Decision, HeaderAnswer, KeyState, Problem, RotationKeys, World},
+    rotate, second_copy,
+    world::{
+        Action, Again, Decision, HeaderAnswer, KeyState, Problem, RotationKeys, Unrecorded, World,
+    },
 };
 use crate::{
     context::Context,
@@ -91,6 +93,8 @@ pub async fn run(ctx: &Context, cached: &EncryptedVolume) -> Result<Again, Effec
         }
         world.rotation = answers.rotation.clone();
         world.header = answers.header.clone();
+        world.unrecorded = answers.unrecorded.clone();
+        world.second_copy.stored = answers.second_copy.clone();
         let decision = decide(&world);
         if is_over_quota(&decision.status) {
             // The identity service does not tell when there is more room: the next pass asks it.
@@ -131,6 +135,8 @@ struct Answers {
     key: Option<KeyState>,
     rotation: RotationKeys,
     header: Option<HeaderAnswer>,
+    unrecorded: Option<Unrecorded>,
+    second_copy: Option<Result<String, Problem>>,
 }
 
 enum Next {
@@ -185,6 +191,9 @@ async fn carry_out(
                 | Action::DestroyFormerKey { .. }
                 | Action::KeepHeader { .. }
                 | Action::ReadHeader(_)
+                | Action::FindHeader(_)
+                | Action::LookAtSecondCopy { .. }
+                | Action::StoreSecondCopy { .. }
                 | Action::AskKeyManager
                 | Action::Release(_)
                 | Action::RemoveAnnotation(_)
@@ -264,6 +273,17 @@ async fn act(
                 version: None,
                 found: detached::read(ctx, world, id).await,
             });
+        }
+        Action::FindHeader(version) => {
+            answers.unrecorded = Some(detached::find(ctx, world, *version).await);
+        }
+        Action::LookAtSecondCopy { id, key_id, record } => {
+            let found = second_copy::look(ctx, world, id, key_id, record).await;
+            ctx.copies
+                .put(&volume.uid().unwrap_or_default(), id, &found);
+        }
+        Action::StoreSecondCopy { version, record } => {
+            answers.second_copy = Some(second_copy::store(ctx, world, *version, record).await);
         }
         Action::Apply(wanted) => apply(ctx, wanted).await?,
         Action::Release(found) => release(ctx, found).await?,

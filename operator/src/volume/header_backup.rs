@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     conditions, detached, facts,
+    second_copy::{self, Verdict},
     world::{Action, World},
 };
 
@@ -92,13 +93,17 @@ pub fn restores(world: &World, status: &mut EncryptedVolumeStatus) -> Vec<Action
     first
 }
 
-/// Says whether there is a backup, once there could be one.
-pub fn condition(world: &World, status: &mut EncryptedVolumeStatus) {
+/// Says whether there is a backup, once there could be one; and how the second copy of a header apart from its disk does.
+pub fn condition(world: &World, status: &mut EncryptedVolumeStatus, second: Verdict) {
     let failed = || {
         let mut reports = world.node_volumes.iter().map(facts::report);
         reports.find_map(|r| r.header_backup_error)
     };
-    let (is, reason, what) = if let Some(secret) = &status.header_secret {
+    let (is, reason, what) = if let Verdict::Bad(problem) = second {
+        (Is::False, problem.reason, problem.what)
+    } else if second == Verdict::AsBefore && second_copy::is_told(status) {
+        return;
+    } else if let Some(secret) = &status.header_secret {
         let what = format!(
             "the header is in the record, and in secret {} of the key manager",
             secret.id

@@ -16,6 +16,7 @@ pub mod observe;
 pub mod orphans;
 pub mod quota;
 pub mod rotate;
+pub mod second_copy;
 pub mod transitions;
 pub mod world;
 

@@ -13,6 +13,7 @@ use super::{
     decide,
     effects::{self, EffectError},
     node_volumes,
+    second_copy::{self, SecondCopy},
     world::{Fresh, NodeState, Problem, SourceOwner, World},
 };
 use crate::context::Context;
@@ -94,6 +95,8 @@ pub async fn gather(
         key: super::world::KeyState::NotAsked,
         rotation: super::world::RotationKeys::default(),
         header: None,
+        unrecorded: None,
+        second_copy: SecondCopy::default(),
         nodes,
         node_volumes,
         namespace_goes,
@@ -106,6 +109,9 @@ pub async fn gather(
         },
     };
     world.key = ctx.memos.get(&world);
+    if volume.status.as_ref().is_some_and(second_copy::is_kept) {
+        world.second_copy = ctx.copies.get(&volume.uid().unwrap_or_default());
+    }
     world.used = ctx.ledger.used(ctx, &world);
     Ok(world)
 }

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 
 use cryptvol_crds::{
     conditions::{
-        ENCRYPTION_PROVEN, KEY_ROTATED, PATHS_HEALTHY, PORTALS_DISCOVERED, READY, Reason, get,
-        is_true,
+        ENCRYPTION_PROVEN, HEADER_BACKED_UP, KEY_ROTATED, PATHS_HEALTHY, PORTALS_DISCOVERED, READY,
+        Reason, get, is_true,
     },
     paths::is_down,
     v1alpha1::{EncryptedVolumeStatus, PermitState},
 };
+
+use super::second_copy;
 
 /// One Event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +84,25 @@ pub fn between(old: &EncryptedVolumeStatus, new: &EncryptedVolumeStatus) -> Vec<
         let key = new.key.as_ref().map_or("", |k| &k.id);
         let text = format!("a backup of the header is on record, sealed under key {key}");
         note(false, "HeaderBackedUp", "BackUpHeader", text);
+    }
+    let copy = |s: &EncryptedVolumeStatus| {
+        let now = get(&s.conditions, HEADER_BACKED_UP).cloned();
+        now.filter(|_| second_copy::is_told(s))
+    };
+    match (copy(old), copy(new)) {
+        (before, Some(now)) if before.as_ref().is_none_or(|b| b.reason != now.reason) => {
+            note(true, &now.reason, "KeepHeader", now.message);
+        }
+        (Some(_), None) => {
+            if let Some(secret) = &new.header_secret {
+                let text = format!(
+                    "the header's second copy is secret {} of the key manager",
+                    secret.id
+                );
+                note(false, "HeaderCopyKept", "KeepHeader", text);
+            }
+        }
+        _ => {}
     }
     if let (None, Some(_)) = (&old.header_restore, &new.header_restore) {
         let text = "the header is to be written anew from its backup, where it does not open";

@@ -9,7 +9,7 @@ use cryptvol_crds::{
 };
 use k8s_openapi::jiff::Timestamp;
 
-use super::quota::Usage;
+use super::{quota::Usage, second_copy::SecondCopy};
 use crate::keymanager::{KeyError, KeyInfo, limits::Limits};
 
 /// Why something cannot go on.
@@ -111,6 +111,9 @@ pub struct HeaderAnswer {
     pub found: Result<(String, HeaderBackup), Problem>,
 }
 
+/// A header that the key manager has under the volume's own name: the id of its secret, and what is in it; or that it has none.
+pub type Unrecorded = Result<Option<(String, HeaderBackup)>, Problem>;
+
 /// Random values, chosen outside so that a decision is a function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fresh {
@@ -137,6 +140,10 @@ pub struct World {
     pub rotation: RotationKeys,
     /// What the key manager has of its header, where that lies apart from the disk.
     pub header: Option<HeaderAnswer>,
+    /// What the key manager has of a header that is not on record, where it was asked for that in this pass.
+    pub unrecorded: Option<Unrecorded>,
+    /// What is known of the header's second copy.
+    pub second_copy: SecondCopy,
     /// The nodes that it has to do with; one that is missing here does not exist.
     pub nodes: BTreeMap<String, NodeState>,
     /// Its NodeVolumes.
@@ -184,8 +191,26 @@ pub enum Action {
         /// The header.
         record: Box<HeaderBackup>,
     },
-    /// Read the header that the user named from the key manager.
+    /// Read a header from the key manager: the one that the user named, or the second copy of one that is not on record as it was pinned.
     ReadHeader(String),
+    /// Look for a header of the volume's own name in the key manager, which nothing is on record of, under this version of the key.
+    FindHeader(i64),
+    /// Look whether a secret still is what the record of the header says.
+    LookAtSecondCopy {
+        /// Id of the secret.
+        id: String,
+        /// Id of the volume's key: where that is not there either, another thing is wrong.
+        key_id: String,
+        /// The header.
+        record: Box<HeaderBackup>,
+    },
+    /// Store the header on record in the key manager once more, unless it is there.
+    StoreSecondCopy {
+        /// Version of the key that it is sealed under.
+        version: i64,
+        /// The header.
+        record: Box<HeaderBackup>,
+    },
     /// Write a NodeVolume.
     Apply(Box<NodeVolume>),
     /// Let a NodeVolume go: nothing of the volume is left on its node.

@@ -163,7 +163,8 @@ impl At<'_> {
             ),
             HeaderFound::Unknown if new => refused(
                 Reason::DeviceNotBlank,
-                "is neither blank nor carries anything known",
+                "is neither blank nor carries anything known; where it is the disk of a volume whose record was lost, import that with its \
+                 secrets (spec.format Never) and do not wipe it",
             ),
             HeaderFound::Unknown => Ok(()),
         }

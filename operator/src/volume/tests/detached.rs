@@ -1,8 +1,9 @@
 //! Headers that lie apart from their disk: kept in the record and in the key manager before any node may open the disk.
 
+use cryptvol_common::header;
 use cryptvol_crds::{
     conditions::{HEADER_BACKED_UP, KEY_ROTATED},
-    v1alpha1::{HeaderSecretStatus, NodeRotationStatus, RotationPhase},
+    v1alpha1::{HeaderSecretStatus, NodeRotationStatus, RotationPhase, VolumeKeyDigest},
 };
 
 use super::*;
@@ -21,10 +22,11 @@ impl Cluster {
         );
         let found = match &self.broken {
             Some((_, problem)) => Err(problem.clone()),
-            None => {
-                let kept = self.headers.entry(version).or_insert(record.clone());
-                Ok((format!("header-{version}"), kept.clone()))
-            }
+            None => match self.headers.iter().find(|h| h.version == version) {
+                Some(h) if h.record.as_ref() == Some(record) => Ok((h.id.clone(), record.clone())),
+                Some(_) => Err(problem(Reason::HeaderRecordUnusable)),
+                None => Ok((self.keep(version, Some(record)), record.clone())),
+            },
         };
         self.world.header = Some(HeaderAnswer {
             version: Some(version),
@@ -32,11 +34,27 @@ impl Cluster {
         });
     }
 
+    /// A secret of the header's name.
+    pub(super) fn keep(&mut self, version: i64, record: Option<&HeaderBackup>) -> String {
+        let same = self.headers.iter().filter(|h| h.version == version).count();
+        let id = match same {
+            0 => format!("header-{version}"),
+            _ => format!("header-{version}-{same}"),
+        };
+        self.headers.push(KeptHeader {
+            id: id.clone(),
+            version,
+            record: record.cloned(),
+        });
+        id
+    }
+
     pub(super) fn read_header(&mut self, id: &str) {
-        assert_eq!(id, HEADER);
-        let found = match &self.broken {
-            Some((_, problem)) => Err(problem.clone()),
-            None => Ok((id.to_owned(), self.headers[&0].clone())),
+        let kept = self.headers.iter().find(|h| h.id == id);
+        let found = match (&self.broken, kept.and_then(|h| h.record.clone())) {
+            (Some((_, problem)), _) => Err(problem.clone()),
+            (None, Some(record)) => Ok((id.to_owned(), record)),
+            (None, None) => Err(problem(Reason::KeyNotFound)),
         };
         self.world.header = Some(HeaderAnswer {
             version: None,
@@ -44,7 +62,7 @@ impl Cluster {
         });
     }
 
-    fn detached(spec: serde_json::Value) -> Self {
+    pub(super) fn detached(spec: serde_json::Value) -> Self {
         let mut c = Self::new(spec);
         c.world.encryption = Ok(Encryption {
             detached_header: true,
@@ -53,10 +71,11 @@ impl Cluster {
         c
     }
 
-    fn record(&self, sealed: &str) -> HeaderBackup {
+    pub(super) fn record(&self, sealed: &str) -> HeaderBackup {
         HeaderBackup {
             header: HeaderFacts {
                 data_offset: 0,
+                digest: header::fingerprint(&VolumeKeyDigest::default()).unwrap(),
                 ..self.header()
             },
             sealed: sealed.into(),
@@ -64,8 +83,17 @@ impl Cluster {
         }
     }
 
+    /// The secret that the user names.
+    fn import_of(&mut self, record: &HeaderBackup) {
+        self.headers.push(KeptHeader {
+            id: HEADER.into(),
+            version: 0,
+            record: Some(record.clone()),
+        });
+    }
+
     /// The node has made a header and waits.
-    fn makes(&mut self, sealed: &str) {
+    pub(super) fn makes(&mut self, sealed: &str) {
         let record = self.record(sealed);
         self.report(|s| {
             s.stage = Stage::Header;
@@ -74,13 +102,13 @@ impl Cluster {
     }
 
     /// The node opens the disk by what was handed over.
-    fn opens(&mut self) {
+    pub(super) fn opens(&mut self) {
         let record = self.nv().spec.header_record.clone().expect("a header");
         self.comes_up();
         self.report(|s| s.header = Some(record.header));
     }
 
-    fn up() -> Self {
+    pub(super) fn up() -> Self {
         let mut c = Self::detached(json!({}));
         c.settle();
         c.makes("one");
@@ -91,7 +119,7 @@ impl Cluster {
         c
     }
 
-    fn reseals(&mut self, sealed: &str) {
+    pub(super) fn reseals(&mut self, sealed: &str) {
         let order = self.nv().spec.rotation.clone().expect("an order");
         let record = (order.phase == RotationPhase::Adding).then(|| self.record(sealed));
         self.report(|s| {
@@ -127,7 +155,7 @@ fn no_node_gets_a_header_that_is_not_in_both_places() {
     c.broken = None;
     c.world.header = None;
     c.settle();
-    assert_eq!(c.headers[&1].sealed, "one");
+    assert_eq!(c.headers[0].record.as_ref().unwrap().sealed, "one");
     assert_eq!(
         c.status().header_secret,
         Some(HeaderSecretStatus {
@@ -212,7 +240,8 @@ fn invariant_08_a_rotation_keeps_the_new_header_in_both_places_before_the_new_ke
     c.reseals("");
     c.settle();
     assert_eq!(c.keys_deleted, [KEY]);
-    assert_eq!(c.headers.keys().collect::<Vec<_>>(), [&2]);
+    assert_eq!(c.headers.len(), 1);
+    assert_eq!(c.headers[0].version, 2);
     c.is(KEY_ROTATED, "True", Reason::AsDesired);
 
     // A node that reports another header, or none, changes nothing.
@@ -245,7 +274,7 @@ fn an_import_takes_its_header_from_the_key_manager() {
     c.keys.push(key(KEY));
     let mut record = c.record("one");
     record.header.luks_uuid = UUID.into();
-    c.headers.insert(0, record.clone());
+    c.import_of(&record);
     c.broken = None;
     c.settle();
     let status = c.status();
@@ -267,7 +296,7 @@ fn an_import_takes_its_header_from_the_key_manager() {
     let mut c = Cluster::detached(spec());
     c.keys.push(key(KEY));
     record.header.data_offset = 16 << 20;
-    c.headers.insert(0, record);
+    c.import_of(&record);
     c.settle();
     c.is(READY, "False", Reason::HeaderRecordUnusable);
     assert!(c.world.node_volumes.is_empty());

@@ -15,6 +15,7 @@ mod paths;
 mod permits;
 mod quota;
 mod rotation;
+mod second_copy;
 
 use cryptvol_crds::{
     EncryptedVolume, KeyService, NodeVolume,
@@ -37,6 +38,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     decide::decide,
     quota::Usage,
+    second_copy::SecondCopy,
     world::{
         Action, Again, Decision, Fresh, KeyState, NodeState, Problem, RotationKeys, SourceOwner,
         World,
@@ -46,12 +48,22 @@ use crate::keymanager::{KeyInfo, limits::Limits};
 
 const KEY: &str = "11111111-2222-3333-4444-555555555555";
 
+/// A secret that bears the name of the header under a version of the key.
+struct KeptHeader {
+    id: String,
+    version: i64,
+    /// Nothing where it is no header.
+    record: Option<HeaderBackup>,
+}
+
 struct Cluster {
     world: World,
     /// Keys in the key manager by id; all bear the volume's name.
     keys: Vec<KeyInfo>,
-    /// Headers in the key manager, by version of the key.
-    headers: BTreeMap<i64, HeaderBackup>,
+    /// Headers in the key manager.
+    headers: Vec<KeptHeader>,
+    /// How many more things the operator does until it is killed.
+    lives: Option<u32>,
     /// What the key manager answers instead.
     broken: Option<(bool, Problem)>,
     limits: Limits,
@@ -118,6 +130,8 @@ impl Cluster {
                 key: KeyState::NotAsked,
                 rotation: RotationKeys::default(),
                 header: None,
+                unrecorded: None,
+                second_copy: SecondCopy::default(),
                 nodes: ["a", "b"].map(|n| (n.to_owned(), node())).into(),
                 node_volumes: vec![],
                 namespace_goes: false,
@@ -130,7 +144,8 @@ impl Cluster {
                 },
             },
             keys: vec![],
-            headers: BTreeMap::new(),
+            headers: vec![],
+            lives: None,
             broken: None,
             limits: Limits::default(),
             keys_made: 0,
@@ -156,9 +171,15 @@ impl Cluster {
             return Some(d);
         }
         for a in &d.first {
+            if self.dies() {
+                return None;
+            }
             self.act(a);
         }
         if self.world.volume.status.as_ref() != Some(&d.status) {
+            if self.dies() {
+                return None;
+            }
             // What is stored is what comes back.
             let stored: EncryptedVolumeStatus =
                 serde_json::from_value(serde_json::to_value(&d.status).unwrap()).unwrap();
@@ -169,9 +190,24 @@ impl Cluster {
             self.world.volume.status = Some(stored);
         }
         for a in &d.then {
+            if self.dies() {
+                return None;
+            }
             self.act(a);
         }
         None
+    }
+
+    /// Whether the operator is killed before the next thing that it does.
+    fn dies(&mut self) -> bool {
+        match &mut self.lives {
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        }
     }
 
     fn act(&mut self, action: &Action) {
@@ -231,7 +267,7 @@ impl Cluster {
                     Some((_, problem)) => Err(problem.clone()),
                     None => {
                         self.keys.retain(|k| k.id != *id);
-                        self.headers.remove(&(*version - 1));
+                        self.headers.retain(|h| h.version != *version - 1);
                         self.keys_deleted.push(id.clone());
                         Ok(())
                     }
@@ -240,6 +276,9 @@ impl Cluster {
             }
             Action::KeepHeader { version, record } => self.keep_header(*version, record),
             Action::ReadHeader(id) => self.read_header(id),
+            Action::FindHeader(version) => self.find_header(*version),
+            Action::LookAtSecondCopy { id, record, .. } => self.look_at(id, record),
+            Action::StoreSecondCopy { version, record } => self.store_again(*version, record),
             Action::Apply(nv) => self.apply(nv),
             Action::Release(nv) => {
                 let name = &nv.metadata.name;
@@ -311,6 +350,8 @@ impl Cluster {
 
     /// Rounds until nothing follows.
     fn settle(&mut self) -> Decision {
+        self.world.unrecorded = None;
+        self.world.second_copy.stored = None;
         for _ in 0..20 {
             if let Some(d) = self.round() {
                 return d;

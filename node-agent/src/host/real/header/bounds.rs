@@ -1,7 +1,7 @@
 //! What a header may ask for, whatever its version: no more time and memory than an unlock is worth, and only ciphers that
 //! protect.
 
-use sha2::{Digest as _, Sha256};
+pub use cryptvol_common::header::fingerprint_of as fingerprint;
 
 /// More PBKDF2 iterations than anybody asks for, about 4 s: a forged header could ask for 2^32.
 pub const MAX_PBKDF2_ITERATIONS: u32 = 10_000_000;
@@ -44,12 +44,4 @@ pub fn protects(cipher: &str) -> bool {
 /// No cipher at all, as in `cipher_null-ecb` or `null`.
 pub fn is_null(cipher: &str) -> bool {
     cipher.is_empty() || cipher.contains("null") || cipher.contains("none")
-}
-
-/// SHA-256 over salt and digest of the volume key: another volume key, or the same under another salt, is another volume.
-pub fn fingerprint(salt: &[u8], digest: &[u8]) -> String {
-    let mut hash = Sha256::new();
-    hash.update(salt);
-    hash.update(digest);
-    hex::encode(hash.finalize())
 }

@@ -1,11 +1,12 @@
 //! The volume key digest of a LUKS2 header: read out, and put into a header that is being made, so that a header that was written
 //! anew is known by the same digest as the one that was lost.
 
+pub use cryptvol_common::header::fingerprint;
 use cryptvol_crds::v1alpha1::VolumeKeyDigest;
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use super::{BINARY, CHECKSUM, CHECKSUM_LEN, Luks, bounds, checksum, is_zero, text};
+use super::{BINARY, CHECKSUM, CHECKSUM_LEN, Luks, checksum, is_zero, text};
 
 /// The digest of a header's only encrypted segment.
 ///
@@ -27,17 +28,6 @@ pub fn read(luks: &Luks) -> Result<VolumeKeyDigest, String> {
         salt: text("salt")?,
         digest: text("digest")?,
     })
-}
-
-/// What stands for the digest in the facts of a header.
-///
-/// # Errors
-/// When it is not base64.
-pub fn fingerprint(digest: &VolumeKeyDigest) -> Result<String, String> {
-    use base64::{Engine, engine::general_purpose::STANDARD};
-    let decode = |part: &str| STANDARD.decode(part).map_err(|e| format!("digest: {e}"));
-    let (salt, sum) = (decode(&digest.salt)?, decode(&digest.digest)?);
-    Ok(bounds::fingerprint(&salt, &sum))
 }
 
 /// Replaces the only digest in one copy of a header, and its checksum.
