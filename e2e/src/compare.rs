@@ -4,6 +4,7 @@
 
 mod answer;
 mod known;
+mod proof;
 mod script;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,8 @@ use script::{Api, Step};
 const SCRIPT: &str = include_str!("../assets/compare.txt");
 /// The same for services whose limits are strict in two levels.
 const STRICT: &str = include_str!("../assets/compare-strict.txt");
+/// Signs a request; no header of the wire.
+const OAUTH1: &str = "OAuth1";
 /// What stands before the names of its requests.
 const STRICT_MARK: &str = "strict-two-level";
 /// Where the differences that stay are listed.
@@ -36,6 +39,8 @@ struct Side {
     values: BTreeMap<String, String>,
     /// Tokens by the name of their owner.
     tokens: BTreeMap<String, String>,
+    /// Requests that were signed: no two have the same nonce.
+    signed: u32,
 }
 
 /// Requests by name, and what the answers differ in.
@@ -87,7 +92,8 @@ fn on_both(dir: &Path, steps: &[Step], strict: bool) -> Result<Found> {
         if strict {
             "[unified_limit]\nenforcement_model = strict_two_level\n"
         } else {
-            ""
+            // As it is by default, and one-time passwords.
+            "[auth]\nmethods = external,password,token,oauth1,mapped,application_credential,ec2credential,totp\n"
         },
     )?;
     let options = Options {
@@ -152,6 +158,7 @@ impl Side {
             identity,
             keys,
             values,
+            signed: 0,
         })
     }
 
@@ -162,12 +169,21 @@ impl Side {
             Api::KeyManager => &self.keys,
         };
         let path = script::expand(&step.path, &self.values);
+        let now = proof::now()?;
         let body = script::expand(&step.body, &self.values);
-        let mut headers: Vec<(String, String)> = step
-            .headers
-            .iter()
-            .map(|(name, value)| (name.clone(), self.header(value)))
-            .collect();
+        let body = proof::with_passcodes(&body, now)?;
+        let mut headers = Vec::new();
+        for (name, value) in &step.headers {
+            let value = self.header(value);
+            headers.push(if name == OAUTH1 {
+                self.signed += 1;
+                let (url, nonce) = (format!("{}{path}", address.url()), self.signed.to_string());
+                let value = proof::authorization(&step.method, &url, &value, now, &nonce)?;
+                ("Authorization".to_owned(), value)
+            } else {
+                (name.clone(), value)
+            });
+        }
         if let Some(token) = self.tokens.get(&step.who) {
             headers.push(("X-Auth-Token".into(), token.clone()));
         }
@@ -186,10 +202,14 @@ impl Side {
                 headers: BTreeMap::new(),
                 body: Vec::new(),
             });
-        for (name, pointer) in &step.keep {
-            let json = answer.json();
+        let content = answer::content(&answer).unwrap_or_default();
+        for (name, from) in &step.keep {
             // What was refused has nothing to keep; the status says so, and what follows differs too.
-            let value = json.pointer(pointer).and_then(|value| value.as_str());
+            let value = if from.starts_with('/') {
+                content.pointer(from).and_then(|value| value.as_str())
+            } else {
+                answer.headers.get(from).map(String::as_str)
+            };
             // Of a reference, the id.
             let value = value
                 .unwrap_or_default()

@@ -10,9 +10,31 @@ use crate::http1::Answer;
 /// Headers about the connection and the moment, not about the answer.
 const TRANSPORT: [&str; 4] = ["connection", "content-length", "date", "server"];
 
+/// Content type of a form.
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// Field with a short secret, which nothing shows to be one.
+const VERIFIER: &str = "oauth_verifier";
+
 /// A sentence about one difference.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Difference(pub(super) String);
+
+/// The body, if it is JSON or a form: a form is an object of texts.
+pub(super) fn content(answer: &Answer) -> Option<Value> {
+    let kind = answer.headers.get("content-type");
+    if kind.is_some_and(|kind| kind.starts_with(FORM)) {
+        let text = std::str::from_utf8(&answer.body).ok()?;
+        let url = reqwest::Url::parse(&format!("form:?{text}")).ok()?;
+        let pairs = url.query_pairs();
+        return Some(
+            pairs
+                .map(|(name, value)| (name.into_owned(), Value::from(value.into_owned())))
+                .collect(),
+        );
+    }
+    serde_json::from_slice(&answer.body).ok()
+}
 
 /// An answer that can be compared.
 #[derive(Debug)]
@@ -37,17 +59,20 @@ impl Normal {
         };
         for (name, value) in &answer.headers {
             if !TRANSPORT.contains(&name.as_str()) {
-                normal
-                    .headers
-                    .insert(name.clone(), plain(value, roots, kept));
+                let value = if name == "allow" {
+                    in_order(value)
+                } else {
+                    plain(value, roots, kept)
+                };
+                normal.headers.insert(name.clone(), value);
             }
         }
-        match serde_json::from_slice::<Value>(&answer.body) {
-            Ok(body) => normal.put("", &body, roots, kept),
-            Err(_) if answer.body.is_empty() => {}
+        match content(answer) {
+            Some(body) => normal.put("", &body, roots, kept),
+            None if answer.body.is_empty() => {}
             // Web servers' own pages have their own words.
-            Err(_) if answer.status >= 400 => normal.leaf("", "page".into()),
-            Err(_) => {
+            None if answer.status >= 400 => normal.leaf("", "page".into()),
+            None => {
                 let text = String::from_utf8_lossy(&answer.body);
                 normal.leaf("", plain(&text, roots, kept));
             }
@@ -84,10 +109,17 @@ impl Normal {
             Value::String(_) if self.status >= 400 && is_words(path) => {
                 self.leaf(path, "<words>".into());
             }
+            Value::String(_) if path.ends_with(VERIFIER) => self.leaf(path, "<verifier>".into()),
             Value::String(text) => self.leaf(path, plain(text, roots, kept)),
             other => self.leaf(path, other.to_string()),
         }
     }
+}
+
+/// The methods of a path, which Keystone lists in another order each time.
+fn in_order(methods: &str) -> String {
+    let methods: BTreeSet<&str> = methods.split(',').map(str::trim).collect();
+    methods.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 /// The fields with which an error is explained to people.
@@ -260,6 +292,14 @@ mod tests {
                 "field at: <time with fraction, Z>, theirs <time, Z>".into()
             )]
         );
+    }
+
+    #[test]
+    fn the_order_of_methods_does_not_count() {
+        assert_eq!(in_order("HEAD, GET,OPTIONS"), "GET, HEAD, OPTIONS");
+        let [first, second] = ["17GzNNAa", "h7LwCx9Z"]
+            .map(|text| normal(200, &json!({"token": {"oauth_verifier": text}}), "1"));
+        assert_eq!(differences(&first, &second), []);
     }
 
     #[test]

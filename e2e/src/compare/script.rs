@@ -1,11 +1,12 @@
 //! The requests, one a line:
 //!
 //! ```text
-//! [@WHO] METHOD /v3/path [{json}] [; Header: value]… [-> name=/json/pointer … | -> @OWNER]
+//! [@WHO] METHOD /v3/path [{json}] [; Header: value]… [-> name=/json/pointer name=Header … | -> @OWNER]
 //! ```
 //!
 //! `$name` stands for what an earlier line kept, `@none` sends no token, `-> @OWNER` keeps the token of a login. Below
-//! `/v3` is the identity API, below `/v1` the key manager.
+//! `/v3` is the identity API, below `/v1` the key manager. `$totp(SEED)` in a body is the one-time password of the moment.
+//! The header `OAuth1: CONSUMER SECRET [TOKEN SECRET [VERIFIER]]` signs the request; an answer that is a form is read as an object.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +28,7 @@ pub(super) struct Step {
     pub(super) path: String,
     pub(super) body: String,
     pub(super) headers: Vec<(String, String)>,
-    /// Name and JSON pointer.
+    /// Name, and JSON pointer or name of a header in lower case.
     pub(super) keep: Vec<(String, String)>,
     /// Whose token comes back.
     pub(super) login: Option<String>,
@@ -90,9 +91,13 @@ fn read_line(line: &str) -> Result<Step> {
             login = Some(owner.to_owned());
             continue;
         }
-        let (name, pointer) = word.split_once('=').context("kept without a pointer")?;
-        ensure!(pointer.starts_with('/'), "a pointer begins with a slash");
-        keep.push((name.to_owned(), pointer.to_owned()));
+        let (name, from) = word.split_once('=').context("kept from nowhere")?;
+        ensure!(!from.is_empty(), "kept from nowhere");
+        let from = match from.strip_prefix('/') {
+            Some(_) => from.to_owned(),
+            None => from.to_ascii_lowercase(),
+        };
+        keep.push((name.to_owned(), from));
     }
     Ok(Step {
         who: who.into(),
@@ -141,6 +146,9 @@ mod tests {
             (step.who.as_str(), step.body.as_str()),
             ("admin", r#"{"user": {"name": "x"}}"#)
         );
+        let step = read_line("GET /v3 -> a=Some-Header b=/Pointer").unwrap();
+        let kept: Vec<&str> = step.keep.iter().map(|(_, from)| from.as_str()).collect();
+        assert_eq!(kept, ["some-header", "/Pointer"]);
         assert!(read_line("GET").is_err() && read_line("GET /v2").is_err());
     }
 

@@ -23,6 +23,8 @@ use crate::{app::App, audit};
 /// From the head of a request to its answer.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Of a login that needs more methods: what was proved so far.
+pub(crate) const RECEIPT: &str = "openstack-auth-receipt";
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
 
 /// The whole service behind one address.
@@ -149,7 +151,9 @@ fn finish(response: &mut Response, base: &Base, identity: bool) {
     }
     // Answers hold tokens and secrets.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // With a receipt the client is on its way already, and knows what is still to come: as Keystone answers.
     if status == StatusCode::UNAUTHORIZED
+        && !headers.contains_key(RECEIPT)
         && let Ok(value) = HeaderValue::from_str(&format!("Keystone uri=\"{}\"", base.identity()))
     {
         headers.insert(header::WWW_AUTHENTICATE, value);

@@ -5,6 +5,7 @@ mod frame;
 mod request;
 
 pub use admin::admin_router;
+pub(crate) use frame::RECEIPT;
 #[cfg(test)]
 pub(crate) use frame::routes;
 pub use frame::{Frame, service};

@@ -28,6 +28,8 @@ use crate::{
 };
 
 const NAME_MAX: usize = 255;
+/// Who an endpoint may be for.
+pub(super) const INTERFACES: [&str; 3] = ["public", "internal", "admin"];
 const KIND: &str = "data/security/service";
 
 pub(super) fn routes() -> Router<Arc<App>> {
@@ -495,8 +497,11 @@ async fn create_endpoint(
 /// Whether an endpoint can be as it is. As in Keystone, it brings its region into being if there is none yet.
 async fn check(change: &mut Change, endpoint: &Endpoint) -> Result<(), IdentityError> {
     let bad = |text: String| Err(IdentityError::BadRequest(text));
-    if !matches!(endpoint.interface.as_str(), "public" | "internal" | "admin") {
-        return bad("The attribute interface must be public, internal or admin.".into());
+    if !INTERFACES.contains(&endpoint.interface.as_str()) {
+        return bad(format!(
+            "The attribute interface must be one of {}.",
+            INTERFACES.join(", ")
+        ));
     }
     if endpoint.url.is_empty() {
         return bad("The attribute url may not be empty.".into());

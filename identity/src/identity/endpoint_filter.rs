@@ -11,6 +11,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{
+    catalog::INTERFACES,
     documents::{Family, check_optional_text, check_text},
     error::{ApiResult, IdentityError},
     fields::Object,
@@ -76,15 +77,22 @@ fn check_group(object: &mut Object, new: bool) -> Result<(), IdentityError> {
     check_optional_text(object, "description")?;
     let bad = || {
         IdentityError::BadRequest(format!(
-            "The attribute filters must be an object of {}.",
-            FILTERS.join(", ")
+            "The attribute filters must be an object of {}, with an interface of {}.",
+            FILTERS.join(", "),
+            INTERFACES.join(", ")
         ))
     };
     match object.get("filters") {
         Some(Value::Object(filters)) => {
-            let known = filters
-                .iter()
-                .all(|(name, value)| FILTERS.contains(&name.as_str()) && value.is_string());
+            let known = filters.iter().all(|(name, value)| {
+                FILTERS.contains(&name.as_str())
+                    && match (name.as_str(), value) {
+                        ("interface", Value::String(value)) => INTERFACES.contains(&value.as_str()),
+                        // Of endpoints that are in no region.
+                        ("region_id", Value::Null) => true,
+                        (_, value) => value.is_string(),
+                    }
+            });
             if !known {
                 return Err(bad());
             }

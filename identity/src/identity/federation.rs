@@ -55,8 +55,8 @@ pub(super) fn routes() -> Router<Arc<App>> {
     let router = Router::new().route(protocols, get(protocols_of)).route(
         &format!("{protocols}/{{id}}"),
         get(async |app, caller, ids| no_protocol(app, caller, ids, "get").await)
-            .put(make_protocol)
-            .patch(async |app, caller, ids| no_protocol(app, caller, ids, "update").await)
+            .put(async |app, caller| no_mapping(app, caller, "create").await)
+            .patch(async |app, caller| no_mapping(app, caller, "update").await)
             .delete(async |app, caller, ids| no_protocol(app, caller, ids, "delete").await),
     );
     FAMILIES
@@ -144,12 +144,10 @@ async fn no_protocol(
     Err(IdentityError::NoProtocol { provider, protocol })
 }
 
-/// Not made because its provider is not there.
-async fn make_protocol(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    Path((provider, _)): Ids,
-) -> ApiResult {
-    caller.may(&app, "identity:create_protocol", &Target::new())?;
-    Err(IDENTITY_PROVIDERS.missing(provider))
+/// Neither made nor changed: whichever mapping it names, there is none. Keystone looks for that before the rest.
+async fn no_mapping(State(app): State<Arc<App>>, caller: Caller, verb: &'static str) -> ApiResult {
+    caller.may(&app, &format!("identity:{verb}_protocol"), &Target::new())?;
+    Err(IdentityError::BadRequest(
+        "A protocol needs the mapping_id of a mapping that exists; there is no federation here, so there is none.".into(),
+    ))
 }

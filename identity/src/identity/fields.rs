@@ -1,6 +1,8 @@
 //! Reading attributes out of request bodies: null counts as absent where the protocol says so, a wrong type
 //! is a 400 that names the attribute.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use super::error::IdentityError;
@@ -57,7 +59,7 @@ pub fn boolean(object: &mut Object, name: &str) -> Result<Option<bool>, Identity
 ///
 /// # Errors
 /// 400 for an option that is not in `known`, or of another type than Boolean (`multi_factor_auth_rules`: lists of
-/// methods).
+/// methods, not empty and without duplicates).
 pub fn merged_options(
     object: &mut Object,
     stored: &str,
@@ -78,11 +80,15 @@ pub fn merged_options(
         }
         let fits = match (&value, name.as_str()) {
             (Value::Null, _) => true,
-            (value, MFA_RULES) => serde_json::from_value::<Vec<Vec<String>>>(value.clone()).is_ok(),
+            (value, MFA_RULES) => are_mfa_rules(value),
             (value, _) => value.is_boolean(),
         };
         if !fits {
-            return Err(wrong_type(&name, "a Boolean"));
+            let wanted = match name.as_str() {
+                MFA_RULES => "a list of lists of methods, none of them empty or twice the same",
+                _ => "a Boolean",
+            };
+            return Err(wrong_type(&name, wanted));
         }
         if value.is_null() {
             options.remove(&name);
@@ -91,6 +97,15 @@ pub fn merged_options(
         }
     }
     Ok(Value::Object(options).to_string())
+}
+
+/// Lists of methods. None may be empty, as none would be needed for it, and nothing is there twice.
+fn are_mfa_rules(value: &Value) -> bool {
+    fn once<T: Ord>(list: &[T]) -> bool {
+        list.iter().collect::<BTreeSet<_>>().len() == list.len()
+    }
+    serde_json::from_value::<Vec<Vec<String>>>(value.clone())
+        .is_ok_and(|rules| once(&rules) && rules.iter().all(|rule| !rule.is_empty() && once(rule)))
 }
 
 /// The option that names sets of methods, one of which a login must use whole.

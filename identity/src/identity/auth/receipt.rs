@@ -10,13 +10,13 @@ use serde_json::json;
 use super::proof::Failure;
 use crate::{
     app::App,
+    http::RECEIPT,
     identity::{error::IdentityError, fields::MFA_RULES},
     store::{json_object, users::User},
     time::{now_us, token_time},
     token::{Method, ReceiptPayload},
 };
 
-const HEADER: &str = "Openstack-Auth-Receipt";
 const LIFETIME: i64 = 300 * 1_000_000;
 const ENABLED: &str = "multi_factor_auth_enabled";
 
@@ -25,7 +25,7 @@ const ENABLED: &str = "multi_factor_auth_enabled";
 /// # Errors
 /// 401 for one that is not ours, is over, or is another user's.
 pub(super) fn shown(app: &App, headers: &HeaderMap, user: &User) -> Result<Vec<Method>, Failure> {
-    let Some(text) = headers.get(HEADER) else {
+    let Some(text) = headers.get(RECEIPT) else {
         return Ok(Vec::new());
     };
     let refused = || Failure::denied("ReceiptRefused");
@@ -115,7 +115,7 @@ pub(super) async fn answer(
     let text = app.token_keys().seal_receipt(&receipt)?;
     let mut response = (StatusCode::UNAUTHORIZED, Json(body)).into_response();
     if let Ok(value) = HeaderValue::from_str(&text) {
-        response.headers_mut().insert(HEADER, value);
+        response.headers_mut().insert(RECEIPT, value);
     }
     Ok(response)
 }

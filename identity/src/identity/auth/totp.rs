@@ -47,9 +47,14 @@ fn matches(seed: &str, sent: &str, now: i64) -> bool {
 
 pub(super) async fn totp(app: &Arc<App>, details: &Value) -> Result<Proof, Failure> {
     let user = &details["user"];
-    let sent = user["passcode"].as_str().ok_or_else(|| {
-        IdentityError::BadRequest("auth.identity.totp.user.passcode is required, as a text.".into())
-    })?;
+    if !user.is_object() {
+        return Err(IdentityError::BadRequest(
+            "auth.identity.totp.user is required, with a passcode.".into(),
+        )
+        .into());
+    }
+    // As in Keystone, what is no text is a wrong passcode, and counts as one.
+    let sent = user["passcode"].as_str().unwrap_or_default();
     admit(app, user)?;
     let user = find_user(app, user).await?;
     // Of nobody too: the time of a refusal tells nothing.

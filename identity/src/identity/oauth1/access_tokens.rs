@@ -123,6 +123,15 @@ async fn roles_of(app: &App, user_id: &str, id: &str) -> Result<Vec<Role>, Ident
     Ok(roles)
 }
 
+/// As in Keystone, without the description.
+fn shown_role(base: &Base, role: &Role) -> Value {
+    let mut shown = linked(base, "roles", role.to_json());
+    if let Some(object) = shown.as_object_mut() {
+        object.remove("description");
+    }
+    shown
+}
+
 async fn roles(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -134,7 +143,7 @@ async fn roles(
     let items = roles_of(&app, &user_id, &id)
         .await?
         .iter()
-        .map(|role| linked(&base, "roles", role.to_json()))
+        .map(|role| shown_role(&base, role))
         .collect();
     Ok(collection(&base, &query, "roles", &[], items))
 }
@@ -151,6 +160,5 @@ async fn role(
         .into_iter()
         .find(|role| role.id == role_id)
         .ok_or(IdentityError::NotFound("role", role_id))?;
-    let shown = linked(&base, "roles", role.to_json());
-    Ok(member(StatusCode::OK, "role", shown))
+    Ok(member(StatusCode::OK, "role", shown_role(&base, &role)))
 }

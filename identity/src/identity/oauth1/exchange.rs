@@ -78,16 +78,25 @@ fn signed(headers: &HeaderMap, base: &Base, query: &Query) -> Result<Signed, Ide
     Ok(signed)
 }
 
+fn record_failure(kind: &Kind, id: &str, reason: &str) {
+    let id: String = id.chars().take(64).collect();
+    audit::failed_login(&format!("OAuth1 {} {id}", kind.word), reason);
+}
+
 fn refused(kind: &Kind, id: &str, reason: &str) -> IdentityError {
-    audit::failed_login(
-        &format!(
-            "OAuth1 {} {}",
-            kind.word,
-            id.chars().take(64).collect::<String>()
-        ),
-        reason,
-    );
+    record_failure(kind, id, reason);
     IdentityError::Unauthorized
+}
+
+/// A consumer that is not there: 404, as in Keystone. Its id is no secret, and cannot be guessed.
+fn unknown_consumer(id: &str) -> IdentityError {
+    record_failure(&CONSUMER, id, "UnknownConsumer");
+    CONSUMER.missing(id)
+}
+
+/// 400, as in Keystone.
+fn wrong_verifier() -> IdentityError {
+    IdentityError::BadRequest("The oauth_verifier is not that of this request token; ask for a new request token and have it authorized.".into())
 }
 
 async fn request_token(
@@ -109,7 +118,7 @@ async fn request_token(
     let consumer = CONSUMER
         .find(&app, consumer_id)
         .await?
-        .ok_or_else(|| refused(&CONSUMER, consumer_id, "UnknownConsumer"))?;
+        .ok_or_else(|| unknown_consumer(consumer_id))?;
     if !signed.is_by(&CONSUMER.secret(&app, &consumer)?, "") {
         return Err(refused(&CONSUMER, consumer_id, "WrongSignature"));
     }
@@ -128,7 +137,7 @@ async fn request_token(
         .await?
         .is_none()
     {
-        return Err(refused(&CONSUMER, consumer_id, "UnknownConsumer"));
+        return Err(unknown_consumer(consumer_id));
     }
     change.insert_document(&record).await?;
     app.store.commit(change).await?;
@@ -159,10 +168,8 @@ async fn authorize(
         )
     };
     let sent: Value = serde_json::from_slice(&bytes).map_err(|_| bad())?;
-    let wanted = sent["roles"]
-        .as_array()
-        .filter(|list| !list.is_empty())
-        .ok_or_else(bad)?;
+    // As in Keystone, none may be named; what comes of that logs in nowhere.
+    let wanted = sent["roles"].as_array().ok_or_else(bad)?;
     let project = live(&app, &id).await?.project_id.unwrap_or_default();
     let user = caller.0.user.id.as_str();
     let held = app.store.effective_roles(user, "project", &project).await?;
@@ -173,6 +180,17 @@ async fn authorize(
             (None, Some(name)) => held.iter().find(|role| role.name == name),
             (None, None) => return Err(bad()),
         };
+        if found.is_none()
+            && let (None, Some(name)) = (role["id"].as_str(), role["name"].as_str())
+            && !app
+                .store
+                .all_roles()
+                .await?
+                .iter()
+                .any(|role| role.name == name)
+        {
+            return Err(IdentityError::NotFound("role", name.to_owned()));
+        }
         // Nobody gives away what it does not have.
         let found = found.ok_or_else(|| refused(&REQUEST_TOKEN, &id, "RoleNotHeld"))?;
         if !roles.contains(&found.id) {
@@ -227,7 +245,8 @@ async fn access_token(
             .delete_document(REQUEST_TOKEN.name, request_id)
             .await?;
         app.store.commit(change).await?;
-        return Err(refused(&REQUEST_TOKEN, request_id, "WrongVerifier"));
+        record_failure(&REQUEST_TOKEN, request_id, "WrongVerifier");
+        return Err(wrong_verifier());
     };
     let mut body = Object::new();
     body.insert("consumer_id".into(), consumer.id.as_str().into());
@@ -240,7 +259,8 @@ async fn access_token(
     let now = REQUEST_TOKEN.for_change(&mut change, request_id).await?;
     // Authorized anew meanwhile, perhaps by somebody else: then this verifier is over.
     if (&now.user_id, &now.body) != (&request.user_id, &request.body) {
-        return Err(refused(&REQUEST_TOKEN, request_id, "WrongVerifier"));
+        record_failure(&REQUEST_TOKEN, request_id, "WrongVerifier");
+        return Err(wrong_verifier());
     }
     // It is used up by this; who comes second with it finds none.
     change

@@ -37,7 +37,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
 /// The login method `oauth1`: a request that is signed with an access token.
 ///
 /// # Errors
-/// 400 for what is not such a request, 401 for all else.
+/// 400 for what is not such a request, 404 for an access token that is not there, 401 for all else.
 pub(super) async fn prove(app: &App, headers: &HeaderMap, base: &Base) -> Result<Proof, Failure> {
     let url = format!("{}/auth/tokens", base.identity());
     let signed = Signed::read(headers, "POST", &url, &[])?;
@@ -45,7 +45,11 @@ pub(super) async fn prove(app: &App, headers: &HeaderMap, base: &Base) -> Result
     let token = ACCESS_TOKEN
         .find(app, token_id)
         .await?
-        .ok_or_else(|| Failure::denied("UnknownAccessToken"))?;
+        // 404, as in Keystone. Its id cannot be guessed, and is worth nothing without its secret.
+        .ok_or_else(|| Failure {
+            reason: "UnknownAccessToken",
+            error: ACCESS_TOKEN.missing(token_id),
+        })?;
     let consumer = CONSUMER
         .find(app, signed.required("oauth_consumer_key")?)
         .await?

@@ -115,6 +115,8 @@ async fn a_project_with_endpoints_of_its_own_sees_no_others() {
     let path = "OS-EP-FILTER/endpoint_groups";
     admin(&bench, "POST", path, group(json!({"colour": "red"})), 400).await;
     admin(&bench, "POST", path, group(json!({})), 400).await;
+    let odd = group(json!({"interface": "sideways"}));
+    admin(&bench, "POST", path, odd, 400).await;
     let made = admin(
         &bench,
         "POST",

@@ -61,13 +61,18 @@ async fn one_time_passwords() {
     ] {
         assert_eq!(totp(user, &code).await.status, 401, "{user}");
     }
-    let odd = log_in(
-        &bench,
-        json!({"totp": {"user": {"name": "u", "passcode": 5}}}),
-        "",
-    )
-    .await;
-    assert_eq!(odd.status, 400);
+    assert_eq!(log_in(&bench, json!({"totp": {}}), "").await.status, 400);
+    // Of a user with an empty seed neither the code of an empty key nor what is no text is right.
+    let empty = bench.user("w").await;
+    let body = json!({"credential": {"type": "totp", "blob": "", "user_id": empty}});
+    bench
+        .admin("POST", &format!("{V3}/credentials"), body, 201)
+        .await;
+    for passcode in [json!(code_now("")), json!(""), json!(5), json!(null)] {
+        let user = json!({"name": "w", "domain": {"id": "default"}, "passcode": passcode});
+        let odd = log_in(&bench, json!({"totp": {"user": user}}), "").await;
+        assert_eq!(odd.status, 401, "{passcode}");
+    }
     // The password does not set back the count of wrong codes: six digits are soon tried.
     for _ in 0..2 {
         let both = json!({"password": named("u", ("password", "u-pw")), "totp": named("u", ("passcode", "x"))});
@@ -87,6 +92,18 @@ async fn rules_ask_for_more_and_receipts_keep_what_was_shown() {
             .await
     };
     let password = || json!({"password": named("u", ("password", "u-pw"))});
+    for bad in [
+        json!([[]]),
+        json!([["password", "password"]]),
+        json!([["totp"], ["totp"]]),
+        json!([["totp", 5]]),
+        json!(["totp"]),
+    ] {
+        let body = json!({"user": {"options": {"multi_factor_auth_rules": bad}}});
+        bench
+            .admin("PATCH", &format!("{V3}/users/{user}"), body, 400)
+            .await;
+    }
     let before = log_in(&bench, password(), "")
         .await
         .header("X-Subject-Token")
@@ -103,6 +120,7 @@ async fn rules_ask_for_more_and_receipts_keep_what_was_shown() {
         json!([["password", "totp"], ["password", "token"]])
     );
     assert_eq!(part.header("X-Subject-Token"), "");
+    assert_eq!(part.header("WWW-Authenticate"), "");
     let receipt = part.header("Openstack-Auth-Receipt").to_owned();
     assert_eq!(bench.status_of(&receipt).await, 404);
     // A wrong password gets no receipt.
@@ -161,7 +179,6 @@ async fn rules_ask_for_more_and_receipts_keep_what_was_shown() {
     // Switched off, or of methods that there are none of.
     set(json!({"multi_factor_auth_enabled": false})).await;
     assert_eq!(log_in(&bench, password(), "").await.status, 201);
-    set(json!({"multi_factor_auth_enabled": null, "multi_factor_auth_rules": [["nosuch"], []]}))
-        .await;
+    set(json!({"multi_factor_auth_enabled": null, "multi_factor_auth_rules": [["nosuch"]]})).await;
     assert_eq!(log_in(&bench, password(), "").await.status, 201);
 }

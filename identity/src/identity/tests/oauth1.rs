@@ -323,7 +323,7 @@ async fn a_consumer_acts_with_what_was_authorized() {
     // What ends it: taking it back, and the end of the consumer.
     bench.admin("DELETE", &own, Value::Null, 204).await;
     assert_eq!(bench.status_of(&token).await, 404);
-    assert_eq!(ground.log_in(&access, &[]).await.status, 401);
+    assert_eq!(ground.log_in(&access, &[]).await.status, 404);
     let access = ground.access().await;
     let token = ground
         .log_in(&access, &[])
@@ -340,7 +340,7 @@ async fn a_consumer_acts_with_what_was_authorized() {
         )
         .await;
     assert_eq!(bench.status_of(&token).await, 404);
-    assert_eq!(ground.log_in(&access, &[]).await.status, 401);
+    assert_eq!(ground.log_in(&access, &[]).await.status, 404);
     bench
         .admin("GET", &format!("{list}/{}", access.key), Value::Null, 404)
         .await;
@@ -383,7 +383,7 @@ async fn request_tokens_are_signed_authorized_and_used_once() {
         (&good, "", 400),
         (&forged, &ground.project, 401),
         (&unknown, &ground.project, 400),
-        (&stranger, &ground.project, 401),
+        (&stranger, &ground.project, 404),
         (&old, &ground.project, 400),
         ("OAuth x", &ground.project, 400),
         ("", &ground.project, 400),
@@ -393,11 +393,11 @@ async fn request_tokens_are_signed_authorized_and_used_once() {
     }
     let request = ground.request().await;
     for (roles, status) in [
-        (json!([]), 400),
         (json!("member"), 400),
         (json!([{}]), 400),
         (json!([{"name": "service"}]), 401),
         (json!([{"id": "nosuch"}]), 401),
+        (json!([{"name": "nosuch"}]), 404),
     ] {
         assert_eq!(
             ground
@@ -417,7 +417,7 @@ async fn request_tokens_are_signed_authorized_and_used_once() {
         403
     );
     // Nobody authorized it: it is void once that was tried, as after a wrong guess of the verifier.
-    assert_eq!(ground.exchange(&request, "ABCDEFGH").await.status, 401);
+    assert_eq!(ground.exchange(&request, "ABCDEFGH").await.status, 400);
     assert_eq!(
         ground
             .authorize(&request, &bench.admin, json!([{"name": "member"}]))
@@ -443,5 +443,12 @@ async fn request_tokens_are_signed_authorized_and_used_once() {
     assert_eq!(ground.exchange(&request, &verifier).await.status, 404);
     // A request token is no access token.
     let request = ground.request().await;
-    assert_eq!(ground.log_in(&request, &[]).await.status, 401);
+    assert_eq!(ground.log_in(&request, &[]).await.status, 404);
+    // Authorized for no role: that is worth nothing.
+    let answer = ground.authorize(&request, &bench.admin, json!([])).await;
+    let verifier = answer.json()["token"]["oauth_verifier"].clone();
+    let answer = ground.exchange(&request, verifier.as_str().unwrap()).await;
+    assert_eq!(answer.status, 201);
+    let answer = ground.log_in(&pair(&answer), &[]).await;
+    assert_eq!(answer.status, 401, "{}", answer.json());
 }
