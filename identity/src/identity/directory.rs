@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::error::IdentityError;
 use crate::{
     app::App,
-    ldap::{DirectoryError, RefreshError, ReloadError, domains::is_public_id},
+    ldap::{DirectoryError, RefreshError, ReloadError},
     store::users::User,
 };
 
@@ -143,35 +143,28 @@ pub async fn prove(
     named: &Value,
     password: &SecretString,
 ) -> Result<Option<Result<User, &'static str>>, IdentityError> {
-    let (domain_id, found) = match (named["id"].as_str(), named["name"].as_str(), domain_id) {
-        (Some(id), _, _) if is_public_id(id) => {
-            let Some(mapping) = app.store.mapping(id).await? else {
-                return Ok(None);
-            };
-            if !app.directories.has(&mapping.domain_id) {
-                return Ok(None);
-            }
-            if password.expose_secret().is_empty() {
-                return Ok(Some(Err("EmptyPassword")));
-            }
-            let found = app.directories.user_by_id(&app.store, id).await?;
-            (mapping.domain_id, found)
-        }
-        (None, Some(name), Some(domain)) if app.directories.has(domain) => {
-            // Never sent: a bind without a password is an anonymous one, which succeeds.
-            if password.expose_secret().is_empty() {
-                return Ok(Some(Err("EmptyPassword")));
-            }
-            let found = app.directories.user_named(&app.store, domain, name).await?;
-            (domain.to_owned(), found)
-        }
-        _ => return Ok(None),
+    let looked = match (named["id"].as_str(), named["name"].as_str(), domain_id) {
+        (Some(id), _, _) => app.directories.look_for_id(&app.store, id).await?,
+        (None, Some(name), Some(domain)) => app.directories.look_for_name(domain, name).await?,
+        _ => None,
     };
-    let entry = found.as_ref().map(|(_, entry)| entry);
-    let proved = app.directories.proves(&domain_id, entry, password).await?;
-    Ok(Some(match found {
-        Some((user, _)) if proved => Ok(user),
-        Some(_) => Err("WrongPassword"),
-        None => Err("UnknownUser"),
+    let Some(looked) = looked else {
+        return Ok(None);
+    };
+    // Never sent: a bind without a password is an anonymous one, which succeeds.
+    if password.expose_secret().is_empty() {
+        return Ok(Some(Err("EmptyPassword")));
+    }
+    let somebody = looked.is_somebody();
+    // Nothing else is asked or written before that: a refusal is the same work for whoever is named.
+    let proved = app.directories.proves(&looked, password).await?;
+    Ok(Some(match (proved, somebody) {
+        (true, _) => app
+            .directories
+            .take(&app.store, looked)
+            .await?
+            .ok_or("UnknownUser"),
+        (false, true) => Err("WrongPassword"),
+        (false, false) => Err("UnknownUser"),
     }))
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Instant,
 };
 
 use secrecy::SecretString;
@@ -12,6 +13,7 @@ use super::{
     config::DirectoryConfig,
     entry::{self, DirectoryGroup, DirectoryUser, Entry, same_dn},
     filter,
+    pace::{self, Pace},
     trust::TrustError,
 };
 
@@ -22,6 +24,7 @@ const DEEPEST: usize = 32;
 pub struct Directory {
     config: Arc<DirectoryConfig>,
     client: Client,
+    pace: Pace,
 }
 
 /// Users, groups, and the users in each group by their places.
@@ -44,6 +47,7 @@ impl Directory {
         Ok(Self {
             client: Client::new(Arc::clone(&config))?,
             config,
+            pace: Pace::default(),
         })
     }
 
@@ -162,10 +166,13 @@ impl Directory {
         user: &DirectoryUser,
         password: &SecretString,
     ) -> Result<bool, DirectoryError> {
-        self.client.proves(&user.dn, password).await
+        let began = Instant::now();
+        let proved = self.client.proves(&user.dn, password).await?;
+        self.pace.somebody(began.elapsed());
+        Ok(proved)
     }
 
-    /// The same work for a user that does not exist, so that time does not tell.
+    /// The same work for a user that does not exist, and the time that the server saves with it, so that time does not tell.
     ///
     /// # Errors
     /// Any [`DirectoryError`].
@@ -175,7 +182,10 @@ impl Directory {
             crate::ids::identity_id(),
             self.config.users.base
         );
-        self.client.proves(&nobody, password).await.map(|_| ())
+        let began = Instant::now();
+        self.client.proves(&nobody, password).await?;
+        pace::pause(self.pace.nobody(began.elapsed())).await;
+        Ok(())
     }
 
     async fn users(&self, more: Option<&str>) -> Result<Vec<DirectoryUser>, DirectoryError> {

@@ -13,6 +13,7 @@ use thiserror::Error;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
+    account::{EntityType, public_id},
     client::DirectoryError,
     config::{self, DirectoryConfig, Options},
     directory::Directory,
@@ -49,6 +50,20 @@ struct Domain {
     state: Result<Arc<Directory>, String>,
     /// Mirroring reads, compares and writes; one at a time.
     mirror: AsyncMutex<()>,
+}
+
+/// Who a directory has under a name or an id, or that there is nobody.
+pub struct Looked {
+    domain_id: String,
+    entry: Option<DirectoryUser>,
+    at: Instant,
+}
+
+impl Looked {
+    /// Whether there is somebody.
+    pub fn is_somebody(&self) -> bool {
+        self.entry.is_some()
+    }
 }
 
 /// All domains with directories.
@@ -333,52 +348,82 @@ impl Directories {
         store: &Store,
         domain_id: &str,
         name: &str,
-    ) -> Result<Option<(User, DirectoryUser)>, RefreshError> {
-        let Some(domain) = self.get(domain_id) else {
-            return Ok(None);
-        };
-        let directory = domain.directory()?;
-        let at = Instant::now();
-        let mut found = directory.users_named(name).await?;
-        let Some(user) = found.pop().filter(|_| found.is_empty()) else {
-            return Ok(None);
-        };
-        let id =
-            super::account::public_id(domain_id, super::account::EntityType::User, &user.local_id);
-        let row = domain
-            .mirror_user(store, domain_id, &id, Some(&user))
-            .await?;
-        self.looked_up(&id, at);
-        Ok(row.map(|row| (row, user)))
+    ) -> Result<Option<User>, RefreshError> {
+        match self.look_for_name(domain_id, name).await? {
+            Some(looked) => self.take(store, looked).await,
+            None => Ok(None),
+        }
     }
 
-    /// The user with this id, just looked up.
+    /// Looks for the user with this name. `None`: the domain has no directory.
     ///
     /// # Errors
     /// The directory cannot be asked.
-    pub async fn user_by_id(
+    pub async fn look_for_name(
+        &self,
+        domain_id: &str,
+        name: &str,
+    ) -> Result<Option<Looked>, RefreshError> {
+        let Some(domain) = self.get(domain_id) else {
+            return Ok(None);
+        };
+        let at = Instant::now();
+        let mut found = domain.directory()?.users_named(name).await?;
+        Ok(Some(Looked {
+            domain_id: domain_id.to_owned(),
+            entry: found.pop().filter(|_| found.is_empty()),
+            at,
+        }))
+    }
+
+    /// Looks for the user with this id. `None`: it is not one of a directory. Where nobody has it, a directory is asked all the
+    /// same: ids can be worked out from names.
+    ///
+    /// # Errors
+    /// The directory cannot be asked.
+    pub async fn look_for_id(
         &self,
         store: &Store,
         id: &str,
-    ) -> Result<Option<(User, DirectoryUser)>, RefreshError> {
-        let Some(mapping) = store
-            .mapping(id)
-            .await?
-            .filter(|one| one.entity_type == "user")
-        else {
+    ) -> Result<Option<Looked>, RefreshError> {
+        if !is_public_id(id) {
+            return Ok(None);
+        }
+        let mapping = store.mapping(id).await?;
+        let (domain_id, local_id) = match mapping.filter(|one| one.entity_type == "user") {
+            Some(mapping) => (mapping.domain_id, mapping.local_id),
+            None if store.user(id).await?.is_some() => return Ok(None),
+            None => match self.ids().into_iter().next() {
+                Some(any) => (any, id.to_owned()),
+                None => return Ok(None),
+            },
+        };
+        let Some(domain) = self.get(&domain_id) else {
             return Ok(None);
         };
-        let Some(domain) = self.get(&mapping.domain_id) else {
-            return Ok(None);
-        };
-        let directory = domain.directory()?;
         let at = Instant::now();
-        let found = directory.user(&mapping.local_id).await?;
+        let entry = domain.directory()?.user(&local_id).await?;
+        Ok(Some(Looked {
+            domain_id,
+            entry,
+            at,
+        }))
+    }
+
+    /// Writes what was found; the record. `None` where nobody was found.
+    ///
+    /// # Errors
+    /// The directory cannot be asked.
+    pub async fn take(&self, store: &Store, looked: Looked) -> Result<Option<User>, RefreshError> {
+        let (Some(domain), Some(entry)) = (self.get(&looked.domain_id), looked.entry) else {
+            return Ok(None);
+        };
+        let id = public_id(&looked.domain_id, EntityType::User, &entry.local_id);
         let row = domain
-            .mirror_user(store, &mapping.domain_id, id, found.as_ref())
+            .mirror_user(store, &looked.domain_id, &id, Some(&entry))
             .await?;
-        self.looked_up(id, at);
-        Ok(row.zip(found))
+        self.looked_up(&id, looked.at);
+        Ok(row)
     }
 
     /// Looks up all users and groups of a domain if what is known is too old.
@@ -405,21 +450,20 @@ impl Directories {
         Ok(())
     }
 
-    /// Whether a password is this user's, by its directory.
+    /// Whether a password is that of the user who was looked for. Of nobody it takes as much work and time.
     ///
     /// # Errors
     /// The directory cannot be asked.
     pub async fn proves(
         &self,
-        domain_id: &str,
-        user: Option<&DirectoryUser>,
+        looked: &Looked,
         password: &SecretString,
     ) -> Result<bool, RefreshError> {
-        let Some(domain) = self.get(domain_id) else {
+        let Some(domain) = self.get(&looked.domain_id) else {
             return Ok(false);
         };
         let directory = domain.directory()?;
-        match user {
+        match &looked.entry {
             Some(user) => Ok(directory.proves(user, password).await?),
             None => {
                 directory.proves_nobody(password).await?;
