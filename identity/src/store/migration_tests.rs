@@ -158,6 +158,68 @@ async fn check(dir: TempDir, version: i64) {
     bench.app.store.close().await;
 }
 
+/// Set for a process of its own, whose memory nothing else takes: the folder with the database.
+const MEASURED: &str = "CRYPTVOL_TEST_UPGRADE_OF";
+/// How much more memory than at its start a process may have had, in KiB: a fifth of the database.
+const MORE_KIB: u64 = 32 << 10;
+
+/// A figure of this process, in KiB, see proc_pid_status(5).
+fn status_kib(field: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number.unwrap().parse().unwrap()
+}
+
+/// A pod has less memory than a site may have records: neither the schema nor the database is made anew in memory.
+#[tokio::test]
+async fn a_large_database_is_brought_up_in_little_memory() {
+    if let Some(dir) = std::env::var_os(MEASURED) {
+        let dir = std::path::PathBuf::from(dir);
+        let before = status_kib("VmRSS:");
+        let store = super::Store::open(&dir).await.unwrap();
+        let upgraded = status_kib("VmHWM:") - before;
+        store.rewrite().await.unwrap();
+        let rewritten = status_kib("VmHWM:") - before;
+        store.close().await;
+        assert!(
+            upgraded < MORE_KIB && rewritten < MORE_KIB,
+            "{upgraded} KiB for the schema, {rewritten} KiB with the rewriting"
+        );
+        // Nothing is left of what was in files meanwhile.
+        let left: Vec<_> = std::fs::read_dir(&dir).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    left_behind(&dir, 0).await;
+    let options = SqliteConnectOptions::new().filename(dir.path().join(DATABASE_FILE));
+    let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+    // Names that are sorted by an index of a later schema.
+    let users =
+        "WITH RECURSIVE number (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM number WHERE i < 80000)
+                 INSERT INTO users (id, domain_id, name, tokens_valid_after, options, extra)
+                 SELECT 'u' || i, 'default', hex(randomblob(500)), 0, '{}', '{}' FROM number";
+    connection.execute(users).await.unwrap();
+    connection.close().await.unwrap();
+    let size = std::fs::metadata(dir.path().join(DATABASE_FILE))
+        .unwrap()
+        .len();
+    assert!(size >> 10 > 5 * MORE_KIB, "{size} bytes");
+    let own = "store::migration_tests::a_large_database_is_brought_up_in_little_memory";
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", own, "--nocapture"])
+        .env(MEASURED, dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{said}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
 #[tokio::test]
 async fn from_the_first_release_and_from_every_one_since() {
     let all = sqlx::migrate!("./migrations");

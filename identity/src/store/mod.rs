@@ -36,6 +36,7 @@ pub mod secret_meta;
 pub mod secrets;
 pub mod snapshot;
 mod sql;
+mod sqlite_whole;
 pub mod token_state;
 pub mod trusts;
 pub(crate) mod upgrade;
@@ -425,21 +426,15 @@ impl Store {
             .foreign_keys(true)
             .busy_timeout(BUSY)
             .pragma("secure_delete", "ON")
-            // What a change may have to take back stays in memory, however much it is: a pod has no folder for temporary files,
-            // and records do not belong into one.
+            // What a change may have to take back stays in memory, however much it is: a file could keep the key of a secret
+            // that is destroyed. What is as large as the database does not (see `sqlite_whole`).
             .pragma("temp_store", "MEMORY")
             .pragma("cache_size", "-512")
             .statement_cache_capacity(64);
         let write = sqlite_writer(&options).await.map_err(open_error)?;
-        // All of the schema or nothing of it; of several processes that make it at once, one does.
-        let mut tx = write
-            .begin_with("BEGIN IMMEDIATE")
+        sqlite_whole::bring_up(&options)
             .await
-            .map_err(open_error)?;
-        dialect::FOR_SQLITE
-            .run_direct(None, &mut *tx, false)
-            .await?;
-        tx.commit().await.map_err(open_error)?;
+            .map_err(open_error)??;
         let read = SqlitePoolOptions::new()
             .max_connections(4)
             // A file does not go away; asking each time would double the work of a short question.

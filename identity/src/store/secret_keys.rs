@@ -5,6 +5,7 @@ use super::{
     Change, Store, StoreResult,
     secrets::{ProjectKey, Secret},
     sql::{self, Pool},
+    sqlite_whole,
 };
 
 impl Store {
@@ -59,18 +60,19 @@ impl Store {
     pub async fn rewrite(&self) -> StoreResult<()> {
         {
             let (_alone, pool) = self.writer.alone().await;
-            let statements: &[&str] = match pool {
-                Pool::Sqlite(_) => &["VACUUM"],
-                Pool::Postgres(_) => &[
-                    "VACUUM (FULL) meta",
-                    "VACUUM (FULL) token_keys",
-                    "VACUUM (FULL) project_keys",
-                    "VACUUM (FULL) secret_keys",
-                    "VACUUM (FULL) secrets",
-                ],
-            };
-            for statement in statements {
-                sql::query(*statement).execute(pool).await?;
+            match pool {
+                Pool::Sqlite(pool) => sqlite_whole::rewrite(&pool.connect_options()).await?,
+                Pool::Postgres(_) => {
+                    for statement in [
+                        "VACUUM (FULL) meta",
+                        "VACUUM (FULL) token_keys",
+                        "VACUUM (FULL) project_keys",
+                        "VACUUM (FULL) secret_keys",
+                        "VACUUM (FULL) secrets",
+                    ] {
+                        sql::query(statement).execute(pool).await?;
+                    }
+                }
             }
         }
         self.mark_log_dirty();
