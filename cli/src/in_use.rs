@@ -1,7 +1,7 @@
 //! `kubectl cryptvol suspend`, `resume` and `grow`: what is done to a volume while a guest has it open.
 
-use anyhow::{Context, Result};
-use cryptvol_crds::names;
+use anyhow::{Context, Result, ensure};
+use cryptvol_crds::{conditions::Reason, names};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
@@ -24,6 +24,13 @@ pub async fn suspend(volume: &Volume, suspended: bool) -> Result<()> {
 /// Has the node look at the disk's size now.
 pub async fn grow(volume: &Volume) -> Result<()> {
     let object = volume.get().await?;
+    let header = object.status.as_ref().and_then(|s| s.header.as_ref());
+    ensure!(
+        header.is_none_or(|h| h.integrity.is_none()),
+        "{} has authenticated sectors and cannot grow. {}",
+        volume.display(),
+        Reason::GrowUnsupported.next_step()
+    );
     change(volume, look(Timestamp::now())).await?;
     let size = object.status.and_then(|s| s.usable_bytes);
     println!(

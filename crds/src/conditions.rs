@@ -142,7 +142,7 @@ reasons! {
     /// What lies at the path cannot serve as a disk.
     FileNotUsable => "Move away what lies at source.file.path on that node, or name another file; nothing was written.",
     /// The volume cannot be made longer: its sectors are authenticated, and their tags have their place.
-    GrowUnsupported => "Set source.file.size back to status.sizeBytes, or create a larger EncryptedVolume and copy the data.",
+    GrowUnsupported => "It goes on as long as it was made, and nothing is lost: leave its disk as large as it is now (set a source.file.size back to status.sizeBytes). For more room create a larger EncryptedVolume and copy the data.",
     /// A file cannot be made longer: its file system has less room than that.
     FileSystemFull => "Make room in that file system on the node, or lower source.file.size again; the volume keeps its former size until then, and cryptvol goes on by itself.",
     /// Without a header only the WWID could say that it is the right disk, and there is none.
@@ -225,6 +225,8 @@ reasons! {
     Initialising => "Nothing: cryptvol goes on by itself. Until then no sector of it could be read.",
     /// What lies on the disk is not what was written there.
     IntegrityViolated => "Something else than this node wrote to the disk, or the array lost a write: the guest got read errors and no wrong bytes. Find out who has access to the disk on the array, and bring the data back from a backup.",
+    /// A write to the disk failed for good, and the kernel stopped the layer of authenticated sectors: nothing can be read any more.
+    IntegrityStopped => "The disk works again, and what was flushed before is there. Stop what uses the device: cryptvol makes it anew by itself once nobody has it open (or detach and attach the volume). Guests have seen I/O errors: look at their file systems.",
     /// The kernel or a tool refused for another cause.
     StepFailed => "See the message and the agent's log on that node; cryptvol tries again by itself.",
 }
@@ -252,6 +254,7 @@ impl Reason {
                 | Self::KeyReleaseUnavailable
                 | Self::DeviceBusy
                 | Self::Initialising
+                | Self::IntegrityStopped
                 | Self::DeadlineExceeded
                 | Self::StepFailed
         )

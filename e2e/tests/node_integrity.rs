@@ -1,13 +1,16 @@
 //! Authenticated sectors on a real kernel: what the array changes is a read error and never other bytes, the next proof says so, and
 //! nothing of the two layers stays behind.
 
+use std::os::unix::fs::MetadataExt;
+
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::conditions::{self, ENCRYPTION_PROVEN, Reason};
 use cryptvol_e2e::{
     array::Lun,
     keystone::Tenant,
     node::Node,
-    site::{AGENT_ADMIN_PORT, Site, SiteSpec},
+    process::wait_for,
+    site::{AGENT_ADMIN_PORT, AGENT_LOG, Site, SiteSpec},
     volumes::{PATIENCE, Volume},
     workdir::WorkDir,
 };
@@ -245,4 +248,137 @@ async fn made_by_cryptsetup(site: &mut Site, tenant: &Tenant, ours: &Volume) -> 
     let found = found.context("cryptsetup")?;
     ensure!(found == text, "cryptsetup read {found:?}");
     Ok(())
+}
+
+/// A disk that takes days to write from end to end: the file behind it is as long as the laboratory's file system lets it be, and takes only
+/// what is written.
+const LARGE: u64 = 8 << 40;
+
+struct Large {
+    site: Site,
+    lun: Lun,
+    volume: Volume,
+    /// A changed bit in what was written first.
+    mark: u64,
+    marked: Vec<u8>,
+}
+
+impl Large {
+    /// Bytes that the disk really takes on the array.
+    fn taken(&self) -> Result<u64> {
+        Ok(std::fs::metadata(&self.lun.file)?.blocks() * 512)
+    }
+
+    /// Waits until so many bytes more are written.
+    async fn grows_by(&self, more: u64) -> Result<()> {
+        let begun = self.taken()?;
+        wait_for(
+            &format!("{more} bytes more than {begun}"),
+            PATIENCE,
+            || async { Ok((self.taken()? >= begun + more).then_some(())) },
+            || self.site.node(0).log(AGENT_LOG),
+        )
+        .await
+    }
+
+    /// The initialisation goes on, and what was written long before is not written again: that would mend the changed bit.
+    async fn carries_on(&self) -> Result<()> {
+        self.grows_by(128 << 20).await?;
+        let there = self.lun.read_at(self.mark, self.marked.len())?;
+        ensure!(there == self.marked, "it was started anew");
+        let said = self
+            .volume
+            .wait_reason(&self.site.plane, Reason::Initialising);
+        let said = said.await?;
+        ensure!(
+            said.contains("% of ") && said.contains(" MiB are written"),
+            "{said}"
+        );
+        Ok(())
+    }
+
+    /// Memory of the agent and its workers that is no file's, in KiB.
+    async fn memory_kib(&self) -> Result<u64> {
+        let sum = "for p in $(pgrep -x cryptvol-node-a); do cat /proc/$p/status; done | awk '/^RssAnon/ {s += $2} END {print s}'";
+        Ok(self.site.node(0).sh(sum).await?.ok()?.trim().parse()?)
+    }
+}
+
+#[tokio::test]
+async fn a_large_disk_is_initialised_through_crashes_and_holds_up_nobody() -> Result<()> {
+    let work = WorkDir::new("integrity-large")?;
+    let mut site = Site::start(&work, SiteSpec::new(1)).await?;
+    let iqn = cryptvol_e2e::array::iqn("large");
+    let (_, _, small) = site.volume("large").await?;
+    let lun = site.array.create_lun(&iqn, 2, LARGE)?;
+    let portal = site.array.portal();
+    let volume = Volume::iscsi("large", "large", &portal, &iqn, 2, "large")
+        .on("node-1")
+        .with("deletionPolicy", json!("Erase"))
+        .with(
+            "encryption",
+            json!({"provider": "luks2", "integrity": "hmac-sha256", "sectorSize": 4096}),
+        );
+    let mut large = Large {
+        site,
+        lun,
+        volume,
+        mark: 0,
+        marked: vec![],
+    };
+    large.volume.apply(&large.site.plane).await?;
+    large
+        .volume
+        .wait_reason(&large.site.plane, Reason::Initialising)
+        .await?;
+
+    // A neighbour of the same target, meanwhile.
+    small.apply(&large.site.plane).await?;
+    small.wait_ready(&large.site.plane).await?;
+    let text = "held up by nobody";
+    small.write(large.site.node(0), text).await?;
+    large
+        .volume
+        .wait_reason(&large.site.plane, Reason::Initialising)
+        .await?;
+
+    // More than what is written again after a crash, so that what comes first is not.
+    large.grows_by(512 << 20).await?;
+    let superblock = large.lun.read_at(DATA, 512)?;
+    ensure!(superblock.starts_with(b"integrt\0"), "no superblock");
+    let sections = u64::from(u32::from_le_bytes(superblock[12..16].try_into()?));
+    // For sectors of 4096 bytes: sections of 264 sectors, runs of tags of 256; and then some.
+    large.mark = DATA + (8 + sections * 264 + 256) * 512 + 5 * BLOCK;
+    large.marked = large.lun.read_at(large.mark, 512)?;
+    ensure!(large.marked.iter().any(|b| *b != 0), "nothing is written");
+    large.marked[17] ^= 4;
+    large.lun.write_at(large.mark, &large.marked)?;
+    let memory = large.memory_kib().await?;
+    ensure!(memory < 64 << 10, "{memory} KiB");
+
+    // The agent dies; the node does; the volume is detached and attached. Each time it goes on where it was.
+    large.site.kill_agent(0).await?;
+    large.site.start_agent(0).await?;
+    large.carries_on().await?;
+    large.site.power_cycle(0).await?;
+    large.carries_on().await?;
+    ensure!(small.read(large.site.node(0), text.len()).await? == text);
+    let away = large.volume.clone().detached();
+    away.apply(&large.site.plane).await?;
+    away.wait_detached(&large.site.plane).await?;
+    let node = large.site.node(0);
+    ensure!(layers(node).await?.len() == 1, "{:?}", layers(node).await?);
+    large.volume.apply(&large.site.plane).await?;
+    large.carries_on().await?;
+    let now = large.memory_kib().await?;
+    ensure!(now < 64 << 10, "{now} KiB, {memory} KiB before");
+
+    // Nobody has to wait for its end to be rid of it.
+    large.volume.delete(&large.site.plane).await?;
+    large.volume.wait_gone(&large.site.plane).await?;
+    small.delete(&large.site.plane).await?;
+    small.wait_gone(&large.site.plane).await?;
+    let left = large.site.left_behind(0).await?;
+    ensure!(left.is_empty(), "{left}");
+    work.passed()
 }

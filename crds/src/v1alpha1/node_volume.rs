@@ -252,6 +252,28 @@ impl HeaderFacts {
         let room = device_bytes.saturating_sub(offset);
         room - room % sector
     }
+
+    /// Bytes at the end of a raw device that authenticated sectors cannot use, because it was shorter when their places were laid out; 0
+    /// for all others. What is less than a few MiB is not told from what the kernel leaves free anyway.
+    pub fn unused_bytes(&self, device_bytes: u64) -> u64 {
+        let Some(integrity) = &self.integrity else {
+            return 0;
+        };
+        let of = |n: i64| u64::try_from(n).unwrap_or_default();
+        let (data, sector) = (
+            of(integrity.data_bytes),
+            of(self.sector_size.into()).max(512),
+        );
+        let tags = (data / sector).saturating_mul(integrity.kind.tag_bytes());
+        let laid_out = of(self.data_offset)
+            .saturating_add(data)
+            .saturating_add(tags);
+        // The journal that the kernel makes: a 128th of the device, at least one section, at most 64 MiB.
+        let journal = (laid_out / 127).clamp(1 << 18, 64 << 20) + (1 << 18);
+        // The last run of tags is whole, be there data for all of it or not.
+        let used = laid_out.saturating_add(journal).saturating_add(2 << 20);
+        device_bytes.saturating_sub(used)
+    }
 }
 
 /// What is known of sectors that are authenticated.

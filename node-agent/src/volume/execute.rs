@@ -420,6 +420,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             }
             Step::Close { uuid } => {
                 at.run.closed = true;
+                at.run.sample = None; // of what is no more
                 node.close(&query.mapping_name, uuid).await
             }
             Step::MakeFile(file) => {
@@ -494,6 +495,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 at.run.sample = Some(match node.sample(device, mapping).await {
                     // Not the end: the plan knows what becomes of the mapping then.
                     Err(e) if BROKEN.contains(&e.reason()) => Err(e),
+                    Err(e) if e.reason() == Reason::IntegrityStopped => Err(e),
                     result => Ok(result?),
                 });
                 Ok(())

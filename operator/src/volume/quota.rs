@@ -133,9 +133,11 @@ pub fn file_size(world: &World, status: &EncryptedVolumeStatus, asked: i64) -> i
     }
 }
 
-/// What stands against a file that shall be longer.
+/// What stands against a file that shall be longer, or a disk that is.
 pub fn against_raise(world: &World, status: &EncryptedVolumeStatus) -> Option<Problem> {
-    let file = world.volume.spec.source.file.as_ref()?;
+    let Some(file) = &world.volume.spec.source.file else {
+        return larger_disk(status);
+    };
     let asked = quantity::bytes(&file.size)?;
     larger(world, status, asked)?;
     if has_tags(status) {
@@ -149,6 +151,19 @@ pub fn against_raise(world: &World, status: &EncryptedVolumeStatus) -> Option<Pr
         over.reason,
         format!("source.file.size cannot be raised: {}", over.what),
     ))
+}
+
+/// A disk that was made longer below authenticated sectors. That it is longer is on record once the volume is up with it.
+fn larger_disk(status: &EncryptedVolumeStatus) -> Option<Problem> {
+    let has = status.size_bytes.and_then(|b| u64::try_from(b).ok())?;
+    let unused = status.header.as_ref()?.unused_bytes(has);
+    (unused > 0).then(|| {
+        let what = format!(
+            "the disk has {has} bytes, and {} MiB of them are no use to a volume with integrity: it stays as long as it was made",
+            (unused >> 20).max(1)
+        );
+        Problem::new(Reason::GrowUnsupported, what)
+    })
 }
 
 /// Authenticated sectors have their tags in places that were laid out once.

@@ -27,14 +27,30 @@ pub fn compare(raw: &Disk, device: &DeviceId, mapping: &Mapping) -> Result<(), S
     let Some(at) = at else { return Ok(()) };
     let (mut above, mut below) = (Aligned::zeroed(BLOCK), Aligned::zeroed(BLOCK));
     let read = plain.file().read_exact_at(&mut above, at);
-    read.map_err(|e| match integrity::is_wrong_tag(&e) {
-        true => because(
+    if let Err(e) = &read
+        && integrity::is_wrong_tag(e)
+    {
+        return Err(because(
             Reason::IntegrityViolated,
-            format!("what lies on the disk for the {BLOCK} bytes at {at} of {} was not written there by a node with its key", mapping.path),
-        ),
-        false => unreadable(format!("reading {BLOCK} bytes at {at} of {}", mapping.path), e),
-    })?;
+            format!(
+                "what lies on the disk for the {BLOCK} bytes at {at} of {} was not written there by a node with its key",
+                mapping.path
+            ),
+        ));
+    }
     raw.read(offset + place_below(raw, mapping, at)?, &mut below)?;
+    read.map_err(|e| {
+        let what = format!("reading {BLOCK} bytes at {at} of {}", mapping.path);
+        let tags = mapping.table.as_ref().and_then(|t| t.integrity);
+        match tags {
+            // dm-integrity does not say in its status that it stopped; the disk below it was read just now.
+            Some(_) => because(
+                Reason::IntegrityStopped,
+                format!("{what}: {e}, and the disk itself can be read there"),
+            ),
+            None => unreadable(what, e),
+        }
+    })?;
     differ(&above, &below, at, &mapping.path)
 }
 

@@ -55,6 +55,20 @@ impl At<'_> {
         }
     }
 
+    /// The kernel stopped the layer of tags for good. It works once it is made anew, which takes nothing from anybody where nobody has it
+    /// open; with its link, so before that is asked for.
+    pub(super) fn stopped_layer(&self, mapping: &Mapping) -> Result<(), Next> {
+        match &self.run.sample {
+            Some(Err(e)) if e.reason() == Reason::IntegrityStopped => {
+                Err(match mapping.open_count {
+                    0 => self.make_anew(mapping, &e.message),
+                    _ => stop(Stage::Mapping, e.reason(), &e.message),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A sample of this run, or one since the spec was changed last, showed something else than this volume's ciphertext. Nothing on the
     /// disk tells that it is over: the next sample is of another block.
     pub(super) fn was_broken(&self) -> Result<(), Next> {

@@ -363,6 +363,7 @@ impl At<'_> {
             });
         }
         self.own_path(mapping)?;
+        self.stopped_layer(mapping)?;
         self.back_up_header(id, facts)?;
         self.initialise(mapping, facts)?;
         if !self.memory.opened || (self.wanted.ephemeral && !self.memory.key_made) {

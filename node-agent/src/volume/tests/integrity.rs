@@ -204,3 +204,29 @@ fn a_layer_of_tags_that_is_left_alone_is_removed() {
     );
     assert_eq!(lab.status(1).stage, Stage::Detached);
 }
+
+#[test]
+fn a_layer_that_the_kernel_stopped_is_made_anew_once_nobody_has_it_open() {
+    let lab = Lab::authenticated(1);
+    lab.settle(1);
+    assert!(lab.world.borrow_mut().guest_writes(&Lab::link(1)).is_some());
+    let (written, keys) = (lab.disk(1, |d| d.written), lab.keys_released.get());
+    lab.world.borrow_mut().bad_sample = Some(Reason::IntegrityStopped);
+    lab.prove.set(true);
+    lab.settle(1);
+    assert_eq!(
+        lab.reason(1).as_deref(),
+        Some(Reason::IntegrityStopped.as_str())
+    );
+    let before = lab.status(1).mapping.unwrap();
+    assert_eq!(lab.keys_released.get(), keys);
+    lab.world
+        .borrow_mut()
+        .guests_leave(&names::mapping_name(&uid(1)));
+    lab.settle(1);
+    assert_eq!(lab.status(1).stage, Stage::Attached);
+    assert_eq!(lab.status(1).mapping.unwrap().size_bytes, before.size_bytes);
+    assert_eq!(lab.keys_released.get(), keys + 1);
+    assert_eq!(lab.disk(1, |d| d.written), written);
+    assert!(lab.world.borrow_mut().guest_writes(&Lab::link(1)).is_some());
+}

@@ -196,6 +196,42 @@ fn a_file_with_authenticated_sectors_stays_as_long_as_it_is_and_says_so() {
 }
 
 #[test]
+fn a_disk_that_grew_below_authenticated_sectors_is_told_and_changes_nothing() {
+    let mut c = Cluster::attached(json!({}));
+    let facts = |c: &mut Cluster| {
+        let facts = c.world.volume.status.as_mut().unwrap();
+        let facts = facts.header.as_mut().unwrap();
+        // As Linux 6.1 lays it out on 128 MiB.
+        facts.integrity = Some(IntegrityFacts {
+            kind: Integrity::HmacSha256,
+            data_bytes: 213_008 * 512,
+        });
+        (facts.data_offset, facts.sector_size) = (16 << 20, 512);
+        facts.clone()
+    };
+    let facts = facts(&mut c);
+    c.world.volume.status.as_mut().unwrap().size_bytes = None;
+    let size = |c: &mut Cluster, bytes: i64| {
+        c.report(|s| {
+            s.header = Some(facts.clone());
+            s.device.as_mut().unwrap().size_bytes = bytes;
+        });
+        c.settle();
+        assert_eq!(c.status().size_bytes, Some(bytes));
+        c.is(READY, "True", Reason::AsDesired);
+        let error = c.status().last_error;
+        error.filter(|e| e.reason == "GrowUnsupported")
+    };
+    assert_eq!(size(&mut c, 128 << 20), None);
+    let message = size(&mut c, 256 << 20).unwrap().message;
+    assert!(message.contains("has 268435456 bytes"), "{message}");
+    assert!(
+        message.ends_with(Reason::GrowUnsupported.next_step()),
+        "{message}"
+    );
+}
+
+#[test]
 fn deletion_asks_for_no_limit() {
     let (limits, used) = three();
     let mut c = over(limits, used, json!({}));

@@ -296,6 +296,8 @@ impl Host for World {
             return error(Reason::DeviceBusy, "open by qemu");
         }
         self.kernel.mappings.remove(i);
+        self.bad_sample
+            .take_if(|reason| *reason == Reason::IntegrityStopped);
         Ok(())
     }
 
