@@ -20,6 +20,8 @@ connect() {
 }
 disconnect() { iscsiadm -m node -T "$IQN" -p "$PORTAL" --logout >&2; }
 
+quiet() { udevadm settle -t 60; }  # as the other sides begin; not counted
+
 iscsiadm -m node -T "$IQN" -p "$PORTAL" -o new >&2
 if [ "${FORMAT:-}" = 1 ]; then
   connect
@@ -28,7 +30,7 @@ if [ "${FORMAT:-}" = 1 ]; then
   disconnect
 fi
 for ((round = 0; round < ROUNDS; round++)); do
-  start=${EPOCHREALTIME/./}; connect; step connect "$start"
+  quiet; start=${EPOCHREALTIME/./}; connect; step connect "$start"
   at=${EPOCHREALTIME/./}; cryptsetup open --type luks2 --key-file "$KEY_FILE" "$DISK" $NAME; step open "$at"
   at=${EPOCHREALTIME/./}; ln -sfn "/dev/mapper/$NAME" $LINK; step link "$at"
   step attach "$start"
@@ -36,7 +38,7 @@ for ((round = 0; round < ROUNDS; round++)); do
   at=${EPOCHREALTIME/./}; cryptsetup luksSuspend $NAME; step suspend "$at"
   cryptsetup luksResume --key-file "$KEY_FILE" $NAME
   rm -f $LINK   # a fourth tool: not counted
-  start=${EPOCHREALTIME/./}
+  quiet; start=${EPOCHREALTIME/./}
   cryptsetup close $NAME; step close "$start"
   at=${EPOCHREALTIME/./}; disconnect; step disconnect "$at"
   step detach "$start"

@@ -16,7 +16,7 @@ use cryptvol_node_agent::host::{
     },
 };
 
-use super::{LINK, LUKS_UUID, VOLUME_UID, done, timed};
+use super::{LINK, LUKS_UUID, VOLUME_UID, done, quiet, timed};
 
 /// What iscsid may take.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -42,6 +42,7 @@ pub fn round(lun: &Lun, query: &Query, chap: Option<&Chap>) -> Result<()> {
         Ok(())
     };
 
+    quiet()?;
     let start = Instant::now();
     let portal = &lun.target.portals[0];
     timed("floor_login", || {
@@ -72,6 +73,7 @@ pub fn round(lun: &Lun, query: &Query, chap: Option<&Chap>) -> Result<()> {
     timed("floor_link", || Links::default().set(LINK, &mapping.path))?;
     done("floor_attach", start);
 
+    quiet()?;
     let start = Instant::now();
     timed("floor_unlink", || Links::default().remove(LINK))?;
     timed("floor_close", || dm::close(&mapping.name, &mapping.uuid))?;

@@ -11,6 +11,7 @@ mod floor;
 use std::{
     io::{Read, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
+    process::Command,
     time::Instant,
 };
 
@@ -104,6 +105,18 @@ fn done(step: &str, since: Instant) {
     println!("STEP {step} {:.3}", since.elapsed().as_secs_f64() * 1000.0);
 }
 
+/// Waits until udev has nothing left to do, so that each side begins on a node that is as quiet. Not counted.
+fn quiet() -> Result<()> {
+    let udevadm = Command::new("udevadm")
+        .args(["settle", "-t", "60"])
+        .status();
+    ensure!(
+        udevadm.context("udevadm")?.success(),
+        "udev does not come to rest"
+    );
+    Ok(())
+}
+
 fn disk(host: &mut RealHost, query: &Query) -> Result<Device> {
     let seen = host.observe(query)?;
     seen.device().cloned().context("no device")
@@ -128,7 +141,8 @@ fn logout(host: &mut RealHost, query: &Query, lun: &Lun) -> Result<()> {
 impl Walk {
     /// All steps of an attachment, each timed under its name after `prefix`.
     fn attach(&mut self, prefix: &str, first: bool) -> Result<OpenOrder> {
-        // As in the agent, where a worker is new for each attachment.
+        quiet()?;
+        // As in an agent that had nothing to do for a while: its workers have ended.
         self.host = RealHost::new();
         let step = |name: &str| format!("{prefix}{name}");
         let start = Instant::now();
@@ -206,6 +220,7 @@ impl Walk {
 
     /// All steps of a detach; the session stays where another disk is in it.
     fn detach(&mut self, prefix: &str) -> Result<()> {
+        quiet()?;
         self.host = RealHost::new();
         let step = |name: &str| format!("{prefix}{name}");
         let start = Instant::now();

@@ -282,8 +282,8 @@ pub struct Session {
     pub state: String,
     /// Portal that it was made through, as far as the kernel knows it.
     pub portal: Option<Portal>,
-    /// Disks of this session in the kernel, this volume's included.
-    pub disks: u32,
+    /// Whether the kernel has a disk of this session, be it this volume's.
+    pub in_use: bool,
 }
 
 impl Session {

@@ -186,7 +186,7 @@ mod tests {
         let disk = below(&sysfs, "4000:0").unwrap().unwrap();
         assert_eq!(disk.path, "/dev/sda");
         let (iqn, session) = disk.session.unwrap();
-        assert_eq!((iqn.as_str(), session.sid, session.disks), (IQN, 7, 1));
+        assert_eq!((iqn.as_str(), session.sid, session.in_use), (IQN, 7, true));
         assert_eq!(below(&sysfs, "4000:1").unwrap(), None);
 
         let others = other_sessions(&sysfs, &[], &[]).unwrap();

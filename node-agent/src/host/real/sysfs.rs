@@ -155,26 +155,26 @@ impl Sysfs {
             sid: session.sid,
             state: session.state.clone(),
             portal: session.portal.clone(),
-            disks: self.disks(session)?,
+            in_use: self.in_use(session)?,
         })
     }
 
-    /// How many devices that may hold data the session has in the kernel.
+    /// Whether the session has a device in the kernel that may hold data. It ends with the first: each volume of a session with hundreds
+    /// asks this at every step.
     ///
     /// # Errors
     /// When sysfs cannot be read.
-    pub fn disks(&self, session: &SessionEntry) -> io::Result<u32> {
-        let mut disks = 0;
+    pub fn in_use(&self, session: &SessionEntry) -> io::Result<bool> {
         for target in names(&session.dir)?.filter(|n| n.starts_with("target")) {
             let dir = session.dir.join(target);
             for hctl in names(&dir)?.filter(|n| n.split(':').count() == 4) {
                 let kind = attribute(&dir.join(hctl).join("type"))?;
                 if kind.is_some_and(|k| !NO_DATA.contains(&k.as_str())) {
-                    disks += 1;
+                    return Ok(true);
                 }
             }
         }
-        Ok(disks)
+        Ok(false)
     }
 
     /// Directory of the SCSI device at a LUN of a session, whether it exists or not.
@@ -549,7 +549,7 @@ mod tests {
         assert_eq!(sysfs.session(iqn, 1).unwrap().as_ref(), sessions.first());
         let session = &sessions[0];
         assert_eq!((session.sid, session.host), (1, 2));
-        assert_eq!(sysfs.disks(session).unwrap(), 1);
+        assert!(sysfs.in_use(session).unwrap());
         assert_eq!(sysfs.disk(session, 2).unwrap(), None);
         sysfs.disk(session, 1).unwrap().unwrap()
     }
@@ -567,6 +567,21 @@ mod tests {
         assert!(paths(&sysfs, "iqn.other:x").is_empty());
         assert_eq!(sysfs.session("iqn.other:x", 1).unwrap(), None);
         sysfs.same_device(&device.id).unwrap();
+    }
+
+    #[test]
+    fn a_controller_is_no_use_of_a_session() {
+        let (tmp, sysfs) = tree();
+        let iqn = "iqn.2026-11.dev.example:db-0";
+        let session = sysfs.sessions(iqn).unwrap().remove(0);
+        let target = tmp
+            .path()
+            .join("devices/platform/host2/session1/target2:0:0");
+        fs::write(target.join("2:0:0:1/type"), "12\n").unwrap();
+        assert!(!sysfs.in_use(&session).unwrap());
+        fs::create_dir(target.join("2:0:0:2")).unwrap();
+        fs::write(target.join("2:0:0:2/type"), "0\n").unwrap();
+        assert!(sysfs.in_use(&session).unwrap());
     }
 
     #[test]

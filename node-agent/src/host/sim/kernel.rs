@@ -139,12 +139,12 @@ impl World {
     }
 
     pub(super) fn described(&self, s: &SimSession) -> Session {
-        let disks = self.kernel.devices.iter().filter(|d| d.sid == s.sid);
+        let mut disks = self.kernel.devices.iter();
         Session {
             sid: s.sid,
             state: s.state.clone(),
             portal: s.portal.clone(),
-            disks: u32::try_from(disks.count()).unwrap(),
+            in_use: disks.any(|d| d.sid == s.sid),
         }
     }
 

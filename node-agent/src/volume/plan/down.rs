@@ -109,7 +109,7 @@ impl At<'_> {
         let observed = self.observed;
         let named = observed.paths.iter().filter(|p| p.named);
         let mut sessions = named.chain(observed.path()).flat_map(|p| &p.session);
-        sessions.find(|s| s.disks == 0 && !self.run.logged_out.contains(&s.sid))
+        sessions.find(|s| !s.in_use && !self.run.logged_out.contains(&s.sid))
     }
 
     /// A raw device that is left: once the mapping is gone nothing tells through which of several sessions it was, so it is that of

@@ -199,7 +199,7 @@ impl At<'_> {
         // As of one path: what nobody has a disk in is made anew, with the secret of today.
         if let Some(idle) = sessions
             .clone()
-            .find(|s| s.disks == 0 && !self.run.logged_out.contains(&s.sid))
+            .find(|s| !s.in_use && !self.run.logged_out.contains(&s.sid))
         {
             return Next::Do(Step::logout(lun, idle));
         }

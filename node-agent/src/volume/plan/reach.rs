@@ -179,7 +179,7 @@ impl At<'_> {
         };
         if !session.is_up() {
             // Nobody has a disk there, so nobody loses one: a new login takes any of the portals, and the secret of today.
-            if session.disks == 0 && self.run.logged_out.is_empty() {
+            if !session.in_use && self.run.logged_out.is_empty() {
                 return Err(Next::Do(Step::logout(lun, session)));
             }
             // The kernel and iscsid bring it back by themselves. Logging out would take the disks of others with it.

@@ -229,7 +229,7 @@ impl Initiator {
             return Ok(());
         };
         // Its users have disks there. iscsid would cut them off: it refuses nothing.
-        if sysfs.disks(&session).map_err(read)? > 0 {
+        if sysfs.in_use(&session).map_err(read)? {
             return Ok(());
         }
         let iscsid = self.iscsid()?;
