@@ -44,6 +44,8 @@ struct State {
     targets: Vec<Target>,
     #[serde(default)]
     discovery_chap: Option<Chap>,
+    #[serde(default)]
+    discovery_own_chap: Option<Chap>,
     next_file: u32,
 }
 
@@ -160,6 +162,7 @@ impl Array {
             place,
             targets: Vec::new(),
             discovery_chap: None,
+            discovery_own_chap: None,
             next_file: 1,
         };
         let mut array = Self {
@@ -240,7 +243,10 @@ impl Array {
         .await?;
         self.daemon = Some(daemon);
         if let Some(chap) = &self.state.discovery_chap {
-            self.tell_discovery_chap(chap)?;
+            self.tell_discovery_chap(chap, &[])?;
+        }
+        if let Some(chap) = &self.state.discovery_own_chap {
+            self.tell_discovery_chap(chap, &["--outgoing"])?;
         }
         for target in self.state.targets.clone() {
             self.tell_target(&target)?;

@@ -528,3 +528,90 @@ async fn a_portal_that_the_array_tells_of_is_a_path() -> Result<()> {
     }
     work.passed()
 }
+
+/// Mutual CHAP in discoveries: an array that does not prove itself is not believed, be its proof another's, one of before, or none. The named
+/// portal is used meanwhile, and a Secret that is put right is picked up.
+#[tokio::test]
+async fn an_array_that_does_not_prove_itself_in_a_discovery_tells_of_no_path() -> Result<()> {
+    const OURS: (&str, &str) = ("finder", "right-finding-1");
+    let work = WorkDir::new("discovery-mutual")?;
+    let mut site = Site::start(&work, SiteSpec::new(1)).await?;
+    let (_, _, volume) = site.volume("mutual").await?;
+    site.array.set_discovery_chap(OURS.0, OURS.1)?;
+    site.array
+        .set_discovery_own_chap(Some(("the-array", "first-proving-1")))?;
+    let told = site.array.portals()[1].clone();
+    let front = TcpFront::start(told.parse()?)?;
+    let named = front.address();
+    let secret = |proof: &str| {
+        let data = json!({
+            "username": OURS.0, "password": OURS.1, "username_in": "the-array", "password_in": proof,
+        });
+        json!({"apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": "finder", "namespace": "mutual"}, "stringData": data})
+        .to_string()
+    };
+    let volume = volume
+        .with_iscsi("portals", json!([named]))
+        .with_iscsi("multipath", json!(true))
+        .with_iscsi("discovery", json!(true))
+        .with_iscsi("discoveryChapSecretRef", json!({"name": "finder"}));
+    let mut ground = Ground {
+        site,
+        volume,
+        portals: [named.clone(), told.clone()],
+    };
+    // What the array proves itself with, what the Secret expects, and what it expects once it is put right.
+    let rounds = [
+        (
+            Some("first-proving-1"),
+            "wrong-proving-1",
+            "first-proving-1",
+        ),
+        (
+            Some("other-proving-1"),
+            "first-proving-1",
+            "other-proving-1",
+        ),
+        (None, "other-proving-1", "final-proving-1"),
+    ];
+    for (proof, expected, right) in rounds {
+        let array = &mut ground.site.array;
+        array.set_discovery_own_chap(proof.map(|p| ("the-array", p)))?;
+        ground.site.plane.apply(&secret(expected)).await?;
+        ground.volume.apply(&ground.site.plane).await?;
+        ground.volume.wait_ready(&ground.site.plane).await?;
+        let said = ground
+            .wait_condition(PORTALS_DISCOVERED, Reason::DiscoveryRejected)
+            .await?;
+        ensure!(
+            said.contains(&named) && said.ends_with(Reason::DiscoveryRejected.next_step()),
+            "{said}"
+        );
+        if proof.is_some() {
+            let proves = "it does not prove that it knows its CHAP secret";
+            ensure!(said.contains(proves), "{said}");
+        } else {
+            let array = &mut ground.site.array;
+            array.set_discovery_own_chap(Some(("the-array", right)))?;
+        }
+        ground.wait_paths([true]).await?;
+
+        ground.site.plane.apply(&secret(right)).await?;
+        let said = ground
+            .wait_condition(PORTALS_DISCOVERED, Reason::AsDesired)
+            .await?;
+        ensure!(said.contains(&told), "{said}");
+        ground.wait_paths([true, true]).await?;
+        ground.detach().await?;
+    }
+
+    let on_disk = "grep -rlE -D skip '(finding|proving)-1' /etc/iscsi /var/lib/iscsi /run 2>/dev/null || true";
+    let on_disk = ground.sh(on_disk).await?;
+    ensure!(on_disk.trim().is_empty(), "on the node's disk: {on_disk}");
+    let logs = ground.site.node(0).log("node-agent") + &ground.site.operator_log(0);
+    for word in ["finding-1", "proving-1"] {
+        ensure!(!logs.contains(word), "a log shows the secret");
+    }
+    work.passed()
+}

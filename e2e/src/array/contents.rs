@@ -114,31 +114,41 @@ impl Array {
 
     /// From now on a discovery needs this name and password; a former one is void.
     pub fn set_discovery_chap(&mut self, user: &str, password: &str) -> Result<()> {
-        if let Some(former) = &self.state.discovery_chap {
-            // With the account its binding goes too.
-            self.admin(&[
-                "--mode",
-                "account",
-                "--op",
-                "delete",
-                "--user",
-                &former.user,
-            ])?;
-        }
+        self.forget_account(self.state.discovery_chap.as_ref())?;
         let chap = Chap {
             user: user.into(),
             password: password.into(),
         };
-        self.tell_discovery_chap(&chap)?;
+        self.tell_discovery_chap(&chap, &[])?;
         self.state.discovery_chap = Some(chap);
         self.save()
+    }
+
+    /// From now on the array proves itself with this name and password in a discovery to whoever asks (mutual CHAP), or cannot; needs a
+    /// call of [`Array::set_discovery_chap`] before.
+    pub fn set_discovery_own_chap(&mut self, account: Option<(&str, &str)>) -> Result<()> {
+        self.forget_account(self.state.discovery_own_chap.as_ref())?;
+        self.state.discovery_own_chap = account.map(|(user, password)| Chap {
+            user: user.into(),
+            password: password.into(),
+        });
+        if let Some(chap) = &self.state.discovery_own_chap {
+            self.tell_discovery_chap(chap, &["--outgoing"])?;
+        }
+        self.save()
+    }
+
+    /// With an account its binding goes too.
+    fn forget_account(&self, chap: Option<&Chap>) -> Result<()> {
+        let Some(chap) = chap else { return Ok(()) };
+        self.admin(&["--mode", "account", "--op", "delete", "--user", &chap.user])
+            .map(|_| ())
     }
 
     /// From now on the target cannot prove itself.
     pub fn clear_own_chap(&mut self, iqn: &str) -> Result<()> {
         if let Some(chap) = self.target(iqn)?.own_chap.clone() {
-            // With the account its binding goes too.
-            self.admin(&["--mode", "account", "--op", "delete", "--user", &chap.user])?;
+            self.forget_account(Some(&chap))?;
             self.target_mut(iqn)?.own_chap = None;
             self.save()?;
         }

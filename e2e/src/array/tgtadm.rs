@@ -62,11 +62,11 @@ impl Array {
         self.tell_account(id, chap, &["--outgoing"])
     }
 
-    /// An account that is bound to no target is asked for in discoveries.
-    pub(super) fn tell_discovery_chap(&self, chap: &Chap) -> Result<()> {
+    /// An account that is bound to no target is asked for in discoveries, or (outgoing) proved there.
+    pub(super) fn tell_discovery_chap(&self, chap: &Chap, direction: &[&str]) -> Result<()> {
         self.new_account(chap)?;
-        self.admin(&["--mode", "account", "--op", "bind", "--user", &chap.user])
-            .map(|_| ())
+        let bind = ["--mode", "account", "--op", "bind", "--user", &chap.user];
+        self.admin(&[&bind[..], direction].concat()).map(|_| ())
     }
 
     fn new_account(&self, chap: &Chap) -> Result<()> {
