@@ -307,9 +307,13 @@ async fn portal_that_comes_and_goes(ground: &Ground) -> Result<()> {
         anyhow::Ok(())
     };
     look().await?;
-    for _ in 0..4 {
+    for round in 0..4 {
         ground.cut(0, true)?;
-        // Long enough for the agent to see it.
+        // Told at once, or when the last thing that was told of paths is so long ago.
+        if round == 0 {
+            ground.wait_paths([false, true]).await?;
+        }
+        // Long enough for an agent on a machine that is not overloaded to see it.
         for _ in 0..30 {
             look().await?;
             tokio::time::sleep(Duration::from_millis(300)).await;
