@@ -372,10 +372,10 @@ async fn every_failed_login_and_scan_has_its_reason() -> Result<()> {
             .refused(Reason::LunNotFound, ground.scan(absent).await?)
             .await?;
     }
-    ensure!(ground.observe().await?["session"]["disks"] == 0);
+    ensure!(ground.observe().await?["session"]["in_use"] == false);
     ground.done(ground.scan(1).await?).await?;
     let observed = ground.observe().await?;
-    ensure!(observed["session"]["disks"] == 1, "{observed}");
+    ensure!(observed["session"]["in_use"] == true, "{observed}");
     let lun = ground.array.lun(IQN, 1)?;
     ensure!(observed["device"]["id"]["wwid"] == lun.wwid(), "{observed}");
     ensure!(
