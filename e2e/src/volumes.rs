@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use cryptvol_crds::conditions::{self, Reason};
+use cryptvol_crds::conditions::{self, ENCRYPTION_PROVEN, Reason};
 use cryptvol_crds::{EncryptedVolume, NodeVolume};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
@@ -210,6 +211,48 @@ impl Volume {
         condition_with(&volume, reason).context("the condition vanished")
     }
 
+    /// Waits until the condition of this type has this reason, and returns its message.
+    pub async fn wait_condition(
+        &self,
+        plane: &ControlPlane,
+        type_: &str,
+        reason: Reason,
+    ) -> Result<String> {
+        let what = format!("{type_} {reason}");
+        let is = |c: &Condition| c.reason == reason.as_str();
+        self.wait_condition_that(plane, &what, type_, is).await
+    }
+
+    /// Waits until the last proof of its encryption ended like this, and returns what is said of it.
+    pub async fn wait_proof(
+        &self,
+        plane: &ControlPlane,
+        status: &str,
+        reason: Reason,
+    ) -> Result<String> {
+        let what = format!("{ENCRYPTION_PROVEN} {status} {reason}");
+        let is = |c: &Condition| c.status == status && c.reason == reason.as_str();
+        self.wait_condition_that(plane, &what, ENCRYPTION_PROVEN, is)
+            .await
+    }
+
+    async fn wait_condition_that(
+        &self,
+        plane: &ControlPlane,
+        what: &str,
+        type_: &str,
+        is: impl Fn(&Condition) -> bool,
+    ) -> Result<String> {
+        let message = |v: &EncryptedVolume| {
+            let conditions = v.status.as_ref().map(|s| &s.conditions[..]);
+            conditions::get(conditions.unwrap_or_default(), type_)
+                .filter(|c| is(c))
+                .map(|c| c.message.clone())
+        };
+        let found = self.wait(plane, what, |v| message(v).is_some()).await?;
+        message(&found).context("the condition vanished")
+    }
+
     /// What its NodeVolume for a node says; nothing where there is none.
     pub async fn on_node(&self, plane: &ControlPlane, node: &str) -> Result<Option<NodeVolume>> {
         let name = cryptvol_crds::names::node_volume_name(&self.name, node);
@@ -293,6 +336,36 @@ fn condition_with(volume: &EncryptedVolume, reason: Reason) -> Option<String> {
         .iter()
         .find(|c| c.status != "True" && c.reason == reason.as_str())
         .map(|c| c.message.clone())
+}
+
+/// How often an Event of this reason was told of a volume.
+pub async fn told(plane: &ControlPlane, namespace: &str, name: &str, reason: &str) -> Result<u64> {
+    let args = ["get", "events.events.k8s.io", "-n", namespace, "-o", "json"];
+    let list: Value = serde_json::from_str(&plane.kubectl(&args).await?)?;
+    let events = list["items"].as_array().context("a list")?.iter();
+    let of = |e: &&Value| {
+        let about = &e["regarding"];
+        e["reason"] == reason && about["kind"] == "EncryptedVolume" && about["name"] == name
+    };
+    let counts = events.filter(of).map(|e| e["series"]["count"].as_u64());
+    Ok(counts.map(|c| c.unwrap_or(1)).sum())
+}
+
+/// Waits until an Event of this reason was told of a volume so often.
+pub async fn wait_told(
+    plane: &ControlPlane,
+    namespace: &str,
+    name: &str,
+    reason: &str,
+    times: u64,
+) -> Result<()> {
+    wait_for(
+        &format!("Event {reason} {times} times"),
+        PATIENCE,
+        || async { Ok((told(plane, namespace, name, reason).await? >= times).then_some(())) },
+        String::new,
+    )
+    .await
 }
 
 /// Names of the NodeVolumes in a namespace.

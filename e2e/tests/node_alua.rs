@@ -2,7 +2,7 @@
 //! to a controller of its own. The array is the kernel's target (LIO) on another node. A guest writes all the time.
 
 use anyhow::{Context, Result, ensure};
-use cryptvol_crds::conditions::{self, PATHS_HEALTHY, Reason};
+use cryptvol_crds::conditions::{PATHS_HEALTHY, Reason};
 use cryptvol_e2e::array;
 use cryptvol_e2e::lio::{Lio, State};
 use cryptvol_e2e::node::NodeSpec;
@@ -34,14 +34,9 @@ impl Ground {
     }
 
     async fn wait_health(&self, reason: Reason) -> Result<()> {
-        let is = |v: &cryptvol_crds::EncryptedVolume| {
-            let conditions = v.status.as_ref().map(|s| &s.conditions[..]);
-            conditions::get(conditions.unwrap_or_default(), PATHS_HEALTHY)
-                .is_some_and(|c| c.reason == reason.as_str())
-        };
-        let what = format!("{PATHS_HEALTHY} {reason}");
+        let plane = &self.site.plane;
         self.volume
-            .wait(&self.site.plane, &what, is)
+            .wait_condition(plane, PATHS_HEALTHY, reason)
             .await
             .map(drop)
     }

@@ -4,7 +4,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, Result, ensure};
-use cryptvol_crds::conditions::{self, ENCRYPTION_PROVEN, Reason};
+use cryptvol_crds::conditions::Reason;
 use cryptvol_e2e::{
     array::Lun,
     keystone::Tenant,
@@ -50,20 +50,6 @@ async fn block(
     let output = node.sh(&script).await?;
     let error = output.stderr.clone();
     Ok(output.ok().map_err(|_| error))
-}
-
-async fn proven(site: &Site, volume: &Volume, status: &str, reason: Reason) -> Result<String> {
-    let what = format!("{ENCRYPTION_PROVEN} {status} {reason}");
-    let found = |v: &cryptvol_crds::EncryptedVolume| {
-        let conditions = v.status.as_ref().map(|s| &s.conditions[..]);
-        conditions::get(conditions.unwrap_or_default(), ENCRYPTION_PROVEN)
-            .filter(|c| c.status == status && c.reason == reason.as_str())
-            .map(|c| c.message.clone())
-    };
-    let volume = volume
-        .wait(&site.plane, &what, |v| found(v).is_some())
-        .await?;
-    found(&volume).context("the condition vanished")
 }
 
 async fn layers(node: &Node) -> Result<Vec<String>> {
@@ -118,7 +104,9 @@ async fn what_an_array_changes_is_a_read_error_and_shows_at_the_next_proof() -> 
     );
     volume.apply(&site.plane).await?;
     volume.wait_ready(&site.plane).await?;
-    proven(&site, &volume, "True", Reason::AsDesired).await?;
+    volume
+        .wait_proof(&site.plane, "True", Reason::AsDesired)
+        .await?;
 
     // One bit: this block cannot be read, those beside it can.
     flip(&lun, first + BLOCK + 100)?;
@@ -144,7 +132,9 @@ async fn what_an_array_changes_is_a_read_error_and_shows_at_the_next_proof() -> 
     let mut changed = whole.clone();
     changed.iter_mut().step_by(512).for_each(|byte| *byte ^= 1);
     lun.write_at(first, &changed)?;
-    let message = proven(&site, &volume, "False", Reason::IntegrityViolated).await?;
+    let message = volume
+        .wait_proof(&site.plane, "False", Reason::IntegrityViolated)
+        .await?;
     ensure!(message.contains("was not written there"), "{message}");
     let metrics = format!("curl -sf http://127.0.0.1:{AGENT_ADMIN_PORT}/metrics");
     let metrics = node.sh(&metrics).await?.ok()?;
@@ -153,7 +143,9 @@ async fn what_an_array_changes_is_a_read_error_and_shows_at_the_next_proof() -> 
         .find_map(|l| l.strip_prefix("cryptvol_node_proofs_total{result=\"broken\"} "));
     ensure!(broken.is_some_and(|n| n.trim() != "0"), "{metrics}");
     lun.write_at(first, &whole)?;
-    proven(&site, &volume, "True", Reason::AsDesired).await?;
+    volume
+        .wait_proof(&site.plane, "True", Reason::AsDesired)
+        .await?;
     ensure!(block(node, &volume, 3).await?.as_ref() == Ok(&cut(&text, 3)));
 
     // What was acknowledged before a power cut is there after it, and every sector can be read.

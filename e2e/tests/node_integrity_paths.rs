@@ -40,14 +40,12 @@ impl Ground {
     }
 
     /// Waits until a condition has this reason.
-    async fn wait_condition(&self, type_: &str, reason: Reason) -> Result<EncryptedVolume> {
-        let found = |v: &EncryptedVolume| {
-            let conditions = v.status.as_ref().map(|s| &s.conditions[..]);
-            conditions::get(conditions.unwrap_or_default(), type_)
-                .is_some_and(|c| c.reason == reason.as_str())
-        };
-        let what = format!("{type_} {reason}");
-        self.volume.wait(&self.site.plane, &what, found).await
+    async fn wait_condition(&self, type_: &str, reason: Reason) -> Result<()> {
+        let plane = &self.site.plane;
+        self.volume
+            .wait_condition(plane, type_, reason)
+            .await
+            .map(drop)
     }
 
     async fn attach(&self) -> Result<()> {
@@ -123,11 +121,11 @@ async fn authenticated_sectors_above_paths_that_come_and_go() -> Result<()> {
             .await?;
         match lost.len() {
             1 => ground.guest().goes_on().await?,
-            _ => drop(
+            _ => {
                 ground
                     .wait_condition(PATHS_HEALTHY, Reason::PathsLost)
-                    .await?,
-            ),
+                    .await?
+            }
         }
         for at in lost {
             ground.cut(*at, false)?;

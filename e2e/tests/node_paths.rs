@@ -5,15 +5,15 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use cryptvol_crds::NodeVolume;
-use cryptvol_crds::conditions::{self, PATHS_HEALTHY, PORTALS_DISCOVERED, Reason};
+use cryptvol_crds::conditions::{PATHS_HEALTHY, PORTALS_DISCOVERED, Reason};
 use cryptvol_crds::names;
 use cryptvol_e2e::array::Lun;
 use cryptvol_e2e::process::wait_for;
 use cryptvol_e2e::site::{AGENT_ADMIN_PORT, Site, SiteSpec};
 use cryptvol_e2e::tcp_front::TcpFront;
-use cryptvol_e2e::volumes::{PATIENCE, Volume};
+use cryptvol_e2e::volumes::{self, PATIENCE, Volume};
 use cryptvol_e2e::workdir::WorkDir;
 use cryptvol_e2e::writing_guest::WritingGuest;
 use kube::Api;
@@ -57,16 +57,9 @@ impl Ground {
 
     /// Waits until a condition has this reason, and gives back its message.
     async fn wait_condition(&self, type_: &str, reason: Reason) -> Result<String> {
-        let of = |v: &cryptvol_crds::EncryptedVolume| {
-            let conditions = v.status.as_ref().map(|s| &s.conditions[..]);
-            conditions::get(conditions.unwrap_or_default(), type_)
-                .filter(|c| c.reason == reason.as_str())
-                .map(|c| c.message.clone())
-        };
-        let what = format!("{type_} {reason}");
-        let found = |v: &cryptvol_crds::EncryptedVolume| of(v).is_some();
-        let volume = self.volume.wait(&self.site.plane, &what, found).await?;
-        of(&volume).context("the condition")
+        self.volume
+            .wait_condition(&self.site.plane, type_, reason)
+            .await
     }
 
     /// Waits until the agent's metrics have these lines.
@@ -90,31 +83,13 @@ impl Ground {
 
     /// How often an Event of this reason was told of the volume.
     async fn told(&self, reason: &str) -> Result<u64> {
-        let argv = [
-            "get",
-            "events.events.k8s.io",
-            "-n",
-            &self.volume.namespace,
-            "-o",
-            "json",
-        ];
-        let list: serde_json::Value = serde_json::from_str(&self.site.plane.kubectl(&argv).await?)?;
-        let events = list["items"].as_array().context("a list")?.iter();
-        let events =
-            events.filter(|e| e["reason"] == reason && e["regarding"]["kind"] == "EncryptedVolume");
-        Ok(events
-            .map(|e| e["series"]["count"].as_u64().unwrap_or(1))
-            .sum())
+        let (plane, volume) = (&self.site.plane, &self.volume);
+        volumes::told(plane, &volume.namespace, &volume.name, reason).await
     }
 
     async fn wait_told(&self, reason: &str, times: u64) -> Result<()> {
-        wait_for(
-            &format!("Event {reason} {times} times"),
-            PATIENCE,
-            || async { Ok((self.told(reason).await? >= times).then_some(())) },
-            String::new,
-        )
-        .await
+        let (plane, volume) = (&self.site.plane, &self.volume);
+        volumes::wait_told(plane, &volume.namespace, &volume.name, reason, times).await
     }
 
     /// The node loses its power, comes back with both ways to the array, and the volume with it.
@@ -453,6 +428,28 @@ async fn kept_by_multipathd(ground: &Ground) -> Result<()> {
     ground.nothing_left().await
 }
 
+/// The volume with one named portal, whose array is asked for further ones with the secret `finder`.
+fn finding(volume: Volume, named: &str) -> Volume {
+    volume
+        .with_iscsi("portals", json!([named]))
+        .with_iscsi("multipath", json!(true))
+        .with_iscsi("discovery", json!(true))
+        .with_iscsi("discoveryChapSecretRef", json!({"name": "finder"}))
+}
+
+/// Secrets, which a pattern finds on the node's disk and these words in logs, are nowhere but in their Secret.
+async fn nowhere_but_in_their_secret(ground: &Ground, pattern: &str, words: &[&str]) -> Result<()> {
+    let search =
+        format!("grep -rlE -D skip '{pattern}' /etc/iscsi /var/lib/iscsi /run 2>/dev/null || true");
+    let on_disk = ground.sh(&search).await?;
+    ensure!(on_disk.trim().is_empty(), "on the node's disk: {on_disk}");
+    let logs = ground.site.node(0).log("node-agent") + &ground.site.operator_log(0);
+    for word in words {
+        ensure!(!logs.contains(word), "a log shows the secret");
+    }
+    Ok(())
+}
+
 /// One portal is named, and it is none that the array itself knows: it leads there. With the right secret the array tells of its own, and both
 /// are paths; with a wrong one the named portal works, and the secret that is put right is picked up by itself.
 #[tokio::test]
@@ -474,11 +471,7 @@ async fn a_portal_that_the_array_tells_of_is_a_path() -> Result<()> {
         .to_string()
     };
     site.plane.apply(&secret("wrong-finding-1")).await?;
-    let volume = volume
-        .with_iscsi("portals", json!([named]))
-        .with_iscsi("multipath", json!(true))
-        .with_iscsi("discovery", json!(true))
-        .with_iscsi("discoveryChapSecretRef", json!({"name": "finder"}));
+    let volume = finding(volume, &named);
     let ground = Ground {
         site,
         volume,
@@ -521,15 +514,12 @@ async fn a_portal_that_the_array_tells_of_is_a_path() -> Result<()> {
     ensure!(read == "through one path", "{read}");
     ground.detach().await?;
 
-    // The secrets are nowhere but in their Secret.
-    let on_disk = ground
-        .sh("grep -rlE -D skip '(right|wrong)-finding' /etc/iscsi /var/lib/iscsi /run 2>/dev/null || true")
-        .await?;
-    ensure!(on_disk.trim().is_empty(), "on the node's disk: {on_disk}");
-    for word in ["right-finding", "wrong-finding"] {
-        let logs = ground.site.node(0).log("node-agent") + &ground.site.operator_log(0);
-        ensure!(!logs.contains(word), "a log shows the secret");
-    }
+    nowhere_but_in_their_secret(
+        &ground,
+        "(right|wrong)-finding",
+        &["right-finding", "wrong-finding"],
+    )
+    .await?;
     work.passed()
 }
 
@@ -555,11 +545,7 @@ async fn an_array_that_does_not_prove_itself_in_a_discovery_tells_of_no_path() -
             "metadata": {"name": "finder", "namespace": "mutual"}, "stringData": data})
         .to_string()
     };
-    let volume = volume
-        .with_iscsi("portals", json!([named]))
-        .with_iscsi("multipath", json!(true))
-        .with_iscsi("discovery", json!(true))
-        .with_iscsi("discoveryChapSecretRef", json!({"name": "finder"}));
+    let volume = finding(volume, &named);
     let mut ground = Ground {
         site,
         volume,
@@ -610,12 +596,7 @@ async fn an_array_that_does_not_prove_itself_in_a_discovery_tells_of_no_path() -
         ground.detach().await?;
     }
 
-    let on_disk = "grep -rlE -D skip '(finding|proving)-1' /etc/iscsi /var/lib/iscsi /run 2>/dev/null || true";
-    let on_disk = ground.sh(on_disk).await?;
-    ensure!(on_disk.trim().is_empty(), "on the node's disk: {on_disk}");
-    let logs = ground.site.node(0).log("node-agent") + &ground.site.operator_log(0);
-    for word in ["finding-1", "proving-1"] {
-        ensure!(!logs.contains(word), "a log shows the secret");
-    }
+    nowhere_but_in_their_secret(&ground, "(finding|proving)-1", &["finding-1", "proving-1"])
+        .await?;
     work.passed()
 }

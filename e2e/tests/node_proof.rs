@@ -4,12 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use cryptvol_crds::{
-    NodeVolume,
-    conditions::{self, ENCRYPTION_PROVEN, Reason},
-    names,
-    orphans::Orphans,
-};
+use cryptvol_crds::{NodeVolume, conditions::Reason, names, orphans::Orphans};
 use cryptvol_e2e::{
     array::{self, Lun},
     process::{self, wait_for},
@@ -35,16 +30,8 @@ impl Ground {
             None => ("True", Reason::AsDesired),
             Some(reason) => ("False", reason),
         };
-        let what = format!("{ENCRYPTION_PROVEN} {status} {word}");
-        let found = |v: &cryptvol_crds::EncryptedVolume| {
-            let conditions = v.status.as_ref().map(|s| &s.conditions[..]);
-            conditions::get(conditions.unwrap_or_default(), ENCRYPTION_PROVEN)
-                .is_some_and(|c| c.status == status && c.reason == word.as_str())
-        };
-        self.volume
-            .wait(&self.site.plane, &what, found)
-            .await
-            .map(drop)
+        let plane = &self.site.plane;
+        self.volume.wait_proof(plane, status, word).await.map(drop)
     }
 
     /// How many proofs held, and how many did not, since the agent began.

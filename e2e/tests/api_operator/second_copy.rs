@@ -10,10 +10,10 @@ use cryptvol_crds::v1alpha1::{
 };
 use cryptvol_e2e::process::wait_for;
 use cryptvol_e2e::system::{Operator, OperatorSpec};
-use cryptvol_e2e::volumes::PATIENCE;
+use cryptvol_e2e::volumes::{PATIENCE, wait_told};
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams, PostParams};
-use serde_json::{Value, json};
+use serde_json::json;
 use sha2::Digest;
 
 use crate::ground::{Ground, TEAM, now};
@@ -147,23 +147,7 @@ impl Ground {
     }
 
     async fn waits_told(&self, reason: &str, times: u64) -> Result<()> {
-        let told = || async {
-            let args = ["get", "events.events.k8s.io", "-n", TEAM, "-o", "json"];
-            let list: Value = serde_json::from_str(&self.plane.kubectl(&args).await?)?;
-            let events = list["items"].as_array().context("a list")?.iter();
-            let ours = events.filter(|e| e["reason"] == reason && e["regarding"]["name"] == VOLUME);
-            let count: u64 = ours
-                .map(|e| e["series"]["count"].as_u64().unwrap_or(1))
-                .sum();
-            Ok((count >= times).then_some(()))
-        };
-        wait_for(
-            &format!("{times} Events {reason}"),
-            PATIENCE,
-            told,
-            String::new,
-        )
-        .await
+        wait_told(&self.plane, TEAM, VOLUME, reason, times).await
     }
 }
 

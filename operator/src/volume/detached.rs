@@ -303,20 +303,22 @@ pub fn may_have_secret(world: &World) -> bool {
     status.is_some_and(|s| s.header_secret.is_some() || is_detached(s))
 }
 
-/// Stores the header, unless a secret of that name is there, and reads it back.
+/// Stores the header, unless a secret of its name holds it, and reads it back: an operator was killed before it wrote down that it had stored
+/// that. Up to `most_others` secrets of that name may hold something else, which stays.
 ///
 /// # Errors
-/// A [`Problem`] when the key manager gives nothing or holds another header under that name.
+/// A [`Problem`] when the key manager gives nothing, gives back something else than it was given, or holds more than that under the name.
 pub async fn store(
     ctx: &Context,
     world: &World,
     version: i64,
     record: &HeaderBackup,
+    most_others: usize,
 ) -> Result<(String, HeaderBackup), Problem> {
     let manager = ctx.tenants.of(world).await?;
     let name = secret_name(world, version);
     let there = look_among(&manager, &name, record).await?;
-    let id = match (there.same, there.others.first()) {
+    let id = match (there.same, there.others.get(most_others)) {
         (Some(id), _) => id,
         (None, Some(id)) => return Err(differs(id, &name)),
         (None, None) => put(&manager, &name, record).await?,
@@ -325,7 +327,7 @@ pub async fn store(
 }
 
 /// A secret holds another header than it should.
-pub fn differs(id: &str, name: &str) -> Problem {
+fn differs(id: &str, name: &str) -> Problem {
     Problem::new(
         Reason::HeaderRecordUnusable,
         format!(
@@ -335,18 +337,18 @@ pub fn differs(id: &str, name: &str) -> Problem {
 }
 
 /// What the key manager has under a name.
-pub struct Among {
+struct Among {
     /// The secret that holds the record.
-    pub same: Option<String>,
+    same: Option<String>,
     /// Those that hold something else.
-    pub others: Vec<String>,
+    others: Vec<String>,
 }
 
 /// Looks through all secrets of a name for the record.
 ///
 /// # Errors
 /// A [`Problem`] when the key manager gives nothing.
-pub async fn look_among(
+async fn look_among(
     manager: &impl KeyManager,
     name: &str,
     record: &HeaderBackup,
@@ -369,7 +371,7 @@ pub async fn look_among(
 ///
 /// # Errors
 /// A [`Problem`] when the key manager refuses, or gives back something else than it was given.
-pub async fn put(
+async fn put(
     manager: &impl KeyManager,
     name: &str,
     record: &HeaderBackup,

@@ -265,7 +265,7 @@ async fn act(
         Action::KeepHeader { version, record } => {
             answers.header = Some(HeaderAnswer {
                 version: Some(*version),
-                found: detached::store(ctx, world, *version, record).await,
+                found: detached::store(ctx, world, *version, record, 0).await,
             });
         }
         Action::ReadHeader(id) => {
@@ -283,7 +283,9 @@ async fn act(
                 .put(&volume.uid().unwrap_or_default(), id, &found);
         }
         Action::StoreSecondCopy { version, record } => {
-            answers.second_copy = Some(second_copy::store(ctx, world, *version, record).await);
+            let most = second_copy::MOST_OTHERS;
+            let stored = detached::store(ctx, world, *version, record, most).await;
+            answers.second_copy = Some(stored.map(|(id, _)| id));
         }
         Action::Apply(wanted) => apply(ctx, wanted).await?,
         Action::Release(found) => release(ctx, found).await?,

@@ -8,10 +8,7 @@ use cryptvol_crds::{
     v1alpha1::{EncryptedVolumeStatus, HeaderBackup, HeaderSecretStatus},
 };
 
-use super::{
-    detached,
-    world::{Action, Problem, World},
-};
+use super::world::{Action, Problem, World};
 use crate::{
     context::Context,
     keymanager::{KeyError, KeyManager},
@@ -188,26 +185,6 @@ pub async fn look(
     }
 }
 
-/// Most secrets of one name that hold something else. More would mean that the key manager does not give back what it is given.
-const MOST_OTHERS: usize = 3;
-
-/// Stores the record once more, unless a secret of its name holds it: an operator was killed before it wrote down that it had stored that. What
-/// else is under that name stays.
-///
-/// # Errors
-/// A [`Problem`] when the key manager refuses, or gives back something else than it was given.
-pub async fn store(
-    ctx: &Context,
-    world: &World,
-    version: i64,
-    record: &HeaderBackup,
-) -> Result<String, Problem> {
-    let manager = ctx.tenants.of(world).await?;
-    let name = detached::secret_name(world, version);
-    let there = detached::look_among(&manager, &name, record).await?;
-    match (there.same, there.others.get(MOST_OTHERS - 1)) {
-        (Some(id), _) => Ok(id),
-        (None, Some(other)) => Err(detached::differs(other, &name)),
-        (None, None) => detached::put(&manager, &name, record).await,
-    }
-}
+/// Most secrets of one name that hold something else, beside which another is stored. More would mean that the key manager does not give back
+/// what it is given.
+pub const MOST_OTHERS: usize = 2;
