@@ -1,9 +1,10 @@
-# Looks at the agent on a node until COUNT links are below DIR or SECONDS_AT_MOST have passed: at the links every fifth of a second, at
-# the memory each second, for that takes the node's one CPU from the agent. It starts no process meanwhile. Environment: AGENT (its pid), DIR, COUNT, SECONDS_AT_MOST. It prints
+# Looks at the agent on a node until COUNT links are below DIR or SECONDS_AT_MOST have passed: at the links every fifth of a second, and, where
+# MEMORY is 1, at the memory each second, which takes the node's one CPU from the agent. It starts no process meanwhile. Environment: AGENT (its pid),
+# DIR, COUNT, SECONDS_AT_MOST, MEMORY. It prints
 #   TOOK seconds from the start of the agent's process until the links were there
-#   PSS KiB   the most that it and its workers held at one of the looks, shared pages divided among those who share them
+#   PSS KiB   the most that it and its workers held at one of the looks (or at the end), shared pages divided among those who share them
 #   HWM KiB   the sum of what each of them held at its highest, shared pages in each
-#   CPU agent, workers, udev, node   since this watch began (the agent since its start), in milliseconds
+#   CPU agent, workers, udev, node   since this watch began (the agent since its start), in milliseconds; its own is in the node's
 set -u
 shopt -s nullglob
 mkfifo -m 600 "/run/watch-$$"; exec 9<>"/run/watch-$$"
@@ -47,7 +48,7 @@ there() { local links=("$DIR"/*); [ ${#links[@]} -ge "$COUNT" ]; }
 end=$((SECONDS + SECONDS_AT_MOST))
 until there; do
   [ $SECONDS -lt $end ] || break
-  [ $SECONDS = "${looked:-}" ] || look
+  [ "$MEMORY" != 1 ] || [ $SECONDS = "${looked:-}" ] || look
   looked=$SECONDS
   read -rt 0.2 <&9 || :
 done

@@ -11,6 +11,7 @@ use std::{
 };
 
 use cryptvol_crds::conditions::Reason;
+use memchr::memmem;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::{
@@ -171,7 +172,7 @@ fn version_of(pid: u32) -> io::Result<Option<String>> {
 }
 
 pub(crate) fn version_in(program: &[u8]) -> Option<String> {
-    let at = program.windows(MARK.len()).position(|w| w == MARK)? + MARK.len();
+    let at = memmem::find(program, MARK)? + MARK.len();
     let version: String = program[at..]
         .iter()
         .take(32)
