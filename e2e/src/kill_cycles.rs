@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use cryptvol_crds::{conditions, names};
 use serde_json::json;
 
-use blows::{Blow, KINDS, Kind, blows};
+use blows::{Blow, KINDS, Kind, Way, strikes};
 
 use crate::array::{self, Lun};
 use crate::process::wait_for;
@@ -25,37 +25,21 @@ const RECORD: usize = 4096;
 /// What a disk grows by.
 const GROWS: u64 = 4 << 20;
 
-/// The ways of a volume, one after the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Up,
-    Live,
-    Down,
-}
-
-const WAYS: [Way; 3] = [Way::Up, Way::Live, Way::Down];
-
-/// Strikes `cycles` times, on the way up, in between and on the way down in turn, the encryptors in turn, and tells each.
+/// Strikes `cycles` times and tells each. A hundred are each step with each blow; more begin anew.
 ///
 /// # Errors
 /// At the first thing that is not as it must be.
 pub async fn run(cycles: usize, tell: impl Fn(&str)) -> Result<()> {
     let work = WorkDir::new("kill-cycles")?;
     let mut ground = Ground::new(&work).await?;
+    let strikes = strikes();
     for cycle in 0..cycles {
-        let (turn, way) = (cycle / WAYS.len(), WAYS[cycle % WAYS.len()]);
-        let number = turn % KINDS.len();
-        let kind = &KINDS[number];
-        let list = match way {
-            Way::Up => blows(kind.up, 5),
-            Way::Live => blows(kind.live, 6),
-            Way::Down => blows(kind.down, 7),
-        };
-        let (step, blow) = list[turn % list.len()];
+        let strike = strikes[cycle % strikes.len()];
+        let (number, way, step, blow) = (strike.kind, strike.way, strike.step, strike.blow);
         let line = format!(
             "{:>3} {} {way:?} {step}: {blow:?}",
             cycle + 1,
-            kind.provider
+            KINDS[number].provider
         );
         tell(&line);
         let result = match way {
