@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use cryptvol_crds::{conditions, names};
 use serde_json::json;
 
-use blows::{Blow, KINDS, Kind, Way, strikes};
+use blows::{Blow, KINDS, Kind, Strike, Way, strikes};
 
 use crate::array::{self, Lun};
 use crate::process::wait_for;
@@ -32,15 +32,15 @@ const GROWS: u64 = 4 << 20;
 pub async fn run(cycles: usize, tell: impl Fn(&str)) -> Result<()> {
     let work = WorkDir::new("kill-cycles")?;
     let mut ground = Ground::new(&work).await?;
-    let strikes = strikes();
-    for cycle in 0..cycles {
-        let strike = strikes[cycle % strikes.len()];
-        let (number, way, step, blow) = (strike.kind, strike.way, strike.step, strike.blow);
-        let line = format!(
-            "{:>3} {} {way:?} {step}: {blow:?}",
-            cycle + 1,
-            KINDS[number].provider
-        );
+    for (cycle, strike) in (1..).zip(strikes().into_iter().cycle().take(cycles)) {
+        let Strike {
+            kind: number,
+            way,
+            step,
+            blow,
+        } = strike;
+        let provider = KINDS[number].provider;
+        let line = format!("{cycle:>3} {provider} {way:?} {step}: {blow:?}");
         tell(&line);
         let result = match way {
             Way::Up => ground.up(number, step, blow).await,

@@ -378,10 +378,15 @@ impl Site {
 
     /// Power cut, boot, and the agent again, as kubelet would start it.
     pub async fn power_cycle(&mut self, index: usize) -> Result<()> {
+        self.power_cycle_without_agent(index).await?;
+        self.start_agent(index).await
+    }
+
+    /// Power cut and boot; nobody starts the agent.
+    pub async fn power_cycle_without_agent(&mut self, index: usize) -> Result<()> {
         self.nodes[index].node.power_cut().await?;
         self.nodes[index].agent = None;
-        self.nodes[index].node.start().await?;
-        self.start_agent(index).await
+        self.nodes[index].node.start().await
     }
 
     /// What of ours is left on a node: mappings, links and what they are made by, names that lead on, disks, sessions, keys, cookies of

@@ -85,18 +85,18 @@ pub(super) async fn rows(volumes: u16, shared_attach: f64) -> Result<Vec<Row>> {
     site.array.create_target(&iqn(1))?;
 
     make(&mut site, 1..=FEW).await?;
-    power_cut(&mut site).await?;
+    site.power_cycle_without_agent(0).await?;
     let kernel = kernels_own(&site).await?;
     let few = come_back(&mut site, FEW, Looks::Links).await?;
-    power_cut(&mut site).await?;
+    site.power_cycle_without_agent(0).await?;
     let few_memory = come_back(&mut site, FEW, Looks::Memory).await?;
 
     make(&mut site, FEW + 1..=volumes).await?;
     tokio::time::sleep(STEADY).await;
     let steady = watch(&site, volumes, Duration::ZERO, Looks::Memory).await?;
-    power_cut(&mut site).await?;
+    site.power_cycle_without_agent(0).await?;
     let all = come_back(&mut site, volumes, Looks::Links).await?;
-    power_cut(&mut site).await?;
+    site.power_cycle_without_agent(0).await?;
     let all_memory = come_back(&mut site, volumes, Looks::Memory).await?;
     work.passed()?;
 
@@ -257,14 +257,6 @@ async fn come_back(site: &mut Site, count: u16, looks: Looks) -> Result<Watched>
     all_ready(site, count).await?;
     watched.stages = stages(site).await?;
     Ok(watched)
-}
-
-/// The node loses its power; its agent is not started again.
-async fn power_cut(site: &mut Site) -> Result<()> {
-    site.kill_agent(0).await?;
-    let node = &mut site.nodes[0].node;
-    node.power_cut().await?;
-    node.start().await
 }
 
 async fn watch(site: &Site, count: u16, limit: Duration, looks: Looks) -> Result<Watched> {

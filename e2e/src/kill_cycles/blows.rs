@@ -95,12 +95,9 @@ pub(super) fn strikes() -> Vec<Strike> {
             None if turn % 4 == 1 => LUKS,
             None => PLAIN,
         };
-        // Those that only some kinds have come first there, so that none is left for one that has not.
-        let header = |(step, _): &(&str, Blow)| *step == READ_HEADER;
-        let at = match kind {
-            PLAIN => up.iter().position(|b| !header(b)),
-            _ => up.iter().position(header).or(Some(0)),
-        };
+        // Where there is a header its reading comes first, so that none is left for a kind without.
+        let wanted = |(step, _): &(&str, Blow)| (*step == READ_HEADER) == (kind != PLAIN);
+        let at = up.iter().position(wanted).unwrap_or(0);
         let mut strike = |way, (step, blow)| {
             all.push(Strike {
                 kind,
@@ -109,7 +106,7 @@ pub(super) fn strikes() -> Vec<Strike> {
                 blow,
             })
         };
-        strike(Way::Up, up.remove(at.unwrap_or(0)));
+        strike(Way::Up, up.remove(at));
         if let Some((_, blow)) = live {
             strike(Way::Live, blow);
         }
@@ -174,7 +171,6 @@ mod tests {
                 "{strike:?}"
             );
         }
-        // A growth of each kind, by each blow for one of them.
         for kind in [LUKS2, LUKS, PLAIN] {
             assert!(all.iter().any(|s| s.kind == kind && s.step == "grow"));
         }
