@@ -4,28 +4,35 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
-/// What two nodes with control planes of their own take together, the largest tests being side by side.
-const MEMORY_KIB: u64 = 6 << 20;
+use crate::tier::Tier;
 
-/// How long test programs take, in seconds, where it is long: which goes to which lane. Others take about a minute.
-const SECONDS: [(&str, u32); 14] = [
-    ("node_life", 265),
-    ("node_paths", 260),
-    ("node_host", 235),
-    ("node_bad_input", 160),
-    ("node_alua", 130),
-    ("node_interchange", 130),
+/// What the cluster (two nodes of 3 GiB, a control plane) and a site with its nodes take together.
+const MEMORY_KIB: u64 = 10 << 20;
+
+/// How long test programs take, in seconds, where it is long: these begin first. `cargo xtask test` says of each how long it took.
+const SECONDS: [(&str, u32); 18] = [
+    ("cluster_nodes", 680),
+    ("node_paths", 420),
+    ("node_integrity_paths", 325),
+    ("node_alua", 265),
+    ("node_life", 255),
+    ("node_host", 230),
+    ("api_operator", 225),
+    ("node_multipathd", 155),
+    ("node_bad_input", 155),
+    ("node_integrity", 130),
     ("node_maintenance", 125),
-    ("node_local", 105),
-    ("node_names", 90),
-    ("node_multipathd", 85),
+    ("node_interchange", 115),
+    ("node_local", 115),
+    ("node_names", 95),
     ("node_peers", 85),
     ("node_detached", 85),
     ("node_proof", 85),
-    ("node_kill_cycles", 75),
+    ("node_kill_cycles", 70),
 ];
 const OTHERS: u32 = 60;
 
@@ -48,8 +55,24 @@ fn available_kib(meminfo: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// The test programs of a tier: `PREFIX_*.rs`, and folders of that name with a `main.rs`.
-pub fn programs(tests: &Path, prefix: &str) -> Result<BTreeSet<String>> {
+/// A test program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Its tier.
+    pub tier: Tier,
+    /// Its name: that of its file or folder, which begins with the tier's.
+    pub name: String,
+}
+
+impl Program {
+    fn seconds(&self) -> u32 {
+        let known = SECONDS.iter().find(|(known, _)| *known == self.name);
+        known.map_or(OTHERS, |(_, seconds)| *seconds)
+    }
+}
+
+/// The test programs of a tier: `TIER_*.rs`, and folders of that name with a `main.rs`.
+pub fn programs(tests: &Path, tier: Tier) -> Result<Vec<Program>> {
     let entries = fs::read_dir(tests).with_context(|| format!("read {}", tests.display()))?;
     let mut found = BTreeSet::new();
     for entry in entries {
@@ -59,52 +82,118 @@ pub fn programs(tests: &Path, prefix: &str) -> Result<BTreeSet<String>> {
             .file_stem()
             .and_then(|n| n.to_str())
             .unwrap_or_default();
-        if is_test && name.starts_with(&format!("{prefix}_")) {
+        if is_test && name.starts_with(&format!("{}_", tier.name())) {
             found.insert(name.to_owned());
         }
     }
-    Ok(found)
+    let program = |name| Program { tier, name };
+    Ok(found.into_iter().map(program).collect())
 }
 
-/// Deals programs out: the longest first, each to the lane that has the least so far. No lane is empty.
-pub fn deal(programs: &BTreeSet<String>, lanes: usize) -> Vec<Vec<String>> {
-    let seconds = |name: &str| {
-        let known = SECONDS.iter().find(|(known, _)| *known == name);
-        known.map_or(OTHERS, |(_, seconds)| *seconds)
-    };
-    let mut sorted: Vec<_> = programs.iter().map(|p| (seconds(p), p)).collect();
-    sorted.sort_by_key(|(seconds, name)| (std::cmp::Reverse(*seconds), *name));
-    let mut dealt: Vec<(u32, Vec<String>)> = vec![(0, Vec::new()); lanes.max(1)];
-    for (seconds, name) in sorted {
-        if let Some(lane) = dealt.iter_mut().min_by_key(|(sum, _)| *sum) {
-            lane.0 += seconds;
-            lane.1.push(name.clone());
-        }
+/// What is still to be run. Lanes take from it, so that none ends long before the others.
+#[derive(Debug)]
+pub struct Queue(Mutex<Waiting>);
+
+#[derive(Debug)]
+struct Waiting {
+    /// The longest first.
+    programs: Vec<Program>,
+    /// A program of the tier `cluster` runs.
+    cluster_runs: bool,
+}
+
+impl Queue {
+    /// All of them wait.
+    pub fn new(mut programs: Vec<Program>) -> Self {
+        programs.sort_by_key(|p| (std::cmp::Reverse(p.seconds()), p.name.clone()));
+        Self(Mutex::new(Waiting {
+            programs,
+            cluster_runs: false,
+        }))
     }
-    dealt.retain(|(_, programs)| !programs.is_empty());
-    dealt.into_iter().map(|(_, programs)| programs).collect()
+
+    /// The next one for a lane that has done `before`; nothing when there is none that the lane may run.
+    ///
+    /// One cluster at a time: kubelets end pods that do not answer in time, and two clusters are four of them. What is left then is run by the
+    /// lane of the one that runs.
+    pub fn next(&self, before: Option<&Program>) -> Option<Program> {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if before.is_some_and(|p| p.tier == Tier::Cluster) {
+            waiting.cluster_runs = false;
+        }
+        let busy = waiting.cluster_runs;
+        let may_run = |p: &Program| !busy || p.tier != Tier::Cluster;
+        let at = waiting.programs.iter().position(may_run)?;
+        let next = waiting.programs.remove(at);
+        waiting.cluster_runs |= next.tier == Tier::Cluster;
+        Some(next)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_program_runs_once_and_the_long_ones_apart() {
+    fn all() -> Vec<Program> {
         let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../e2e/tests");
-        let all = programs(&tests, "node").unwrap();
+        [Tier::Api, Tier::Node, Tier::Cluster]
+            .into_iter()
+            .flat_map(|tier| programs(&tests, tier).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn what_is_known_of_times_is_of_programs_that_there_are() {
+        let all = all();
         for (known, _) in SECONDS {
-            assert!(all.contains(known), "there is no {known} any more");
+            assert!(
+                all.iter().any(|p| p.name == known),
+                "there is no {known} any more"
+            );
         }
-        let lanes = deal(&all, 2);
-        assert_eq!(lanes.len(), 2);
-        let mut dealt: Vec<_> = lanes.concat();
-        dealt.sort();
-        assert_eq!(dealt, all.iter().cloned().collect::<Vec<_>>());
-        assert!(lanes[0].contains(&"node_life".to_owned()));
-        assert!(lanes[1].contains(&"node_host".to_owned()));
-        assert_eq!(deal(&all, 1).len(), 1);
-        assert_eq!(deal(&BTreeSet::from(["one".to_owned()]), 2).len(), 1);
+        for tier in [Tier::Api, Tier::Node, Tier::Cluster] {
+            assert!(all.iter().any(|p| p.tier == tier), "{}", tier.name());
+        }
+    }
+
+    #[test]
+    fn every_program_runs_once_the_longest_first_and_clusters_one_after_the_other() {
+        let all = all();
+        let queue = Queue::new(all.clone());
+        let (mut lanes, mut ran) = ([None, None], vec![]);
+        while lanes.iter().any(Option::is_some) || ran.is_empty() {
+            for at in 0..lanes.len() {
+                lanes[at] = queue.next(lanes[at].as_ref());
+                ran.extend(lanes[at].clone());
+                let clusters = lanes.iter().flatten();
+                let clusters = clusters.filter(|p| p.tier == Tier::Cluster);
+                assert!(clusters.count() <= 1, "{lanes:?}");
+            }
+        }
+        let seconds: Vec<_> = ran.iter().map(Program::seconds).collect();
+        let others = ran.iter().filter(|p| p.tier != Tier::Cluster);
+        assert!(others.map(Program::seconds).is_sorted_by(|a, b| a >= b));
+        assert_eq!(seconds.iter().max(), seconds.first());
+        let names = |programs: &[Program]| {
+            let mut names: Vec<_> = programs.iter().map(|p| p.name.clone()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&ran), names(&all));
+    }
+
+    #[test]
+    fn clusters_alone_are_left_to_one_lane() {
+        let program = |name: &str| Program {
+            tier: Tier::Cluster,
+            name: name.to_owned(),
+        };
+        let queue = Queue::new(vec![program("cluster_a"), program("cluster_b")]);
+        let first = queue.next(None).unwrap();
+        assert_eq!(queue.next(None), None);
+        let second = queue.next(Some(&first)).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(queue.next(Some(&second)), None);
     }
 
     #[test]

@@ -102,16 +102,32 @@ impl Count {
     }
 }
 
-/// Runs a `cargo test`, shows and keeps what it says, and counts.
+/// How what is run is called, and where what it says is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Log<'a> {
+    /// Its name, and that of the file.
+    pub name: &'a str,
+    /// Where the file is.
+    pub folder: &'a Path,
+    /// Others speak at the same time: each line on the terminal begins with the name.
+    pub beside_others: bool,
+}
+
+/// Runs a program or several, shows and keeps what they say, and counts.
 pub fn run(
-    name: &str,
-    logs: &Path,
+    log: Log<'_>,
     command: &mut Command,
     deadline: Instant,
     count: &mut Count,
 ) -> Result<()> {
     crate::run::say(&crate::run::words(command));
-    let path: PathBuf = logs.join(format!("{name}.log"));
+    let name = log.name;
+    let path: PathBuf = log.folder.join(format!("{name}.log"));
+    let speaker = if log.beside_others {
+        format!("{name}: ")
+    } else {
+        String::new()
+    };
     let log = File::create(&path).with_context(|| format!("make {}", path.display()))?;
     let errors = log.try_clone()?;
     let mut child = command
@@ -124,9 +140,9 @@ pub fn run(
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let counted = Arc::new(Mutex::new(Count::default()));
     let out = std::thread::spawn({
-        let counted = Arc::clone(&counted);
+        let (counted, speaker) = (Arc::clone(&counted), speaker.clone());
         move || {
-            tee(stdout, log, |line| {
+            tee(&speaker, stdout, log, |line| {
                 counted
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
@@ -134,7 +150,7 @@ pub fn run(
             })
         }
     });
-    let err = std::thread::spawn(move || tee(stderr, errors, |_| {}));
+    let err = std::thread::spawn(move || tee(&speaker, stderr, errors, |_| {}));
     let status = wait(&mut child, deadline)?;
     // Whatever still holds the pipes (a daemon that a test left behind) must not hold us.
     let patience = Instant::now() + Duration::from_secs(10);
@@ -252,8 +268,13 @@ fn descendants(root: u32) -> Vec<u32> {
     tree
 }
 
-/// Copies lines to the log and to the terminal.
-pub fn tee(from: Option<impl Read>, mut log: File, mut see: impl FnMut(&str)) -> Result<()> {
+/// Copies lines to the log and, with `speaker` before each, to the terminal.
+pub fn tee(
+    speaker: &str,
+    from: Option<impl Read>,
+    mut log: File,
+    mut see: impl FnMut(&str),
+) -> Result<()> {
     let Some(from) = from else { return Ok(()) };
     for line in BufReader::new(from).split(b'\n') {
         let line = line?;
@@ -261,7 +282,7 @@ pub fn tee(from: Option<impl Read>, mut log: File, mut see: impl FnMut(&str)) ->
         see(&text);
         log.write_all(&line)?;
         log.write_all(b"\n")?;
-        eprintln!("{text}");
+        eprintln!("{speaker}{text}");
     }
     Ok(())
 }
@@ -269,6 +290,14 @@ pub fn tee(from: Option<impl Read>, mut log: File, mut see: impl FnMut(&str)) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn log<'a>(name: &'a str, folder: &'a Path) -> Log<'a> {
+        Log {
+            name,
+            folder,
+            beside_others: false,
+        }
+    }
 
     #[test]
     fn libtest_lines_are_counted() {
@@ -323,8 +352,7 @@ mod tests {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "echo 'test result: ok. 2 passed; 0 failed;'; exit 7"]);
         run(
-            "unit-dies",
-            &std::env::temp_dir(),
+            log("unit-dies", &std::env::temp_dir()),
             &mut command,
             later,
             &mut count,
@@ -339,8 +367,7 @@ mod tests {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "sleep 1000 & wait"]);
         run(
-            "unit-hangs",
-            &std::env::temp_dir(),
+            log("unit-hangs", &std::env::temp_dir()),
             &mut command,
             Instant::now() + Duration::from_secs(1),
             &mut count,

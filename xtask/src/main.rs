@@ -9,6 +9,7 @@ mod deny;
 mod generate;
 mod lanes;
 mod libtest;
+mod real;
 mod run;
 mod setup;
 mod suite;

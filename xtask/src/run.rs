@@ -74,6 +74,20 @@ pub fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(out.stdout).with_context(|| format!("output of `{}`", words(command)))
 }
 
+/// What this thread starts from now on gets the CPU when nothing else wants it. Where that cannot be had it competes.
+pub fn yield_to_others() {
+    // PID/task/TID; a thread's priority is its own, and its children's.
+    let Ok(task) = std::fs::read_link("/proc/thread-self") else {
+        return;
+    };
+    let _ = Command::new("renice")
+        .args(["-n", "19", "-p"])
+        .args(task.file_name())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+}
+
 /// Becomes another program: it gets the terminal and the signals, and its exit status is ours.
 pub fn become_program(command: &mut Command) -> Result<()> {
     let error = command.exec();
@@ -108,6 +122,19 @@ mod tests {
     fn times_read_well() {
         assert_eq!(human(Duration::from_millis(1260)), "1.3 s");
         assert_eq!(human(Duration::from_secs(245)), "4 min 05 s");
+    }
+
+    #[test]
+    fn what_a_thread_starts_yields() {
+        let nice = || output(&mut Command::new("nice")).unwrap();
+        let before = nice();
+        std::thread::spawn(move || {
+            yield_to_others();
+            assert_eq!(nice(), "19\n");
+        })
+        .join()
+        .unwrap();
+        assert_eq!(nice(), before, "other threads are as they were");
     }
 
     #[test]

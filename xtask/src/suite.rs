@@ -12,9 +12,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::libtest::{self, Count};
 use crate::tier::Tier;
-use crate::{build, chart, deny, generate, lanes, run, setup, up};
+use crate::{build, chart, deny, generate, real, run, setup};
 
-const LOGS: &str = "target/test-logs";
+/// Where what the tests say is kept.
+pub const LOGS: &str = "target/test-logs";
 
 /// Runs the tiers (all of them when none is named) and ends with one line a tier.
 pub fn run(tiers: &[Tier], filter: Option<&str>) -> Result<()> {
@@ -23,23 +24,35 @@ pub fn run(tiers: &[Tier], filter: Option<&str>) -> Result<()> {
     } else {
         tiers
     };
-    let real = tiers.iter().any(|t| *t != Tier::Pure);
+    let real: Vec<_> = tiers.iter().copied().filter(|t| *t != Tier::Pure).collect();
     setup::ensure(setup::For::Clusters)?;
     fs::create_dir_all(LOGS).with_context(|| format!("make {LOGS}"))?;
-    if real {
+    if !real.is_empty() {
         // Test programs look for the product there. A failure is told again, and counted, by the tier.
         let _ = build::products();
     }
+    let pure_too = tiers.contains(&Tier::Pure);
     let mut counts = BTreeMap::new();
-    for &tier in tiers {
-        let start = Instant::now();
-        run::say(&format!("tier {}", tier.name()));
-        let count = match tier {
-            Tier::Pure => pure(filter)?,
-            _ => real_parts(tier, filter)?,
-        };
-        run::say(&format!("tier {} took {}", tier.name(), run::since(start)));
-        counts.insert(tier, count);
+    if real.is_empty() {
+        counts.insert(Tier::Pure, pure(filter, false)?);
+    } else {
+        // First what both compile: they would wait for each other.
+        let made = real::make(&real)?;
+        std::thread::scope(|scope| {
+            // Tests of real parts mostly wait, and have limits of time: what compiles beside them takes what they leave.
+            let beside = pure_too.then(|| {
+                scope.spawn(|| {
+                    run::yield_to_others();
+                    pure(filter, true)
+                })
+            });
+            counts.extend(made.run(filter)?);
+            if let Some(count) = beside.map(|thread| thread.join()) {
+                let count = count.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                counts.insert(Tier::Pure, count?);
+            }
+            anyhow::Ok(())
+        })?;
     }
     let mut good = true;
     for (tier, count) in &counts {
@@ -75,7 +88,8 @@ pub fn run(tiers: &[Tier], filter: Option<&str>) -> Result<()> {
     std::process::exit(i32::from(!good));
 }
 
-fn pure(filter: Option<&str>) -> Result<Count> {
+fn pure(filter: Option<&str>, beside_others: bool) -> Result<Count> {
+    let start = Instant::now();
     let mut count = Count::default();
     if filter.is_none() {
         checks(&mut count);
@@ -103,8 +117,14 @@ fn pure(filter: Option<&str>) -> Result<Count> {
             .arg("--")
             .arg(format!("--test-threads={}", Tier::Pure.threads()))
             .args(filter);
-        libtest::run(name, Path::new(LOGS), command, deadline, &mut count)?;
+        let log = libtest::Log {
+            name,
+            folder: Path::new(LOGS),
+            beside_others,
+        };
+        libtest::run(log, command, deadline, &mut count)?;
     }
+    run::say(&format!("tier pure took {}", run::since(start)));
     Ok(count)
 }
 
@@ -148,7 +168,7 @@ fn release() -> Result<()> {
         .stderr(Stdio::piped())
         .spawn()?;
     let warned = AtomicBool::new(false);
-    libtest::tee(child.stderr.take(), File::create(&log)?, |line| {
+    libtest::tee("", child.stderr.take(), File::create(&log)?, |line| {
         warned.fetch_or(line.starts_with("warning"), Ordering::Relaxed);
     })?;
     let status = child.wait()?;
@@ -159,83 +179,4 @@ fn release() -> Result<()> {
         bail!("the release build warns, see {}", log.display());
     }
     Ok(())
-}
-
-fn real_parts(tier: Tier, filter: Option<&str>) -> Result<Count> {
-    let mut count = Count::default();
-    // Helm is needed from the tier `api` on, and kind is among the grounds of `cluster`: one set for all of them.
-    if let Err(error) = run::check(build::e2e().args(["parts", "--set", "kind"])) {
-        eprintln!("{error:#}");
-        count.fail("parts");
-        return Ok(count);
-    }
-    if tier == Tier::Cluster
-        && let Err(error) = run::check(build::e2e().args(["images", "--out", up::IMAGES]))
-    {
-        eprintln!("{error:#}");
-        count.fail("images");
-        return Ok(count);
-    }
-    let programs = lanes::programs(Path::new("e2e/tests"), tier.name())?;
-    let lanes = match tier {
-        Tier::Node => lanes::deal(&programs, lanes::wanted()),
-        _ => lanes::deal(&programs, 1),
-    };
-    // Once for all, so that none waits for what another compiles. A failure is told again by each.
-    let mut compile = run::cargo();
-    compile.args(["test", "-p", "cryptvol-e2e", "--no-run", "--test"]);
-    let _ = run::check(compile.arg(format!("{}_*", tier.name())));
-    let deadline = Instant::now() + tier.deadline();
-    let counts = std::thread::scope(|scope| {
-        let running: Vec<_> = (1..)
-            .zip(&lanes)
-            .map(|(number, programs)| {
-                scope.spawn(move || lane(tier, number, programs, filter, deadline))
-            })
-            .collect();
-        let ended = running.into_iter().map(|lane| lane.join());
-        ended.collect::<Vec<_>>()
-    });
-    for lane in counts {
-        match lane {
-            Ok(found) => count.add(found?),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    }
-    Ok(count)
-}
-
-/// Test programs one after the other.
-fn lane(
-    tier: Tier,
-    number: usize,
-    programs: &[String],
-    filter: Option<&str>,
-    deadline: Instant,
-) -> Result<Count> {
-    let mut cargo = run::cargo();
-    cargo
-        // A network, process and mount namespace of its own for each test program: what it leaves behind goes with it.
-        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", runner())
-        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", runner())
-        .args(["test", "-p", "cryptvol-e2e", "--no-fail-fast"]);
-    for program in programs {
-        cargo.args(["--test", program]);
-    }
-    cargo
-        .arg("--")
-        .arg(format!("--test-threads={}", tier.threads()))
-        .args(filter);
-    let name = match number {
-        1 => tier.name().to_owned(),
-        _ => format!("{}-{number}", tier.name()),
-    };
-    let mut count = Count::default();
-    libtest::run(&name, Path::new(LOGS), &mut cargo, deadline, &mut count)?;
-    Ok(count)
-}
-
-fn runner() -> String {
-    let e2e = build::e2e();
-    format!("{} sandbox --", Path::new(e2e.get_program()).display())
 }
