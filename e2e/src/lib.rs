@@ -34,6 +34,7 @@ pub mod openstack;
 pub mod openstack_client;
 pub mod os_brick;
 pub mod parts;
+pub mod paths_ground;
 pub mod pki;
 pub mod postgres;
 pub mod process;

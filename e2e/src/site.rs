@@ -250,6 +250,11 @@ impl Site {
     /// ready.
     pub async fn start_agent(&mut self, index: usize) -> Result<()> {
         self.launch_agent(index, &[]).await?;
+        self.wait_agent(index).await
+    }
+
+    /// Waits until the agent on a node is ready.
+    pub async fn wait_agent(&self, index: usize) -> Result<()> {
         let node = &self.nodes[index].node;
         let ip = self.nodes[index].container.map_or(node.ip(), |c| c.ip);
         let url = format!("http://{ip}:{AGENT_ADMIN_PORT}/readyz");
@@ -316,7 +321,11 @@ impl Site {
             ]
             .concat();
         }
-        let env = [("KUBECONFIG", "/run/cryptvol/kubeconfig")];
+        let env = [
+            ("KUBECONFIG", "/run/cryptvol/kubeconfig"),
+            // Else tests of several paths wait half a minute for each change; the one of the interval itself sets the flag.
+            ("CRYPTVOL_PATH_STATUS_INTERVAL", "1"),
+        ];
         site.agent = Some(site.node.spawn(AGENT_LOG, &argv, &env).await?);
         Ok(())
     }

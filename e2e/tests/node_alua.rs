@@ -2,15 +2,16 @@
 //! to a controller of its own. The array is the kernel's target (LIO) on another node. A guest writes all the time.
 
 use anyhow::{Context, Result, ensure};
-use cryptvol_crds::conditions::{PATHS_HEALTHY, Reason};
+use cryptvol_crds::conditions::Reason;
 use cryptvol_e2e::array;
 use cryptvol_e2e::lio::{Lio, State};
 use cryptvol_e2e::node::NodeSpec;
+use cryptvol_e2e::paths_ground::PathsGround;
 use cryptvol_e2e::process::wait_for;
 use cryptvol_e2e::site::{AGENT_LOG, Site, SiteSpec};
 use cryptvol_e2e::volumes::{PATIENCE, Volume};
 use cryptvol_e2e::workdir::WorkDir;
-use cryptvol_e2e::writing_guest::{self, WritingGuest};
+use cryptvol_e2e::writing_guest;
 use serde_json::json;
 
 struct Ground {
@@ -19,28 +20,17 @@ struct Ground {
     volume: Volume,
 }
 
+impl PathsGround for Ground {
+    fn site(&self) -> &Site {
+        &self.site
+    }
+
+    fn volume(&self) -> &Volume {
+        &self.volume
+    }
+}
+
 impl Ground {
-    async fn sh(&self, script: &str) -> Result<String> {
-        self.site.node(0).sh(script).await?.ok()
-    }
-
-    fn guest(&self) -> WritingGuest<'_> {
-        WritingGuest::of(self.site.node(0), &self.volume)
-    }
-
-    async fn wait_paths(&self, up: [bool; 2]) -> Result<()> {
-        let node = self.site.node(0).name();
-        self.volume.wait_paths(&self.site.plane, node, &up).await
-    }
-
-    async fn wait_health(&self, reason: Reason) -> Result<()> {
-        let plane = &self.site.plane;
-        self.volume
-            .wait_condition(plane, PATHS_HEALTHY, reason)
-            .await
-            .map(drop)
-    }
-
     /// Which controller each disk is of, by the portal of its session.
     async fn controller(&self, dev: &str) -> Result<usize> {
         let address = self
@@ -101,16 +91,6 @@ impl Ground {
             .map(drop)
     }
 
-    /// Detaches the volume, and nothing is left of it on the node.
-    async fn detach(&self) -> Result<()> {
-        let detached = self.volume.clone().detached();
-        detached.apply(&self.site.plane).await?;
-        self.volume.wait_detached(&self.site.plane).await?;
-        let left = self.site.left_behind(0).await?;
-        ensure!(left.is_empty(), "left: {left}");
-        Ok(())
-    }
-
     /// The kernel asks the array: LIO tells of a change only who sends commands through the ports that it is about.
     async fn ask_the_array(&self) -> Result<()> {
         self.sh("for disk in /sys/class/scsi_disk/*; do echo 1 >$disk/device/rescan; done")
@@ -147,9 +127,7 @@ async fn the_controller_that_the_array_prefers_is_used_and_its_failovers_lose_no
 
     // The second controller owns the disk. The handler's module is loaded by the table, and the states are known from then on.
     ground.array.say([NonOptimized, Optimized]).await?;
-    ground.volume.apply(&ground.site.plane).await?;
-    ground.volume.wait_ready(&ground.site.plane).await?;
-    ground.wait_paths([true, true]).await?;
+    ground.attach().await?;
     let table = ground.sh("dmsetup table --target multipath").await?;
     ensure!(
         table.contains("multipath 1 queue_if_no_path 1 alua "),

@@ -2,15 +2,15 @@
 //! and what it was told is stored is there after lost paths, a detach, a power cut and a disk that was made longer.
 
 use anyhow::{Context, Result, ensure};
-use cryptvol_crds::conditions::{self, ENCRYPTION_PROVEN, PATHS_HEALTHY, Reason};
+use cryptvol_crds::conditions::{self, ENCRYPTION_PROVEN, Reason};
 use cryptvol_crds::{EncryptedVolume, names};
 use cryptvol_e2e::array::Lun;
 use cryptvol_e2e::node::Spawned;
+use cryptvol_e2e::paths_ground::PathsGround;
 use cryptvol_e2e::process::wait_for;
 use cryptvol_e2e::site::{AGENT_LOG, Site, SiteSpec};
 use cryptvol_e2e::volumes::{PATIENCE, Volume};
 use cryptvol_e2e::workdir::WorkDir;
-use cryptvol_e2e::writing_guest::WritingGuest;
 use serde_json::json;
 
 struct Ground {
@@ -20,48 +20,19 @@ struct Ground {
     portals: [String; 2],
 }
 
+impl PathsGround for Ground {
+    fn site(&self) -> &Site {
+        &self.site
+    }
+
+    fn volume(&self) -> &Volume {
+        &self.volume
+    }
+}
+
 impl Ground {
-    async fn sh(&self, script: &str) -> Result<String> {
-        self.site.node(0).sh(script).await?.ok()
-    }
-
-    fn guest(&self) -> WritingGuest<'_> {
-        WritingGuest::of(self.site.node(0), &self.volume)
-    }
-
     fn cut(&self, at: usize, cut: bool) -> Result<()> {
         self.site.array.cut_portal(&self.portals[at], cut)
-    }
-
-    /// Waits until the status says of each path whether it is up.
-    async fn wait_paths(&self, up: [bool; 2]) -> Result<()> {
-        let node = self.site.node(0).name();
-        self.volume.wait_paths(&self.site.plane, node, &up).await
-    }
-
-    /// Waits until a condition has this reason.
-    async fn wait_condition(&self, type_: &str, reason: Reason) -> Result<()> {
-        let plane = &self.site.plane;
-        self.volume
-            .wait_condition(plane, type_, reason)
-            .await
-            .map(drop)
-    }
-
-    async fn attach(&self) -> Result<()> {
-        self.volume.apply(&self.site.plane).await?;
-        self.volume.wait_ready(&self.site.plane).await?;
-        self.wait_paths([true, true]).await
-    }
-
-    /// Detaches the volume, and nothing is left of it on the node.
-    async fn detach(&self) -> Result<()> {
-        let away = self.volume.clone().detached();
-        away.apply(&self.site.plane).await?;
-        away.wait_detached(&self.site.plane).await?;
-        let left = self.site.left_behind(0).await?;
-        ensure!(left.is_empty(), "left: {left}");
-        Ok(())
     }
 
     /// The guest ends as one does whose machine is switched off; gives back the last number that it was told is stored.
@@ -119,13 +90,10 @@ async fn authenticated_sectors_above_paths_that_come_and_go() -> Result<()> {
         ground
             .wait_paths([0, 1].map(|at| !lost.contains(&at)))
             .await?;
-        match lost.len() {
-            1 => ground.guest().goes_on().await?,
-            _ => {
-                ground
-                    .wait_condition(PATHS_HEALTHY, Reason::PathsLost)
-                    .await?
-            }
+        if lost.len() == 1 {
+            ground.guest().goes_on().await?;
+        } else {
+            ground.wait_health(Reason::PathsLost).await?;
         }
         for at in lost {
             ground.cut(*at, false)?;
@@ -168,8 +136,7 @@ async fn authenticated_sectors_above_paths_that_come_and_go() -> Result<()> {
     stopped_layer(&mut ground).await?;
     ground.volume.delete(&ground.site.plane).await?;
     ground.volume.wait_gone(&ground.site.plane).await?;
-    let left = ground.site.left_behind(0).await?;
-    ensure!(left.is_empty(), "{left}");
+    ground.nothing_left().await?;
     work.passed()
 }
 
@@ -247,9 +214,7 @@ async fn stopped_layer(ground: &mut Ground) -> Result<()> {
     for at in [0, 1] {
         ground.cut(at, true)?;
     }
-    ground
-        .wait_condition(PATHS_HEALTHY, Reason::PathsFailing)
-        .await?;
+    ground.wait_health(Reason::PathsFailing).await?;
     guest.wait(PATIENCE).await?;
     ensure!(ground.guest().has_failed().await?);
     let written = ground.guest().written().await?;

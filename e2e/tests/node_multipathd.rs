@@ -6,6 +6,7 @@ use cryptvol_e2e::array::Lun;
 use cryptvol_e2e::identity_service::product_binary;
 use cryptvol_e2e::multipathd::{self, Multipathd};
 use cryptvol_e2e::node::{Node, Spawned};
+use cryptvol_e2e::paths_ground::PathsGround;
 use cryptvol_e2e::process::wait_for;
 use cryptvol_e2e::site::{Site, SiteSpec};
 use cryptvol_e2e::volumes::{PATIENCE, Volume};
@@ -26,13 +27,25 @@ struct Ground {
     portals: [String; 2],
 }
 
+impl PathsGround for Ground {
+    fn site(&self) -> &Site {
+        &self.site
+    }
+
+    fn volume(&self) -> &Volume {
+        &self.volume
+    }
+
+    async fn nothing_left(&self) -> Result<()> {
+        let left = self.site.left_behind(0).await?;
+        ensure!(left.is_empty(), "left: {left}");
+        self.wait_seen(0).await
+    }
+}
+
 impl Ground {
     fn node(&self) -> &Node {
         self.site.node(0)
-    }
-
-    async fn sh(&self, script: &str) -> Result<String> {
-        self.node().sh(script).await?.ok()
     }
 
     /// As udev and multipathd call the disk.
@@ -78,17 +91,6 @@ impl Ground {
         .await
     }
 
-    async fn wait_paths(&self, up: [bool; 2]) -> Result<()> {
-        let node = self.node().name();
-        self.volume.wait_paths(&self.site.plane, node, &up).await
-    }
-
-    async fn attach(&self) -> Result<()> {
-        self.volume.apply(&self.site.plane).await?;
-        self.volume.wait_ready(&self.site.plane).await?;
-        self.wait_paths([true, true]).await
-    }
-
     /// The volume is ready, its link leads to its mapping and what was written is there; the map below it is as it was made.
     async fn is_whole(&self) -> Result<()> {
         self.volume.wait_ready(&self.site.plane).await?;
@@ -105,17 +107,6 @@ impl Ground {
             "{ours}"
         );
         Ok(())
-    }
-
-    async fn detach(&self) -> Result<()> {
-        let volume = self.volume.clone().detached();
-        volume.apply(&self.site.plane).await
-    }
-
-    async fn nothing_left(&self) -> Result<()> {
-        let left = self.site.left_behind(0).await?;
-        ensure!(left.is_empty(), "left: {left}");
-        self.wait_seen(0).await
     }
 }
 
@@ -161,9 +152,7 @@ async fn as_the_package_leaves_it(ground: &Ground, daemon: Spawned) -> Result<()
     ground.wait_seen(2).await?;
     ensure!(multipathd::maps(ground.node()).await?.is_empty());
     ground.is_whole().await?;
-    ground.detach().await?;
-    ground.volume.wait_detached(&ground.site.plane).await?;
-    ground.nothing_left().await
+    ground.detach().await
 }
 
 /// Somebody logged in before, and multipathd made a map of it: the volume waits, and nothing is touched. The message's next step helps.
@@ -234,7 +223,8 @@ async fn it_comes_later(ground: &Ground) -> Result<()> {
     for part in [&wwid, "examples/multipathd/cryptvol.conf"] {
         ensure!(check.contains(part), "{check}");
     }
-    ground.detach().await?;
+    let away = ground.volume.clone().detached();
+    away.apply(&ground.site.plane).await?;
     let said = ground
         .volume
         .wait_reason(&ground.site.plane, Reason::DeviceBusy)
@@ -255,7 +245,5 @@ async fn it_comes_later(ground: &Ground) -> Result<()> {
     ground.attach().await?;
     ensure!(multipathd::maps(ground.node()).await?.is_empty());
     ground.is_whole().await?;
-    ground.detach().await?;
-    ground.volume.wait_detached(&ground.site.plane).await?;
-    ground.nothing_left().await
+    ground.detach().await
 }

@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use cryptvol_crds::NodeVolume;
-use cryptvol_crds::conditions::{PATHS_HEALTHY, PORTALS_DISCOVERED, Reason};
+use cryptvol_crds::conditions::{PORTALS_DISCOVERED, Reason};
 use cryptvol_crds::names;
 use cryptvol_e2e::array::Lun;
+use cryptvol_e2e::paths_ground::PathsGround;
 use cryptvol_e2e::process::wait_for;
 use cryptvol_e2e::site::{AGENT_ADMIN_PORT, Site, SiteSpec};
 use cryptvol_e2e::tcp_front::TcpFront;
 use cryptvol_e2e::volumes::{self, PATIENCE, Volume};
 use cryptvol_e2e::workdir::WorkDir;
-use cryptvol_e2e::writing_guest::WritingGuest;
 use kube::Api;
 use serde_json::json;
 
@@ -35,33 +35,17 @@ struct Ground {
     portals: [String; 2],
 }
 
+impl PathsGround for Ground {
+    fn site(&self) -> &Site {
+        &self.site
+    }
+
+    fn volume(&self) -> &Volume {
+        &self.volume
+    }
+}
+
 impl Ground {
-    async fn sh(&self, script: &str) -> Result<String> {
-        self.site.node(0).sh(script).await?.ok()
-    }
-
-    fn guest(&self) -> WritingGuest<'_> {
-        WritingGuest::of(self.site.node(0), &self.volume)
-    }
-
-    /// Waits until the status says of each path whether it is up.
-    async fn wait_paths<const N: usize>(&self, up: [bool; N]) -> Result<()> {
-        let node = self.site.node(0).name();
-        self.volume.wait_paths(&self.site.plane, node, &up).await
-    }
-
-    /// Waits for what the condition says of the paths, and gives back its message.
-    async fn wait_health(&self, reason: Reason) -> Result<String> {
-        self.wait_condition(PATHS_HEALTHY, reason).await
-    }
-
-    /// Waits until a condition has this reason, and gives back its message.
-    async fn wait_condition(&self, type_: &str, reason: Reason) -> Result<String> {
-        self.volume
-            .wait_condition(&self.site.plane, type_, reason)
-            .await
-    }
-
     /// Waits until the agent's metrics have these lines.
     async fn wait_metrics(&self, lines: &[&str]) -> Result<()> {
         let ask = format!("curl -sf http://127.0.0.1:{AGENT_ADMIN_PORT}/metrics");
@@ -114,26 +98,6 @@ impl Ground {
 
     fn cut(&self, at: usize, cut: bool) -> Result<()> {
         self.site.array.cut_portal(&self.portals[at], cut)
-    }
-
-    /// Detaches the volume, and nothing is left of it on the node.
-    async fn detach(&self) -> Result<()> {
-        self.volume
-            .clone()
-            .detached()
-            .apply(&self.site.plane)
-            .await?;
-        self.volume.wait_detached(&self.site.plane).await?;
-        self.nothing_left().await
-    }
-
-    /// Nothing of the volume is left in the kernel.
-    async fn nothing_left(&self) -> Result<()> {
-        let left = self
-            .sh("dmsetup ls | grep -v '^No devices' || true; ls /sys/class/iscsi_session; ls /sys/class/scsi_disk")
-            .await?;
-        ensure!(left.trim().is_empty(), "left: {left}");
-        Ok(())
     }
 }
 
@@ -221,7 +185,7 @@ async fn io_goes_on_while_one_of_two_portals_works_and_waits_while_none_does() -
     ground.wait_paths([true, true]).await?;
     ground.guest().goes_on().await?;
 
-    portal_that_comes_and_goes(&ground).await?;
+    portal_that_comes_and_goes(&mut ground).await?;
     disk_that_somebody_removed(&ground).await?;
     sessions_of_two_volumes(&mut ground, &lun).await?;
 
@@ -269,8 +233,14 @@ async fn io_goes_on_while_one_of_two_portals_works_and_waits_while_none_does() -
     work.passed()
 }
 
-/// A portal that is away for a moment again and again: the guest goes on, and the agent does not write its status each time.
-async fn portal_that_comes_and_goes(ground: &Ground) -> Result<()> {
+/// A portal that is away for a moment again and again: the guest goes on, and the agent, which writes as it does by default, does not write
+/// its status each time.
+async fn portal_that_comes_and_goes(ground: &mut Ground) -> Result<()> {
+    const INTERVAL: &str = "30";
+    ground.site.kill_agent(0).await?;
+    let arguments = ["--path-status-interval", INTERVAL];
+    ground.site.launch_agent(0, &arguments).await?;
+    ground.site.wait_agent(0).await?;
     let volumes: Api<NodeVolume> =
         Api::namespaced(ground.site.plane.client()?, &ground.volume.namespace);
     let object = names::node_volume_name(&ground.volume.name, ground.site.node(0).name());
@@ -306,13 +276,14 @@ async fn portal_that_comes_and_goes(ground: &Ground) -> Result<()> {
         .await?;
     }
     let written = u64::try_from(versions.borrow().len() - 1)?;
-    let most = begun.elapsed().as_secs() / 30 + 2;
+    let most = begun.elapsed().as_secs() / INTERVAL.parse::<u64>()? + 2;
     ensure!(written >= 1, "it was never told");
     ensure!(written <= most, "{written} writes in {:?}", begun.elapsed());
     ground.guest().goes_on().await?;
     ground.wait_paths([true, true]).await?;
     ground.wait_health(Reason::AsDesired).await?;
-    Ok(())
+    ground.site.kill_agent(0).await?;
+    ground.site.start_agent(0).await
 }
 
 /// Healing only adds: one disk of the kernel's was deleted by hand under the guest, and is found anew in the session that it was in.
@@ -372,9 +343,7 @@ async fn io_fails_after_its_time(ground: &mut Ground) -> Result<()> {
         .site
         .launch_agent(0, &["--no-path-timeout", "3"])
         .await?;
-    ground.volume.apply(&ground.site.plane).await?;
-    ground.volume.wait_ready(&ground.site.plane).await?;
-    ground.wait_paths([true, true]).await?;
+    ground.attach().await?;
     let guest = ground.guest().start("guest-2").await?;
     for at in [0, 1] {
         ground.cut(at, true)?;

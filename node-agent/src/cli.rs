@@ -80,6 +80,10 @@ pub struct RunArgs {
     /// path waits for its session (open-iscsi's replacement_timeout).
     #[arg(long, env = "CRYPTVOL_NO_PATH_TIMEOUT", default_value_t = 120, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub no_path_timeout: u64,
+    /// Seconds from one write of a status in which nothing but paths changed to the next: a portal that comes and goes all the time would
+    /// else cost the API server a write, and its readers an Event, each time. The first change is written at once.
+    #[arg(long, env = "CRYPTVOL_PATH_STATUS_INTERVAL", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub path_status_interval: u64,
     /// Seconds from one look for mappings, links and sessions that belong to no NodeVolume to the next. They are told (Event and annotation of
     /// the Node, metric cryptvol_node_orphans) and never removed.
     #[arg(long, env = "CRYPTVOL_ORPHAN_INTERVAL", default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86400))]

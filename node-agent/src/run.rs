@@ -208,6 +208,7 @@ async fn agent(log: &LogArgs, args: RunArgs, handle: telemetry::LogHandle) -> Re
         fail_point,
         proof_interval: Duration::from_secs(args.proof_interval),
         no_path_timeout: Duration::from_secs(args.no_path_timeout),
+        path_status_interval: Duration::from_secs(args.path_status_interval),
         orphan_interval: Duration::from_secs(args.orphan_interval),
         metrics,
         readiness,

@@ -15,14 +15,14 @@ const MEMORY_KIB: u64 = 10 << 20;
 
 /// How long test programs take, in seconds, where it is long: these begin first. `cargo xtask test` says of each how long it took.
 const SECONDS: [(&str, u32); 18] = [
-    ("cluster_nodes", 680),
-    ("node_paths", 420),
-    ("node_integrity_paths", 325),
-    ("node_alua", 265),
+    ("cluster_nodes", 870),
+    ("node_paths", 355),
+    ("node_integrity_paths", 240),
+    ("node_alua", 185),
     ("node_life", 255),
     ("node_host", 230),
     ("api_operator", 225),
-    ("node_multipathd", 155),
+    ("node_multipathd", 120),
     ("node_bad_input", 155),
     ("node_integrity", 130),
     ("node_maintenance", 125),

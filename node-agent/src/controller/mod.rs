@@ -51,6 +51,8 @@ pub struct Context {
     pub proof_interval: Duration,
     /// How long I/O waits while no path of several works, before it fails.
     pub no_path_timeout: Duration,
+    /// What changes in nothing but its paths is written once in so long.
+    pub path_status_interval: Duration,
     /// Time from one look for what belongs to no volume to the next.
     pub orphan_interval: Duration,
     /// Counters.

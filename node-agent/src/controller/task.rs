@@ -36,10 +36,6 @@ use crate::{
 /// As often as multipathd looks by default.
 const PATHS: Duration = Duration::from_secs(5);
 
-/// What changes in nothing but its paths is written once in so long: a portal that comes and goes all the time would else cost the API server
-/// a write and its readers an Event each time. The first change is written at once.
-const PATHS_TOLD: Duration = Duration::from_secs(30);
-
 /// How long what an array told of further portals counts before it is asked again.
 const RENEW: Duration = Duration::from_secs(600);
 
@@ -305,7 +301,7 @@ impl Volume {
     /// Writes the status if it changed.
     async fn save(&self, old: &NodeVolumeStatus, new: NodeVolumeStatus) -> Result<(), StepError> {
         let told = self.paths_told.get();
-        let early = told.is_some_and(|at| at.elapsed() < PATHS_TOLD);
+        let early = told.is_some_and(|at| at.elapsed() < self.cx.path_status_interval);
         if *old == new || (early && report::only_paths_changed(old, &new)) {
             return Ok(());
         }
