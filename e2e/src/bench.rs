@@ -9,6 +9,7 @@ mod identity;
 mod large;
 mod load;
 mod processes;
+mod rekey;
 mod row;
 mod side;
 mod steps;
@@ -22,13 +23,14 @@ use crate::workdir::workspace_root;
 pub use row::{Row, Rule};
 
 /// Names that `run` knows.
-pub const NAMES: [&str; 6] = [
+pub const NAMES: [&str; 7] = [
     "attach",
     "datapath",
     "failed-logins",
     "identity",
     "kill-cycles",
     "kills",
+    "rekey",
 ];
 
 /// How much of it.
@@ -46,7 +48,10 @@ pub struct Size {
     /// Logins of `failed-logins`
     #[arg(long, default_value_t = 1_000_000)]
     logins: u32,
-    /// `failed-logins` with the records in a PostgreSQL server
+    /// Secrets of `rekey`
+    #[arg(long, default_value_t = 1_000_000)]
+    secrets: u32,
+    /// `failed-logins` or `rekey` with the records in a PostgreSQL server
     #[arg(long)]
     postgres: bool,
 }
@@ -67,7 +72,7 @@ pub async fn run(name: &str, size: &Size) -> Result<()> {
     sandbox::require()?;
     let (rounds, volumes) = (size.rounds, size.volumes);
     let large = size.large && name == "identity";
-    let postgres = size.postgres && name == "failed-logins";
+    let postgres = size.postgres && ["failed-logins", "rekey"].contains(&name);
     let rows = match name {
         "attach" => {
             let (mut rows, shared) = attach::bare(rounds).await?;
@@ -102,6 +107,7 @@ pub async fn run(name: &str, size: &Size) -> Result<()> {
         }
         "datapath" => datapath::rows(rounds).await?,
         "failed-logins" => failed_logins::run(size.logins as usize, postgres)?,
+        "rekey" => rekey::run(size.secrets as usize, postgres)?,
         "identity" if large => large::run()?,
         "identity" => identity::run()?,
         _ => bail!("no benchmark {name}; there are: {}", NAMES.join(" ")),

@@ -315,6 +315,14 @@ impl IdentityService {
         self.dir.join("data")
     }
 
+    /// Where the records are: the data directory, or the file with the database's URL.
+    pub fn place(&self) -> PathBuf {
+        self.options
+            .database
+            .clone()
+            .unwrap_or_else(|| self.data_dir())
+    }
+
     /// Key-encryption key, certificate and password file.
     pub fn secrets_dir(&self) -> PathBuf {
         self.dir.join("secrets")

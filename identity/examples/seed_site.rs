@@ -1,7 +1,8 @@
 //! Fills a bootstrapped data directory (no service may run on it) with a large site, by the store's own code in one process:
 //! for `cargo xtask bench identity --large`. Everybody has a role on one project, and is in a group that has one too.
 //!
-//! `seed_site DATA_DIR KEK_FILE USERS PROJECTS SECRETS`; it prints the ids of a thousand users, far from each other.
+//! `seed_site PLACE KEK_FILE USERS PROJECTS SECRETS`, where the place is the data directory or a file with a PostgreSQL database's URL;
+//! it prints the ids of a thousand users, far from each other.
 
 use std::path::PathBuf;
 
@@ -10,7 +11,7 @@ use cryptvol_identity::{
     crypto::{Kek, SealingKey},
     ids::{identity_id, key_manager_id, random_bytes},
     store::{
-        Place, Store,
+        Place, PostgresUrl, Store,
         assignments::Assignment,
         domains::Domain,
         groups::Group,
@@ -34,11 +35,16 @@ const SHOWN: usize = 1000;
 async fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [data, kek, users, projects, secrets] = &args[..] else {
-        anyhow::bail!("seed_site DATA_DIR KEK_FILE USERS PROJECTS SECRETS");
+        anyhow::bail!("seed_site PLACE KEK_FILE USERS PROJECTS SECRETS");
     };
     let data = PathBuf::from(data);
     let kek = Kek::read(&PathBuf::from(kek), &data)?;
-    let store = Store::open_existing(&Place::Directory(data.clone())).await?;
+    let place = if data.is_file() {
+        Place::Postgres(PostgresUrl::read(&data)?)
+    } else {
+        Place::Directory(data)
+    };
+    let store = Store::open_existing(&place).await?;
     let member = store
         .roles(None)
         .await?

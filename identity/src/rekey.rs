@@ -156,7 +156,7 @@ pub(crate) async fn rotate(
         }
     }
     // Nothing that the old key opens is to be left in the files.
-    store.rewrite().await?;
+    store.rewrite_sealed().await?;
     pause()?;
     if forget_old && !anything_old(store, kek).await? {
         kek.forget_old()?;
@@ -353,6 +353,81 @@ mod tests {
         );
         let shown = bench.admin("GET", &path, Value::Null, 200).await;
         assert_eq!(shown["credential"]["blob"], "of a user");
+    }
+
+    /// Every record that the key-encryption key seals, as it lies in the database.
+    async fn sealed(store: &Store) -> Vec<Vec<u8>> {
+        let mut found = Vec::new();
+        for name in [KEK_CHECK, CREDENTIAL_KEY] {
+            found.push(store.meta(name).await.unwrap().unwrap());
+        }
+        found.extend(
+            store
+                .token_keys()
+                .await
+                .unwrap()
+                .into_iter()
+                .map(|key| key.sealed),
+        );
+        let projects = store.project_keys_after("", 10_000).await.unwrap();
+        found.extend(projects.into_iter().map(|key| key.sealed));
+        found
+    }
+
+    /// Old forms are worthless only while nobody has the old key; they are not in the files either.
+    #[tokio::test]
+    async fn nothing_that_the_old_key_opens_is_left_in_the_files() {
+        let keys = tempfile::tempdir().unwrap();
+        let (bench, secrets) = ground(&keys).await;
+        let store = &bench.app.store;
+        let kek = other(&keys, &bench);
+        // Rows of other lengths come and go between those that count, so that SQLite moves rows to other pages.
+        for number in 0..400_usize {
+            let mut change = store.change_keys().await.unwrap();
+            let id = crate::ids::key_manager_id();
+            let project = crate::ids::identity_id();
+            let record = crate::store::secrets::ProjectKey {
+                sealed: kek
+                    .seal_newest(&["project-key", &id, &project], &[1; 32])
+                    .unwrap(),
+                id,
+                project_id: project,
+            };
+            change.insert_project_key(&record, 1).await.unwrap();
+            let filler = vec![7; [30, 300, 1500, 3900][number % 4]];
+            change
+                .insert_meta(&format!("filler-{number}"), &filler)
+                .await
+                .unwrap();
+            if number >= 7 {
+                change
+                    .delete_meta(&format!("filler-{}", number - 7))
+                    .await
+                    .unwrap();
+            }
+            store.commit(change).await.unwrap();
+        }
+        let before = sealed(store).await;
+        assert!(before.len() > 400);
+        run(bench.dir.path(), &kek, true).await.unwrap();
+        all_open(&bench, &secrets).await;
+        let after = sealed(store).await;
+        assert_eq!(before.len(), after.len());
+        store.close().await;
+        let files: Vec<Vec<u8>> = fs::read_dir(bench.dir.path())
+            .unwrap()
+            .map(|entry| fs::read(entry.unwrap().path()).unwrap())
+            .collect();
+        let mut pieces = std::collections::HashSet::new();
+        for file in &files {
+            pieces.extend(file.windows(12));
+        }
+        let lies_there = |record: &Vec<u8>| record.windows(12).any(|piece| pieces.contains(piece));
+        assert!(
+            after.iter().all(lies_there),
+            "the search finds what is there"
+        );
+        assert_eq!(before.iter().filter(|record| lies_there(record)).count(), 0);
     }
 
     #[tokio::test]

@@ -8,9 +8,9 @@ use crate::{build, run, setup};
 
 /// Builds and runs one.
 pub fn start(name: &str, arguments: &[OsString]) -> Result<()> {
-    if ["failed-logins", "identity", "kills"].contains(&name) {
+    if ["failed-logins", "identity", "kills", "rekey"].contains(&name) {
         identity_alone()?;
-        if arguments.iter().any(|argument| argument == "--large") {
+        if name == "rekey" || arguments.iter().any(|argument| argument == "--large") {
             // What fills its records.
             run::check(run::cargo().args([
                 "build",

@@ -78,7 +78,7 @@ pub(super) fn run() -> Result<Vec<Row>> {
         ),
     ];
     service.stop()?;
-    let users = seed(&service)?;
+    let users = seed(&service, [USERS, PROJECTS, SECRETS])?;
     rows.push(Row::new(
         "start to first answer, s",
         start_to_answer(&mut service)?,
@@ -147,19 +147,20 @@ fn answers(side: &Side) -> Result<Vec<f64>> {
     Ok(all)
 }
 
-/// Puts the site into the service's records. Ids of a thousand of its users.
-fn seed(service: &IdentityService) -> Result<Vec<String>> {
+/// Puts a site of so many users, projects and secrets into the service's records. Ids of a thousand of its users.
+pub(super) fn seed(service: &IdentityService, site: [usize; 3]) -> Result<Vec<String>> {
     let begun = Instant::now();
     let output = Command::new(product_binary("examples/seed_site")?)
-        .arg(service.data_dir())
+        .arg(service.place())
         .arg(service.secrets_dir().join("kek"))
-        .args([USERS, PROJECTS, SECRETS].map(|count| count.to_string()))
+        .args(site.map(|count| count.to_string()))
         .stderr(std::process::Stdio::inherit())
         .output()
         .context("start seed_site")?;
     ensure!(output.status.success(), "seed_site: {}", output.status);
+    let [users, projects, secrets] = site;
     eprintln!(
-        "{USERS} users, {PROJECTS} projects, {SECRETS} secrets in {:.0?}",
+        "{users} users, {projects} projects, {secrets} secrets in {:.0?}",
         begun.elapsed()
     );
     let ids = String::from_utf8(output.stdout)?;

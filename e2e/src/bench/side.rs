@@ -225,12 +225,16 @@ impl Side {
         self.as_tenant(&path, &[("Accept", "application/octet-stream")])
     }
 
-    pub(super) fn order(&self) -> Ask {
+    pub(super) fn order_body(&self) -> String {
         let meta = json!({
             "name": "bench", "algorithm": "aes", "bit_length": 256, "mode": "cbc",
             "payload_content_type": "application/octet-stream",
         });
-        let body = json!({"type": "key", "meta": meta}).to_string();
+        json!({"type": "key", "meta": meta}).to_string()
+    }
+
+    pub(super) fn order(&self) -> Ask {
+        let body = self.order_body();
         let request = |token: &String| {
             let headers = [("X-Auth-Token", token.as_str()), JSON];
             self.keys
@@ -241,6 +245,13 @@ impl Side {
             self.tokens.iter().map(request).collect(),
             202,
         )
+    }
+
+    /// Who asks the key manager for the tenant.
+    pub(super) fn tenant(&self) -> Result<Client> {
+        let mut tenant = Client::new(&self.identity);
+        tenant.login(TENANT, PASSWORD, TENANT)?;
+        Ok(tenant.at(&self.keys))
     }
 
     /// One login in milliseconds.

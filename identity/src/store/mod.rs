@@ -30,6 +30,7 @@ pub mod place;
 pub mod projects;
 pub mod replicas;
 pub mod roles;
+mod sealed_rows;
 pub mod secret_keys;
 pub mod secret_list;
 pub mod secret_meta;

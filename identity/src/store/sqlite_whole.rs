@@ -9,7 +9,7 @@ use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use super::dialect;
 
 /// A connection for it.
-async fn connect(options: &SqliteConnectOptions) -> sqlx::Result<SqliteConnection> {
+pub(super) async fn connect(options: &SqliteConnectOptions) -> sqlx::Result<SqliteConnection> {
     let mut options = options.clone();
     let folder = options.get_filename().parent().map(ToOwned::to_owned);
     // A folder whose name is no text cannot be said in a statement; then it is memory after all.
