@@ -6,6 +6,7 @@ mod answer;
 mod known;
 mod proof;
 mod script;
+mod signed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -54,8 +55,8 @@ pub fn run() -> Result<()> {
     crate::sandbox::require()?;
     let work = WorkDir::new("compare")?;
     let (usual, strict) = (script::read(SCRIPT)?, script::read(STRICT)?);
-    let mut found = on_both(&work.dir("usual")?, &usual, false)?;
-    let found_strict = on_both(&work.dir("strict")?, &strict, true)?;
+    let (mut found, sent) = on_both(&work.dir("usual")?, &usual, false)?;
+    let (found_strict, sent_strict) = on_both(&work.dir("strict")?, &strict, true)?;
     found.extend(
         found_strict
             .into_iter()
@@ -66,7 +67,7 @@ pub fn run() -> Result<()> {
     let verdict = known::judge(&text, &found)?;
     println!(
         "{} requests, {} differences listed in {LIST}",
-        usual.len() + strict.len(),
+        sent + sent_strict,
         verdict.listed
     );
     for (request, Difference(difference)) in &verdict.new {
@@ -85,8 +86,8 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// Starts both sides in `dir`, with limits strict in two levels or each for itself, and sends them the steps.
-fn on_both(dir: &Path, steps: &[Step], strict: bool) -> Result<Found> {
+/// Starts both sides in `dir`, with limits strict in two levels or each for itself, and sends them the steps. With how many requests.
+fn on_both(dir: &Path, steps: &[Step], strict: bool) -> Result<(Found, usize)> {
     let mut real = OpenStack::start_with(
         &dir.join("openstack"),
         if strict {
@@ -125,17 +126,22 @@ fn on_both(dir: &Path, steps: &[Step], strict: bool) -> Result<Found> {
     admin.grant(&project, &admin.make("user", user)?, "service")?;
 
     let mut found = Found::new();
+    let mut sent = 0;
     for step in steps {
-        let (mine, other) = (ours.take(step)?, theirs.take(step)?);
-        found.extend(
-            differences(&mine, &other)
-                .into_iter()
-                .map(|difference| (step.name(), difference)),
-        );
+        // What can be read is asked for without its content too.
+        for step in std::iter::once(step.clone()).chain(step.head()) {
+            let (mine, other) = (ours.take(&step)?, theirs.take(&step)?);
+            sent += 1;
+            found.extend(
+                differences(&mine, &other)
+                    .into_iter()
+                    .map(|difference| (step.name(), difference)),
+            );
+        }
     }
     service.stop()?;
     real.kill()?;
-    Ok(found)
+    Ok((found, sent))
 }
 
 impl Side {
@@ -168,13 +174,14 @@ impl Side {
             Api::Identity => &self.identity,
             Api::KeyManager => &self.keys,
         };
-        let path = script::expand(&step.path, &self.values);
+        let path = proof::with_long_texts(&script::expand(&step.path, &self.values))?;
         let now = proof::now()?;
         let body = script::expand(&step.body, &self.values);
-        let body = proof::with_passcodes(&body, now)?;
+        let body = signed::with_requests(&proof::with_passcodes(&body, now)?, now)?;
+        let body = proof::with_long_texts(&body)?;
         let mut headers = Vec::new();
         for (name, value) in &step.headers {
-            let value = self.header(value);
+            let value = proof::with_long_texts(&self.header(value))?;
             headers.push(if name == OAUTH1 {
                 self.signed += 1;
                 let (url, nonce) = (format!("{}{path}", address.url()), self.signed.to_string());

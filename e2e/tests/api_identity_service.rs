@@ -2,11 +2,14 @@
 //! change under it, with the official client as a regional administrator.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use cryptvol_e2e::http1::{Address, JSON, login_body};
 use cryptvol_e2e::identity_http::Http;
 use cryptvol_e2e::identity_service::{IdentityService, Options};
 use cryptvol_e2e::openstack_client::{Cloud, OpenStackClient};
@@ -14,6 +17,7 @@ use cryptvol_e2e::postgres::Postgres;
 use cryptvol_e2e::workdir::{WorkDir, workspace_root};
 use cryptvol_e2e::{identity_kills, identity_replicas, sandbox};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::Signal;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -203,6 +207,85 @@ fn a_full_disk_is_told_and_passes_by_itself() -> Result<()> {
     );
     service.stop()?;
     drop(disk);
+    work.passed()
+}
+
+/// The longest silence of a service that is to answer, or to let go.
+const SILENCE: Duration = Duration::from_secs(60);
+
+fn connected(address: &Address) -> Result<TcpStream> {
+    let stream = TcpStream::connect(address.socket())?;
+    stream.set_read_timeout(Some(SILENCE))?;
+    Ok(stream)
+}
+
+/// What the service says until there is `end` in it, or until it closes.
+fn said(stream: &mut TcpStream, end: &str) -> Result<String> {
+    let mut bytes = Vec::new();
+    let mut some = [0; 4096];
+    loop {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if text.contains(end) {
+            return Ok(text);
+        }
+        match stream.read(&mut some)? {
+            0 => return Ok(text),
+            got => bytes.extend_from_slice(&some[..got]),
+        }
+    }
+}
+
+/// Who never ends the head of a request is let go, one that is too long is refused, and at an orderly end what runs is answered
+/// while nobody new is let in.
+#[test]
+fn requests_are_bounded_and_those_that_run_are_answered_before_the_end() -> Result<()> {
+    let work = WorkDir::new("identity-end")?;
+    let options = Options {
+        tls: false,
+        ..Options::default()
+    };
+    let mut service = IdentityService::start(&work.dir("identity")?, options)?;
+    let address = Address::new(service.port(), "/identity/v3");
+    let mut silent = connected(&address)?;
+    silent.write_all(b"GET /identity/v3 HTTP/1.1\r\nHost: h\r\n")?;
+    let mut long = connected(&address)?;
+    let head = format!(
+        "GET /identity/v3 HTTP/1.1\r\nHost: h\r\nX-Long: {}\r\n\r\n",
+        "x".repeat(65_000)
+    );
+    // It may close before the whole was sent.
+    let _ = long.write_all(head.as_bytes());
+    let answer = said(&mut long, "\r\n\r\n")?;
+    ensure!(answer.starts_with("HTTP/1.1 431 "), "{answer:?}");
+    let answer = said(&mut silent, "\r\n\r\n")?;
+    ensure!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 408 "),
+        "{answer:?}"
+    );
+
+    // A login of which the last letter is not there yet; that it asks for the rest shows that it runs.
+    let body = login_body("admin", service.password(), "admin");
+    let headers = [JSON, ("Expect", "100-continue")];
+    let request = address.request("POST", "/auth/tokens", &headers, &body);
+    let (most, last) = request.split_at(request.len() - 1);
+    let mut running = connected(&address)?;
+    running.write_all(most)?;
+    said(&mut running, "100 Continue\r\n\r\n")?;
+    service.signal(Signal::SIGTERM)?;
+    let start = Instant::now();
+    while TcpStream::connect(address.socket()).is_ok() {
+        ensure!(start.elapsed() < SILENCE, "it lets in whoever comes");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    running.write_all(last)?;
+    let answer = said(&mut running, "\r\n\r\n")?;
+    ensure!(answer.starts_with("HTTP/1.1 201 "), "{answer:?}");
+    service.stop()?;
+    let log = service.log()?;
+    ensure!(
+        log.contains("stopped") && !log.contains("\"ERROR\""),
+        "{log}"
+    );
     work.passed()
 }
 

@@ -1,5 +1,5 @@
 //! The list of differences that stay: rows of a table `| request | difference | reason |`, request and difference in
-//! backticks. The request `*` stands for every request.
+//! backticks. A `*` at the end of the request stands for whatever follows, alone for every request.
 
 use std::collections::BTreeSet;
 
@@ -34,7 +34,11 @@ pub(super) fn judge(list: &str, found: &BTreeSet<(String, Difference)>) -> Resul
         let (request, difference) = (cells[0].trim_matches('`'), cells[1].trim_matches('`'));
         verdict.listed += 1;
         let hits = |(name, what): &(String, Difference)| {
-            (request == "*" || request == name) && what.0 == difference
+            let fits = match request.strip_suffix('*') {
+                Some(begin) => name.starts_with(begin),
+                None => request == name,
+            };
+            fits && what.0 == difference
         };
         if !found.iter().any(hits) {
             verdict.gone.push(row.to_owned());
@@ -70,6 +74,11 @@ mod tests {
             (verdict.new.len(), verdict.gone.len(), verdict.listed),
             (1, 2, 2)
         );
+        let begin = "| `GET /v3/*` | `status 1, theirs 2` | they are wrong |\n";
+        let verdict = judge(begin, &found(&[("GET /v3/c", "status 1, theirs 2")])).unwrap();
+        assert!(verdict.new.is_empty() && verdict.gone.is_empty());
+        let verdict = judge(begin, &found(&[("GET /v1/c", "status 1, theirs 2")])).unwrap();
+        assert_eq!((verdict.new.len(), verdict.gone.len()), (1, 1));
         assert!(judge("| `a` | `b` |  |\n", &all).is_err());
     }
 }

@@ -1,5 +1,5 @@
-//! What a request proves itself with that is worked out anew each time: one-time passwords (RFC 6238) and signatures of OAuth 1.0a
-//! (RFC 5849).
+//! What is put into a request when it is sent: what it proves itself with, worked out anew each time (one-time passwords of RFC 6238,
+//! signatures of OAuth 1.0a, RFC 5849), and texts that are too long for a line.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,7 +18,7 @@ pub(super) fn now() -> Result<u64> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())
 }
 
-fn hmac_sha1(key: &[u8], message: &[u8]) -> Vec<u8> {
+pub(super) fn hmac_sha1(key: &[u8], message: &[u8]) -> Vec<u8> {
     let key = Key::new(HMAC_SHA1_FOR_LEGACY_USE_ONLY, key);
     sign(&key, message).as_ref().to_vec()
 }
@@ -28,12 +28,34 @@ fn hmac_sha1(key: &[u8], message: &[u8]) -> Vec<u8> {
 /// # Errors
 /// If a seed is not base32.
 pub(super) fn with_passcodes(text: &str, at: u64) -> Result<String> {
+    replaced(text, TOTP, |seed| passcode(seed, at))
+}
+
+/// Puts so many letters in the place of each `$long(NUMBER)`.
+///
+/// # Errors
+/// If what is in brackets is no number.
+pub(super) fn with_long_texts(text: &str) -> Result<String> {
+    replaced(text, "$long(", |number| Ok("x".repeat(number.parse()?)))
+}
+
+/// Puts what `with` makes of its words in the place of each `OPENING…)`.
+///
+/// # Errors
+/// If one has no end, or of `with`.
+pub(super) fn replaced(
+    text: &str,
+    opening: &str,
+    with: impl Fn(&str) -> Result<String>,
+) -> Result<String> {
     let mut out = String::new();
     let mut rest = text;
-    while let Some((before, after)) = rest.split_once(TOTP) {
-        let (seed, after) = after.split_once(')').context("$totp( without an end")?;
+    while let Some((before, after)) = rest.split_once(opening) {
+        let (words, after) = after
+            .split_once(')')
+            .with_context(|| format!("{opening} without an end"))?;
         out.push_str(before);
-        out.push_str(&passcode(seed, at)?);
+        out.push_str(&with(words)?);
         rest = after;
     }
     out.push_str(rest);
@@ -107,7 +129,7 @@ pub(super) fn authorization(
 }
 
 /// Percent-encoded as RFC 5849 (section 3.6) wants it: all but the unreserved characters.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
             b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
@@ -132,6 +154,8 @@ mod tests {
             "a 081804 b 081804"
         );
         assert_eq!(with_passcodes("none", 0).unwrap(), "none");
+        assert_eq!(with_long_texts("a$long(3)b").unwrap(), "axxxb");
+        assert!(with_long_texts("$long(x)").is_err());
         assert!(with_passcodes("$totp(1)", 0).is_err());
     }
 

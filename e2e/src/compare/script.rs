@@ -5,7 +5,8 @@
 //! ```
 //!
 //! `$name` stands for what an earlier line kept, `@none` sends no token, `-> @OWNER` keeps the token of a login. Below
-//! `/v3` is the identity API, below `/v1` the key manager. `$totp(SEED)` in a body is the one-time password of the moment.
+//! `/v3` is the identity API, below `/v1` the key manager. Each `GET` is sent as a `HEAD` too. `$totp(SEED)` in a body is the one-time
+//! password of the moment, `$ec2(…)` and `$s3(…)` are signed requests (`signed.rs`), `$long(NUMBER)` are so many letters, anywhere.
 //! The header `OAuth1: CONSUMER SECRET [TOKEN SECRET [VERIFIER]]` signs the request; an answer that is a form is read as an object.
 
 use std::collections::BTreeMap;
@@ -19,7 +20,7 @@ pub(super) enum Api {
 }
 
 /// One request.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Step {
     pub(super) who: String,
     pub(super) method: String,
@@ -39,6 +40,17 @@ impl Step {
     /// The request as it is written in the script, without what is kept.
     pub(super) fn name(&self) -> String {
         self.name.clone()
+    }
+
+    /// The same with the method HEAD, for a `GET`.
+    pub(super) fn head(&self) -> Option<Self> {
+        (self.method == "GET").then(|| Self {
+            method: "HEAD".into(),
+            name: self.name.replacen("GET /", "HEAD /", 1),
+            keep: Vec::new(),
+            login: None,
+            ..self.clone()
+        })
     }
 }
 
@@ -149,6 +161,12 @@ mod tests {
         let step = read_line("GET /v3 -> a=Some-Header b=/Pointer").unwrap();
         let kept: Vec<&str> = step.keep.iter().map(|(_, from)| from.as_str()).collect();
         assert_eq!(kept, ["some-header", "/Pointer"]);
+        let head = step.head().unwrap();
+        assert_eq!(
+            (head.method.as_str(), head.name.as_str()),
+            ("HEAD", "HEAD /v3")
+        );
+        assert!(head.keep.is_empty() && head.head().is_none());
         assert!(read_line("GET").is_err() && read_line("GET /v2").is_err());
     }
 

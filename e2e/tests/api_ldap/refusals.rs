@@ -1,6 +1,6 @@
 //! What a directory is asked when a login is refused.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use reqwest::Method;
@@ -65,7 +65,7 @@ async fn a_refusal_is_the_same_work_whoever_is_named() -> Result<()> {
                 start.elapsed() < PATIENCE,
                 "the connection stays open:\n{new}"
             );
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     let wanted = ["SRCH", "err=0", "BIND", "err=49", "UNBIND"];
@@ -81,5 +81,53 @@ async fn a_refusal_is_the_same_work_whoever_is_named() -> Result<()> {
     let right = asked(named("alice"), "alice-Pw-1", 201).await?;
     let searches = right.iter().filter(|one| *one == "SRCH").count();
     ensure!(right.len() > wanted.len() && searches > 1, "{right:?}");
+    ground.passed()
+}
+
+/// An id that looks like one of a directory and that nothing is known of is nobody's: no directory is asked about it.
+#[tokio::test]
+async fn an_id_that_nobody_has_is_not_found_without_asking() -> Result<()> {
+    let entries = [folders(), person("alice"), group("devs", &[dn("alice")])].concat();
+    let ground = Ground::new("ldap-unknown-id", &entries).await?;
+    let domain = ground.domain("Corp", &json!({})).await?;
+    let project = ground.project("p").await?;
+    let roles = ground
+        .admin(Method::GET, "roles?name=member", Value::Null, 200)
+        .await?;
+    let role = roles["roles"][0]["id"].as_str().unwrap_or_default();
+    let before = ground.slapd.log()?.len();
+    let id = "f".repeat(64);
+    for (method, path) in [
+        (Method::GET, format!("users/{id}")),
+        (Method::HEAD, format!("users/{id}")),
+        (Method::GET, format!("users/{id}/groups")),
+        (Method::GET, format!("users/{id}/projects")),
+        (Method::GET, format!("groups/{id}")),
+        (Method::GET, format!("groups/{id}/users")),
+        (
+            Method::PUT,
+            format!("projects/{project}/users/{id}/roles/{role}"),
+        ),
+        (
+            Method::PUT,
+            format!("projects/{project}/groups/{id}/roles/{role}"),
+        ),
+    ] {
+        ground.admin(method, &path, Value::Null, 404).await?;
+    }
+    // What is asked afterwards is the first thing in the server's log: one search, for a name.
+    let path = format!("users?name=nobody&domain_id={domain}");
+    ground.admin(Method::GET, &path, Value::Null, 200).await?;
+    let start = Instant::now();
+    let asked = loop {
+        let log = ground.slapd.log()?;
+        let new = operations(log.get(before..).unwrap_or_default());
+        if new.last().is_some_and(|last| last.starts_with("err=")) {
+            break new;
+        }
+        ensure!(start.elapsed() < PATIENCE, "no search: {new:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(asked, ["SRCH", "err=0"]);
     ground.passed()
 }

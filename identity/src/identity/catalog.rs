@@ -235,7 +235,7 @@ async fn update_region(
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> ApiResult {
-    let mut object = fields::body(&bytes, "region")?;
+    let mut object = fields::changes(&bytes, "region")?;
     caller.may(&app, "identity:update_region", &Target::new())?;
     let mut change = app.store.change_identity().await?;
     let mut region = change
@@ -360,7 +360,7 @@ async fn update_service(
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> ApiResult {
-    let mut object = fields::body(&bytes, "service")?;
+    let mut object = fields::changes(&bytes, "service")?;
     caller.may(&app, "identity:update_service", &Target::new())?;
     let mut change = app.store.change_identity().await?;
     let mut service = change
@@ -529,7 +529,7 @@ async fn update_endpoint(
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> ApiResult {
-    let mut object = fields::body(&bytes, "endpoint")?;
+    let mut object = fields::changes(&bytes, "endpoint")?;
     caller.may(&app, "identity:update_endpoint", &Target::new())?;
     let mut change = app.store.change_identity().await?;
     let mut endpoint = change

@@ -13,7 +13,7 @@ use axum::{
 use serde_json::Value;
 
 use super::{
-    documents::Family,
+    documents::{Family, check_any_text},
     ec2::{BOUND_TO, id_of_access},
     error::{ApiResult, IdentityError},
     fields::{self, Object},
@@ -37,19 +37,9 @@ const CREDENTIAL: Family = Family {
     audit: "data/security/credential",
     filters: &["user_id", "type"],
     check: |object, new| {
-        // As in Keystone, both may be empty; nothing is proved by such a one.
-        for name in ["type", "blob"] {
-            match object.get(name) {
-                Some(Value::String(_)) => {}
-                None if !new => {}
-                _ => {
-                    return Err(IdentityError::BadRequest(format!(
-                        "The attribute {name} must be a text."
-                    )));
-                }
-            }
-        }
-        Ok(())
+        // Nothing is proved by an empty one.
+        check_any_text(object, "type", new)?;
+        check_any_text(object, "blob", new)
     },
 };
 
@@ -285,7 +275,7 @@ async fn update(
 ) -> ApiResult {
     let rule = "identity:update_credential";
     authorized(&app, &caller, rule, &id).await?;
-    let mut object = fields::body(&bytes, CREDENTIAL.key)?;
+    let mut object = fields::changes(&bytes, CREDENTIAL.key)?;
     object.remove("id");
     (CREDENTIAL.check)(&mut object, false)?;
     if let Some(owner) = object.get("user_id").and_then(Value::as_str) {

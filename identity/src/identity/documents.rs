@@ -180,7 +180,7 @@ impl Family {
                            base: Base,
                            Path(id): Path<String>,
                            bytes: Bytes| async move {
-            let mut sent = fields::body(&bytes, self.key)?;
+            let mut sent = fields::changes(&bytes, self.key)?;
             self.may(&app, &caller, "update")?;
             self.load(&app, &id).await?;
             if sent.remove("id").is_some_and(|other| other != id.as_str()) {
@@ -217,6 +217,21 @@ pub(super) fn check_text(object: &Object, name: &str, required: bool) -> Result<
         None if !required => Ok(()),
         _ => Err(IdentityError::BadRequest(format!(
             "The attribute {name} must be a text that is not empty."
+        ))),
+    }
+}
+
+/// Requires that a text attribute is a text, which may be empty, as Keystone's of credentials and policies may.
+pub(super) fn check_any_text(
+    object: &Object,
+    name: &str,
+    required: bool,
+) -> Result<(), IdentityError> {
+    match object.get(name) {
+        Some(Value::String(_)) => Ok(()),
+        None if !required => Ok(()),
+        _ => Err(IdentityError::BadRequest(format!(
+            "The attribute {name} must be a text."
         ))),
     }
 }

@@ -132,7 +132,7 @@ async fn update(
     bytes: Bytes,
 ) -> ApiResult {
     authorized(&app, &caller, "identity:update_domain", &id).await?;
-    let object = fields::body(&bytes, "domain")?;
+    let object = fields::changes(&bytes, "domain")?;
     let domain = edit(&app, &caller, &id, object).await?;
     Ok(member(
         StatusCode::OK,

@@ -31,6 +31,20 @@ pub fn body(bytes: &[u8], key: &str) -> Result<Object, IdentityError> {
     }
 }
 
+/// The same for a change, which has to be one.
+///
+/// # Errors
+/// 400, also if the object is empty.
+pub fn changes(bytes: &[u8], key: &str) -> Result<Object, IdentityError> {
+    let sent = body(bytes, key)?;
+    if sent.is_empty() {
+        return Err(IdentityError::BadRequest(format!(
+            "The object {key} is empty; name what is to be changed."
+        )));
+    }
+    Ok(sent)
+}
+
 /// Takes a string; null and absence are `None`.
 ///
 /// # Errors

@@ -72,7 +72,10 @@ async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Qu
     let domain = query.non_empty("domain_id").or(caller.confined_to());
     directory::before_list(&app, domain).await?;
     let after = match query.non_empty("marker") {
-        Some(id) => app.store.group(id).await?,
+        Some(id) => {
+            let missing = || IdentityError::NotFound("group", id.into());
+            Some(app.store.group(id).await?.ok_or_else(missing)?)
+        }
         None => None,
     };
     let kind = Kind {
@@ -176,7 +179,7 @@ async fn update(
 ) -> ApiResult {
     let group = authorized(&app, &caller, "identity:update_group", &id).await?;
     directory::check_writable(&app, &group.domain_id)?;
-    let mut object = fields::body(&bytes, "group")?;
+    let mut object = fields::changes(&bytes, "group")?;
     if fields::text(&mut object, "domain_id")?.is_some_and(|other| other != group.domain_id) {
         return Err(IdentityError::BadRequest(
             "The domain of a group cannot be changed.".into(),

@@ -38,9 +38,11 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
-    http::StatusCode,
-    response::{Html, IntoResponse, Json},
+    body::HttpBody,
+    extract::{DefaultBodyLimit, Request},
+    http::{StatusCode, header},
+    middleware::{self, Next},
+    response::{Html, IntoResponse, Json, Response},
 };
 
 use crate::app::App;
@@ -51,6 +53,22 @@ pub(crate) use oauth1::prune as prune_oauth;
 
 /// Largest request body, as in Keystone.
 const MAX_BODY: usize = 114_688;
+
+/// Refuses a body that says to be something else than JSON, as Keystone does; one that says nothing is read as JSON.
+async fn only_json(request: Request, next: Next) -> Response {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    let kind = kind.map(|kind| kind.as_bytes().split(|byte| *byte == b';').next());
+    let json = kind.flatten().is_none_or(|kind| {
+        let kind = kind.trim_ascii();
+        kind.is_empty() || kind.eq_ignore_ascii_case(b"application/json")
+    });
+    if !json && !request.body().is_end_stream() {
+        let text =
+            "The request body must be JSON; say so by the header Content-Type: application/json.";
+        return IdentityError::BadRequest(text.into()).into_response();
+    }
+    next.run(request).await
+}
 
 /// All routes, below `/identity`.
 pub fn router(_: Arc<App>) -> Router<Arc<App>> {
@@ -82,6 +100,7 @@ pub fn router(_: Arc<App>) -> Router<Arc<App>> {
                 .merge(app_credentials::routes()),
         )
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn(only_json))
         .fallback(|| async {
             (
                 StatusCode::NOT_FOUND,

@@ -13,7 +13,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{
-    documents::{Family, check_text},
+    documents::{Family, check_any_text},
     error::{ApiResult, IdentityError},
     support::{Caller, linked, no_content},
 };
@@ -33,13 +33,8 @@ pub(super) const POLICY: Family = Family {
     audit: "data/security/policy",
     filters: &["type"],
     check: |object, new| {
-        check_text(object, "type", new)?;
-        if new && !object.contains_key("blob") {
-            return Err(IdentityError::BadRequest(
-                "The attribute blob is required.".into(),
-            ));
-        }
-        Ok(())
+        check_any_text(object, "type", new)?;
+        check_any_text(object, "blob", new)
     },
 };
 

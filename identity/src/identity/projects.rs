@@ -314,10 +314,9 @@ async fn place(
             Err(mismatch())
         };
     }
-    let above = change
-        .project(&parent)
-        .await?
-        .ok_or_else(|| IdentityError::NotFound("project", parent.clone()))?;
+    let above = change.project(&parent).await?.ok_or_else(|| {
+        IdentityError::BadRequest(format!("There is no project {parent} to be the parent."))
+    })?;
     if asked.is_some_and(|domain| domain != above.domain_id) {
         return Err(mismatch());
     }

@@ -144,7 +144,7 @@ async fn update(
     bytes: Bytes,
 ) -> ApiResult {
     authorized(&app, &caller, "update", &id).await?;
-    let mut object = fields::body(&bytes, "role")?;
+    let mut object = fields::changes(&bytes, "role")?;
     let mut change = app.store.change_identity().await?;
     let mut role = for_change(&mut change, &id).await?;
     immutable::check_update("role", &role.name, &role.options, &object)?;

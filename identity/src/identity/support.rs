@@ -15,7 +15,7 @@ use crate::{
     audit::{self, Outcome},
     http::{Base, Query, truthy},
     policy::Target,
-    token::{AuthContext, TokenError, permits},
+    token::{AuthContext, Method, TokenError, permits},
 };
 
 /// The caller, known from its `X-Auth-Token`.
@@ -44,6 +44,12 @@ impl FromRequestParts<Arc<App>> for Caller {
                 _ => IdentityError::Unauthorized,
             })?;
         audit::caller(&context);
+        // As Keystone: it shows other services who signed a request, and is worth nothing here.
+        if context.payload.methods.contains(&Method::Ec2Credential) {
+            return Err(IdentityError::Forbidden(
+                "A token that was made with an EC2 credential is for other services; log in to use this one.".into(),
+            ));
+        }
         if let Some(credential) = &context.app_credential {
             // Access rules name the path below the service's root, and the router has cut off `/identity/v3`.
             let path = format!("/v3{}", parts.uri.path());

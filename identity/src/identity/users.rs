@@ -78,7 +78,10 @@ async fn list(State(app): State<Arc<App>>, caller: Caller, base: Base, query: Qu
     let domain = query.non_empty("domain_id").or(caller.confined_to());
     directory::before_users(&app, domain, query.non_empty("name")).await?;
     let after = match query.non_empty("marker") {
-        Some(id) => app.store.user(id).await?,
+        Some(id) => {
+            let missing = || IdentityError::NotFound("user", id.into());
+            Some(app.store.user(id).await?.ok_or_else(missing)?)
+        }
         None => None,
     };
     let kind = Kind {
@@ -216,7 +219,7 @@ async fn update(
 ) -> ApiResult {
     let mut user = authorized(&app, &caller, "identity:update_user", &id).await?;
     directory::check_writable(&app, &user.domain_id)?;
-    let mut object = fields::body(&bytes, "user")?;
+    let mut object = fields::changes(&bytes, "user")?;
     if fields::text(&mut object, "id")?.is_some_and(|other| other != id) {
         return Err(IdentityError::BadRequest(
             "The id of a user cannot be changed.".into(),

@@ -139,7 +139,11 @@ impl IntoResponse for KeyManagerError {
         if status.is_server_error() {
             tracing::error!(reason = self.reason(), error = ?self, "key-manager request failed");
         }
-        let title = status.canonical_reason().unwrap_or("Error");
+        let title = match status {
+            // As Barbican calls it.
+            StatusCode::PAYLOAD_TOO_LARGE => "Request Entity Too Large",
+            _ => status.canonical_reason().unwrap_or("Error"),
+        };
         let text = self.to_string();
         match self {
             Self::NoProject => (status, text).into_response(),

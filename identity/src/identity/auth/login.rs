@@ -128,7 +128,9 @@ async fn attempt(
         .ok_or_else(|| IdentityError::BadRequest("auth.identity.methods must be a list.".into()))?;
     let mut proof: Option<Proof> = None;
     for name in names {
-        let name = name.as_str().unwrap_or_default();
+        let name = name.as_str().ok_or_else(|| {
+            IdentityError::BadRequest("auth.identity.methods must be names.".into())
+        })?;
         let details = &identity[name];
         let next = match Method::of_login(name) {
             Some(Method::Password) => methods::password(app, details, auth.get("scope")).await?,

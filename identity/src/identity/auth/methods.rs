@@ -33,6 +33,12 @@ pub(super) async fn domain_id(app: &App, domain: &Value) -> Result<Option<String
     }
 }
 
+/// Whether there are a name and a domain, so that it can be one only.
+pub(super) fn is_named(object: &Value) -> bool {
+    let domain = &object["domain"];
+    object["name"].is_string() && (domain["id"].is_string() || domain["name"].is_string())
+}
+
 /// A user by `{"id": …}` or `{"name": …, "domain": …}`.
 pub(super) async fn find_user(app: &App, user: &Value) -> Result<Option<User>, IdentityError> {
     if let Some(id) = user["id"].as_str() {
@@ -71,12 +77,24 @@ pub(super) async fn password(
     details: &Value,
     scope: Option<&Value>,
 ) -> Result<Proof, Failure> {
-    let sent = details["user"]["password"].as_str().ok_or_else(|| {
-        IdentityError::BadRequest("auth.identity.password.user.password is required.".into())
-    })?;
-    admit(app, &details["user"])?;
-    let sent = SecretString::from(sent.to_owned());
     let named = &details["user"];
+    if !named["id"].is_string() && !is_named(named) {
+        return Err(IdentityError::BadRequest(
+            "auth.identity.password.user needs an id, or a name and a domain.".into(),
+        )
+        .into());
+    }
+    let sent = match &named["password"] {
+        Value::String(sent) => SecretString::from(sent.clone()),
+        Value::Null => return Err(Failure::denied("NoPassword")),
+        _ => {
+            return Err(IdentityError::BadRequest(
+                "auth.identity.password.user.password must be a string.".into(),
+            )
+            .into());
+        }
+    };
+    admit(app, named)?;
     let since = Since::now(app).await?;
     // A domain that is not there has neither a directory nor users, so that an id need not be looked up.
     let domain = match (named["name"].as_str(), named["domain"]["id"].as_str()) {
@@ -237,11 +255,10 @@ pub(super) async fn application_credential(app: &App, details: &Value) -> Result
         .verify(&SecretString::from(secret.to_owned()), hash)
         .await?;
     let Some(credential) = found else {
-        // Measured: an unknown credential is not found, other than an unknown user.
-        let id = details["id"]
-            .as_str()
-            .or(details["name"].as_str())
-            .unwrap_or_default();
+        // Measured: an unknown id is not found, other than an unknown name or user.
+        let Some(id) = details["id"].as_str() else {
+            return Err(Failure::denied("UnknownCredential"));
+        };
         return Err(Failure {
             reason: "UnknownCredential",
             error: IdentityError::NotFound("application credential", id.chars().take(64).collect()),

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{
-    methods::domain_id,
+    methods::{domain_id, is_named},
     proof::{Failure, Proof, no_trust},
 };
 use crate::{
@@ -90,6 +90,12 @@ pub(super) async fn asked_scope(app: &App, scope: &Value) -> Result<Wanted, Fail
     if let Some(project) = scope.get("project") {
         if let Some(id) = project["id"].as_str() {
             return Ok(TokenScope::Project(id.to_owned()).into());
+        }
+        if !is_named(project) {
+            return Err(IdentityError::BadRequest(
+                "auth.scope.project needs an id, or a name and a domain.".into(),
+            )
+            .into());
         }
         let name = project["name"].as_str().ok_or_else(unknown)?;
         let domain = domain_id(app, &project["domain"])

@@ -215,7 +215,7 @@ pub(super) fn s3_is_signed(secret: &str, request: &Value) -> Result<bool, Signat
     let signed = URL_SAFE
         .decode(token)
         .or_else(|_| URL_SAFE_NO_PAD.decode(token))
-        .map_err(|_| SignatureError::Missing("token"))?;
+        .map_err(|_| SignatureError::NotV4)?;
     if !signed.starts_with(b"AWS4") {
         return Ok(same(
             sent,

@@ -51,6 +51,11 @@ async fn answered(
     let body: Value = serde_json::from_slice(bytes).map_err(|error| {
         IdentityError::BadRequest(format!("The request body is not valid JSON: {error}."))
     })?;
+    if matches!(&body, Value::Object(map) if map.is_empty()) || !body.is_object() {
+        return Err(IdentityError::BadRequest(
+            "The request body must hold a signed request under the name credentials.".into(),
+        ));
+    }
     // The names that clients have used over the years.
     let request = ["credentials", "credential", "ec2Credentials"]
         .iter()
@@ -91,7 +96,9 @@ async fn check(
     let right = signed(&keys.secret, request).map_err(|error| Failure {
         reason: "NoSignature",
         error: match error {
-            SignatureError::Date => IdentityError::Unauthorized,
+            SignatureError::Date | SignatureError::NotV4 | SignatureError::Missing("signature") => {
+                IdentityError::Unauthorized
+            }
             other => IdentityError::BadRequest(other.to_string()),
         },
     })?;

@@ -41,8 +41,7 @@ fn shown(base: &Base, consumer: &Document) -> Value {
 }
 
 /// What a client sent.
-fn read(bytes: &[u8]) -> Result<Object, IdentityError> {
-    let mut sent = fields::body(bytes, CONSUMER.word)?;
+fn read(mut sent: Object) -> Result<Object, IdentityError> {
     check_optional_text(&sent, "description")?;
     sent.remove("links");
     Ok(sent)
@@ -67,7 +66,7 @@ async fn create(
     base: Base,
     bytes: Bytes,
 ) -> ApiResult {
-    let mut sent = read(&bytes)?;
+    let mut sent = read(fields::body(&bytes, CONSUMER.word)?)?;
     caller.may(&app, "identity:create_consumer", &Target::new())?;
     // As Keystone: what the service makes is not the sender's, and saying it is no error here.
     sent.remove("id");
@@ -101,7 +100,7 @@ async fn update(
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> ApiResult {
-    let mut sent = read(&bytes)?;
+    let mut sent = read(fields::changes(&bytes, CONSUMER.word)?)?;
     if sent.contains_key("secret") {
         return Err(IdentityError::BadRequest(
             "The secret of a consumer is made by the service and cannot be set.".into(),

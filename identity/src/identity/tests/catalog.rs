@@ -41,10 +41,11 @@ async fn regions_services_and_endpoints_are_changed() {
         &bench,
         "PATCH",
         "regions/nosuch",
-        change("region", json!({})),
+        change("region", json!({"description": "x"})),
         404,
     )
     .await;
+    admin(&bench, "PATCH", region, change("region", json!({})), 400).await;
     // Not while something lies in it.
     admin(&bench, "DELETE", region, Value::Null, 403).await;
     let one = format!("services/{service}");

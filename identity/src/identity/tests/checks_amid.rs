@@ -56,7 +56,7 @@ async fn the_hierarchy_of_projects_holds_at_every_moment() {
     };
     at_once(&bench, &below("d", 403), &enable(&above, false, 200)).await;
     enable(&above, true, 200).succeed(&bench).await;
-    at_once(&bench, &below("d", 404), &delete(&above, 204)).await;
+    at_once(&bench, &below("d", 400), &delete(&above, 204)).await;
 
     let parent = bench.project("q").await;
     let body = json!({"name": "e", "parent_id": parent});
