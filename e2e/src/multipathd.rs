@@ -109,12 +109,14 @@ pub async fn configure(node: &Node, config: &str) -> Result<()> {
     wait_idle(node).await
 }
 
-/// The maps that it drives, by their names.
+/// The maps that it drives, by their names, sorted.
 ///
 /// # Errors
 /// When it does not answer.
 pub async fn maps(node: &Node) -> Result<Vec<String>> {
-    lines(node, "multipathd show maps raw format %n").await
+    let mut maps = lines(node, "multipathd show maps raw format %n").await?;
+    maps.sort();
+    Ok(maps)
 }
 
 /// The paths that it knows of, whether it uses them or not: `KERNEL-NAME WWID`.

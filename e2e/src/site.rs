@@ -72,6 +72,8 @@ pub struct SiteNode {
     /// The node.
     pub node: Node,
     agent: Option<Spawned>,
+    /// What it is started with besides what every agent is.
+    pub agent_arguments: Vec<String>,
     release_url: String,
     container: Option<Container>,
 }
@@ -146,6 +148,7 @@ impl Site {
             site.nodes.push(SiteNode {
                 node,
                 agent: None,
+                agent_arguments: Vec::new(),
                 release_url: release_url.clone(),
                 container: None,
             });
@@ -249,7 +252,9 @@ impl Site {
     /// Starts the agent on a node, with tokens bound to its pod and node as kubelet would give them, and waits until it is
     /// ready.
     pub async fn start_agent(&mut self, index: usize) -> Result<()> {
-        self.launch_agent(index, &[]).await?;
+        let arguments = self.nodes[index].agent_arguments.clone();
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        self.launch_agent(index, &arguments).await?;
         self.wait_agent(index).await
     }
 

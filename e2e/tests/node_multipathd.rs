@@ -14,10 +14,24 @@ use cryptvol_e2e::workdir::WorkDir;
 
 /// Every disk that is seen gets a map.
 const GREEDY: &str = "defaults {\n find_multipaths greedy\n}\n";
+/// Every disk that is seen twice gets a map.
+const YES: &str = "defaults {\n find_multipaths yes\n}\n";
 /// As docs/sources.md has it.
 const EXAMPLE: &str = include_str!("../../examples/multipathd/cryptvol.conf");
 const DROP_IN: &str = "/etc/multipath/conf.d/cryptvol.conf";
+/// What the agent writes with `--exclude-from-multipathd`.
+const WRITTEN: [&str; 2] = [
+    "/etc/multipath/conf.d/cryptvol-agent.conf",
+    "/run/udev/rules.d/59-cryptvol-multipathd.rules",
+];
+/// Where the agent tells udev of the disks that it brings.
+const MARKS: &str = "/run/udev/cryptvol/disks";
 const TEXT: &str = "what the guest keeps";
+
+/// As udev and multipathd call a disk.
+fn wwid(lun: &Lun) -> String {
+    format!("3{}", lun.wwid().trim_start_matches("naa."))
+}
 
 struct Ground {
     site: Site,
@@ -50,7 +64,7 @@ impl Ground {
 
     /// As udev and multipathd call the disk.
     fn wwid(&self) -> String {
-        format!("3{}", self.lun.wwid().trim_start_matches("naa."))
+        wwid(&self.lun)
     }
 
     /// The way that the agent's messages tell and docs/sources.md explains.
@@ -246,4 +260,144 @@ async fn it_comes_later(ground: &Ground) -> Result<()> {
     ensure!(multipathd::maps(ground.node()).await?.is_empty());
     ground.is_whole().await?;
     ground.detach().await
+}
+
+#[tokio::test]
+async fn disks_of_volumes_are_kept_from_a_multipathd_that_takes_what_it_sees_twice() -> Result<()> {
+    let work = WorkDir::new("multipathd-kept-off")?;
+    let mut site = Site::start(&work, SiteSpec::new(1)).await?;
+    let multipathd = Multipathd::locate()?;
+    let (lun, volume, portals) = site.multipath_volume("paths").await?;
+    let other = site.array.create_lun(&lun.target, 2, 64 << 20)?;
+    multipathd.install(site.node(0), None).await?;
+    let daemon = multipathd.start(site.node(0)).await?;
+    let mut ground = Ground {
+        site,
+        multipathd,
+        lun,
+        volume,
+        portals,
+    };
+    switched_on_under_a_volume_in_use(&mut ground).await?;
+    from_the_first_event_on(&ground, &other, daemon).await?;
+    after_a_power_cut(&mut ground, &other).await?;
+    switched_off(&mut ground, &other).await?;
+    work.passed()
+}
+
+impl Ground {
+    async fn restart_agent(&mut self, arguments: &[&str]) -> Result<()> {
+        let arguments = arguments.iter().map(|a| (*a).to_owned()).collect();
+        self.site.nodes[0].agent_arguments = arguments;
+        self.site.kill_agent(0).await?;
+        self.site.start_agent(0).await
+    }
+
+    /// Shows the kernel all that the sessions have, as an administrator does who uses another disk of the array. multipathd heard of the volume's
+    /// disk before it hears of this one.
+    async fn show_other(&self) -> Result<()> {
+        let scan = "for h in /sys/class/iscsi_host/host*; do echo '- - -' > /sys/class/scsi_host/$(basename $h)/scan; done";
+        self.sh(scan).await.map(drop)
+    }
+
+    /// The disk of another LUN of the same target is multipathd's, and the volume's is not even seen by it.
+    async fn keeps_to(&self, other: &Lun) -> Result<()> {
+        let wwid = wwid(other);
+        self.wait_maps(&[&wwid]).await?;
+        self.wait_seen(2).await?;
+        let seen = multipathd::paths(self.node()).await?;
+        ensure!(seen.iter().all(|path| path.ends_with(&wwid)), "{seen:?}");
+        self.is_whole().await
+    }
+
+    async fn blacklist_names_ours(&self) -> Result<bool> {
+        let shown = self.sh("multipathd show blacklist").await?;
+        Ok(shown.contains("CRYPTVOL_DISK"))
+    }
+}
+
+/// Without the option multipathd makes its map as soon as it may; with it the map goes, without anybody's help.
+async fn switched_on_under_a_volume_in_use(ground: &mut Ground) -> Result<()> {
+    ground.attach().await?;
+    ground.volume.write(ground.node(), TEXT).await?;
+    ground.wait_seen(2).await?;
+    multipathd::configure(ground.node(), YES).await?;
+    ground.wait_maps(&[&ground.wwid()]).await?;
+    ensure!(!ground.blacklist_names_ours().await?);
+    ground.restart_agent(&["--exclude-from-multipathd"]).await?;
+    ground.wait_maps(&[]).await?;
+    ground.wait_seen(0).await?;
+    ground.is_whole().await?;
+    ground.detach().await?;
+    ground.volume.wait_detached(&ground.site.plane).await?;
+    ground.nothing_left().await
+}
+
+async fn from_the_first_event_on(ground: &Ground, other: &Lun, daemon: Spawned) -> Result<()> {
+    ground.attach().await?;
+    ground.show_other().await?;
+    ground.keeps_to(other).await?;
+    let events = "udevadm trigger --subsystem-match=block --action=change && udevadm settle";
+    let add = "udevadm trigger --subsystem-match=block --action=add && udevadm settle";
+    for action in ["multipathd reconfigure", events, add, "multipath -r"] {
+        ground.sh(action).await?;
+        ground
+            .keeps_to(other)
+            .await
+            .with_context(|| action.to_owned())?;
+    }
+    daemon.signal("SIGKILL").await?;
+    daemon.wait(PATIENCE).await?;
+    ground.multipathd.start(ground.node()).await?;
+    ground.keeps_to(other).await?;
+    // A path whose disk the kernel loses, and finds anew because the agent has it look.
+    let ours = "ls -d /sys/class/scsi_device/*:1/device/block/* | wc -l";
+    ground
+        .sh("echo 1 > $(ls -d /sys/class/scsi_device/*:1/device | head -1)/delete")
+        .await?;
+    ensure!(ground.sh(ours).await?.trim() == "1");
+    wait_for(
+        "the agent to bring the disk back",
+        PATIENCE,
+        || async { Ok((ground.sh(ours).await?.trim() == "2").then_some(())) },
+        || ground.node().log(multipathd::LOG),
+    )
+    .await?;
+    ground.wait_paths([true, true]).await?;
+    ground.sh("udevadm settle").await?;
+    ground.sh("multipathd reconfigure").await?;
+    ground.keeps_to(other).await
+}
+
+/// The nodes' disk begins anew with each boot, so here multipathd is installed on a node that has an agent.
+async fn after_a_power_cut(ground: &mut Ground, other: &Lun) -> Result<()> {
+    ground.site.power_cycle(0).await?;
+    ground.site.give_ipv6(0).await?;
+    let node = ground.site.node(0);
+    ground.multipathd.install(node, Some(YES)).await?;
+    ground.multipathd.start(node).await?;
+    ground.volume.wait_link(ground.node()).await?;
+    ground.wait_paths([true, true]).await?;
+    ground.show_other().await?;
+    ground.keeps_to(other).await
+}
+
+/// Nothing of it is left, and what it was for comes true.
+async fn switched_off(ground: &mut Ground, other: &Lun) -> Result<()> {
+    ground.detach().await?;
+    ground.volume.wait_detached(&ground.site.plane).await?;
+    let marks = ground.sh(&format!("ls {MARKS}")).await?;
+    ensure!(marks.trim().is_empty(), "{marks}");
+    ground.wait_maps(&[&wwid(other)]).await?;
+    ground.sh(&format!("ls {}", WRITTEN.join(" "))).await?;
+    ground.restart_agent(&[]).await?;
+    ground.volume.apply(&ground.site.plane).await?;
+    let mut maps = [wwid(other), ground.wwid()];
+    maps.sort();
+    ground.wait_maps(&[&maps[0], &maps[1]]).await?;
+    ensure!(!ground.blacklist_names_ours().await?);
+    let left = format!("ls -d {} {MARKS} 2>/dev/null; true", WRITTEN.join(" "));
+    let left = ground.sh(&left).await?;
+    ensure!(left.trim().is_empty(), "{left}");
+    Ok(())
 }

@@ -84,6 +84,10 @@ pub struct RunArgs {
     /// else cost the API server a write, and its readers an Event, each time. The first change is written at once.
     #[arg(long, env = "CRYPTVOL_PATH_STATUS_INTERVAL", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub path_status_interval: u64,
+    /// Keep the disks of volumes from a multipathd of the node: a udev rule marks them, and /etc/multipath/conf.d/cryptvol-agent.conf excludes what
+    /// is marked; multipathd is told to read it. Without this both are taken away again where they are.
+    #[arg(long, env = "CRYPTVOL_EXCLUDE_FROM_MULTIPATHD")]
+    pub exclude_from_multipathd: bool,
     /// Seconds from one look for mappings, links and sessions that belong to no NodeVolume to the next. They are told (Event and annotation of
     /// the Node, metric cryptvol_node_orphans) and never removed.
     #[arg(long, env = "CRYPTVOL_ORPHAN_INTERVAL", default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86400))]

@@ -82,10 +82,20 @@ impl Fitness {
     }
 }
 
-/// Looks at the node again and again, shows and tells what was found.
-pub async fn watch(client: Client, node: String, pool: Rc<Pool>, tell: watch::Sender<Fitness>) {
+/// Looks at the node again and again, shows and tells what was found. Before each look the volumes' disks are kept from multipathd, or are not
+/// any more, as `exclude` has it: no volume is begun before the first look was told.
+pub async fn watch(
+    client: Client,
+    node: String,
+    pool: Rc<Pool>,
+    exclude: bool,
+    tell: watch::Sender<Fitness>,
+) {
     loop {
-        let checks = match pool.call("node check", Call::Probe).await {
+        let settled = pool
+            .call("node check", Call::ExcludeFromMultipathd(exclude))
+            .await;
+        let mut checks = match pool.call("node check", Call::Probe).await {
             Ok(Answer::Probed(checks)) => checks,
             Ok(_) => vec![],
             Err(error) => vec![NodeCheck {
@@ -95,6 +105,9 @@ pub async fn watch(client: Client, node: String, pool: Rc<Pool>, tell: watch::Se
                 next_step: "See the agent's log on that node.".to_owned(),
             }],
         };
+        if let Err(error) = settled {
+            checks.push(not_settled(exclude, error.message));
+        }
         let fitness = Fitness::of(&checks);
         tell.send_if_modified(|old| {
             let changed = *old != fitness;
@@ -120,6 +133,25 @@ pub async fn watch(client: Client, node: String, pool: Rc<Pool>, tell: watch::Se
         }
         let calm = matches!(fitness, Fitness::Fit { .. }) && shown.is_ok();
         sleep(if calm { CALM } else { SOON }).await;
+    }
+}
+
+/// A node whose multipathd is not told holds volumes all the same.
+fn not_settled(exclude: bool, detail: String) -> NodeCheck {
+    let next_step = match exclude {
+        true => {
+            "Look at `multipathd show blacklist` on the node, exclude the disks by hand (examples/multipathd/cryptvol.conf), or start the agent \
+             without --exclude-from-multipathd."
+        }
+        false => {
+            "Remove /etc/multipath/conf.d/cryptvol-agent.conf on the node, then multipathd reconfigure."
+        }
+    };
+    NodeCheck {
+        name: "multipathd-exclusion".to_owned(),
+        ok: true,
+        detail,
+        next_step: next_step.to_owned(),
     }
 }
 
@@ -229,6 +261,17 @@ mod tests {
         };
         assert_eq!(lacks, "the node lacks dm-crypt, b");
         assert_eq!(why, "dm-crypt: not found. Load it. b: not found. Load it.");
+    }
+
+    #[test]
+    fn a_multipathd_that_is_not_told_is_a_remark() {
+        for exclude in [true, false] {
+            let check = not_settled(exclude, "it does not answer".into());
+            let Fitness::Fit { remarks } = Fitness::of(&[check]) else {
+                panic!()
+            };
+            assert!(remarks.starts_with("multipathd-exclusion: it does not answer. "));
+        }
     }
 
     #[test]

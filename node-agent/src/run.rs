@@ -191,6 +191,7 @@ async fn agent(log: &LogArgs, args: RunArgs, handle: telemetry::LogHandle) -> Re
         client.clone(),
         args.node_name.clone(),
         Rc::clone(&pool),
+        args.exclude_from_multipathd,
         tell,
     ));
     let release = ReleaseConfig {

@@ -95,7 +95,8 @@ fn multipathd() -> NodeCheck {
         detail,
         next_step: next_step.into(),
     };
-    let next_step = "Exclude the volumes' disks in its configuration (examples/multipathd/cryptvol.conf), then multipathd reconfigure.";
+    let next_step = "Start the agent with --exclude-from-multipathd (chart: nodeAgent.excludeFromMultipathd), or exclude the volumes' disks in \
+                     multipathd's configuration (examples/multipathd/cryptvol.conf), then multipathd reconfigure.";
     match multipathd::maps_over_volumes(Path::new("/sys")) {
         Ok(maps) if maps.is_empty() && multipathd::runs() => {
             check("runs, and holds no disk of a volume in use".into(), "")

@@ -15,6 +15,7 @@ use crate::host::{
     Erased, FormatOrder, Header, HeaderFound, Host, Initialised, MapOrder, Mapping, NameOrder,
     Observed, OpenOrder, Query, RecordOrder, RestoreOrder, StepError, Target,
     probe::{self, NodeCheck},
+    real::exclusion,
 };
 
 /// Longest frame in bytes.
@@ -89,6 +90,8 @@ pub enum Call {
     RestoreHeader(DeviceId, RestoreOrder),
     /// `host::probe::node`.
     Probe,
+    /// `host::real::exclusion::settle`.
+    ExcludeFromMultipathd(bool),
 }
 
 /// What a call gives back.
@@ -172,6 +175,7 @@ impl Call {
             Self::HeaderRecord(_) => "make a header in memory",
             Self::RestoreHeader(..) => "restore the header",
             Self::Probe => "check the node",
+            Self::ExcludeFromMultipathd(_) => "keep disks from multipathd",
         }
     }
 
@@ -186,8 +190,8 @@ impl Call {
             | Self::Sample(..)
             | Self::Close(..)
             | Self::Probe => 30,
-            // udev's time, and a rule that is new to it.
-            Self::Name(_) => 40,
+            // udev's time, and a rule that is new to it; and multipathd's.
+            Self::Name(_) | Self::ExcludeFromMultipathd(_) => 40,
             // Several portals, each with its own time.
             Self::Login(..) => 75,
             Self::DeleteDevice(_)
@@ -225,7 +229,8 @@ impl Call {
             | Self::Link(..)
             | Self::Unlink(_)
             | Self::Name(_)
-            | Self::Probe => CallStage::Node,
+            | Self::Probe
+            | Self::ExcludeFromMultipathd(_) => CallStage::Node,
             _ => CallStage::Disk,
         }
     }
@@ -291,6 +296,7 @@ impl Call {
                 .map(|b| Answer::BackedUp(Box::new(b))),
             Self::RestoreHeader(device, order) => unit(host.restore_header(device, order)),
             Self::Probe => Ok(Answer::Probed(probe::node())),
+            Self::ExcludeFromMultipathd(wanted) => unit(exclusion::settle(*wanted)),
         }
     }
 }

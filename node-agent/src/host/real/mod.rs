@@ -10,6 +10,7 @@ pub mod disk;
 pub mod dm;
 pub mod erase;
 mod error;
+pub mod exclusion;
 mod files;
 pub mod header;
 pub mod integrity;
@@ -130,6 +131,7 @@ impl Host for RealHost {
     }
 
     fn scan(&mut self, iqn: &str, sid: u32, lun: u32) -> Result<(), StepError> {
+        exclusion::expect(&self.sysfs, iqn, sid, lun)?;
         iscsi::scan(&self.sysfs, iqn, sid, lun)
     }
 
@@ -223,7 +225,12 @@ impl Host for RealHost {
         match &device.kind {
             RawKind::Loop { .. } => files::detach(&self.sysfs, device),
             RawKind::Paths { uuid } => multipath::remove(device, uuid),
-            _ => iscsi::delete_device(&self.sysfs, device),
+            _ => {
+                let mark = exclusion::mark_of(&self.sysfs, device)?;
+                iscsi::delete_device(&self.sysfs, device)?;
+                exclusion::forget(mark.as_deref());
+                Ok(())
+            }
         }
     }
 

@@ -17,15 +17,13 @@ use cryptvol_crds::{conditions::Reason, names::DM_UUID_PREFIX};
 use super::{
     error::{because, failed},
     sysfs::{attribute, names, set_attribute},
-    udev::{self, remove, write},
+    udev::{self, RULES_READ, remove, write},
 };
 use crate::host::{NameOrder, NameTo, NamesFound, StepError};
 
 /// The rule; after those that give names to disks.
 const RULES: &str = include_str!("cryptvol.rules");
 const RULES_FILE: &str = "rules.d/99-cryptvol.rules";
-/// udev looks for changed rules at an event, where it did not within this time before.
-const RULES_READ: Duration = Duration::from_millis(3200);
 /// How long udev may take for an event.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// An event may come before udev has read a new rule: so it is asked for again.

@@ -5,11 +5,14 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// Spares udev two processes for each event of a mapping; before the rules of device-mapper.
 const FLAGS_RULES: &str = include_str!("cryptvol-flags.rules");
 const FLAGS_FILE: &str = "rules.d/54-cryptvol-flags.rules";
+/// udev looks for changed rules at an event, where it did not within this time before.
+pub const RULES_READ: Duration = Duration::from_millis(3200);
 
 /// udev's runtime directory: the node's, not that of the agent's container.
 pub fn directory() -> Option<PathBuf> {
