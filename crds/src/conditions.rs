@@ -203,6 +203,8 @@ reasons! {
     HeaderBackupInvalid => "Nothing was written. Restore the header with cryptsetup luksHeaderRestore from a backup of your own, where there is one.",
     /// The header of a volume whose disk carries none is not on record, was changed, or does not open with the key.
     HeaderRecordUnusable => "Nothing was unlocked. Bring status.headerBackup back from the cluster's backup; or import the volume anew with its disk, its key and its second copy in the key manager (format Never, source's wwid, key.secretRef, key.headerSecretRef).",
+    /// What was known of the volume is lost, and its key was rotated, so nothing says which key and which disk are its.
+    RecordLost => "Do not wipe the disk. Bring the status back from the cluster's backup; or delete this EncryptedVolume with deletionPolicy Retain, which destroys nothing, and import the disk with another one: format Never, source's wwid, key.secretRef and (with detachedHeader) key.headerSecretRef by the ids in this message, the latest first.",
     /// The second copy of the header, in the key manager, is gone or is no header of the volume.
     HeaderCopyMissing => "status.headerBackup is the only copy of the header until cryptvol has stored another one, which it does by itself: find out who deletes secrets in the project, and mend what the message names.",
     /// The second copy of the header, in the key manager, is sealed otherwise than the record.

@@ -3,6 +3,7 @@
 mod bad_input;
 mod ground;
 mod life;
+mod lost_record;
 mod memory;
 mod namespace;
 mod openstack;

@@ -19,9 +19,11 @@ use sha2::Digest;
 use crate::ground::{Ground, TEAM, now};
 
 const VOLUME: &str = "apart";
+/// Of the disk that the node finds.
+pub const WWID: &str = "naa.6001405000000001";
 
 /// A header as a node makes one, with what stands for its volume key.
-fn record(luks_uuid: &str, sealed: &str) -> HeaderBackup {
+pub fn record(luks_uuid: &str, sealed: &str) -> HeaderBackup {
     let (salt, digest) = ([7; 32], [9; 32]);
     HeaderBackup {
         header: HeaderFacts {
@@ -53,9 +55,9 @@ impl Ground {
     }
 
     /// The node makes a header, is given it back, and opens the disk with it.
-    async fn opens_with_a_header(&self) -> Result<HeaderBackup> {
+    pub async fn opens_with_a_header(&self, volume: &str) -> Result<HeaderBackup> {
         let nv = self
-            .handed_over(VOLUME, "node-1", |nv| nv.spec.format_permit.is_some())
+            .handed_over(volume, "node-1", |nv| nv.spec.format_permit.is_some())
             .await?;
         let made = record(nv.spec.luks_uuid.as_deref().context("a UUID")?, "one");
         self.report(&nv, |s| {
@@ -63,16 +65,22 @@ impl Ground {
             s.header_backup = Some(made.clone());
         })
         .await?;
+        self.opens_by(volume, &made).await?;
+        Ok(made)
+    }
+
+    /// The node is given that header, and opens the disk with it.
+    pub async fn opens_by(&self, volume: &str, made: &HeaderBackup) -> Result<()> {
         let nv = self
-            .handed_over(VOLUME, "node-1", |nv| nv.spec.header_record.is_some())
+            .handed_over(volume, "node-1", |nv| nv.spec.header_record.is_some())
             .await?;
-        ensure!(nv.spec.header_record.as_ref() == Some(&made));
+        ensure!(nv.spec.header_record.as_ref() == Some(made));
         self.report(&nv, |s| {
             s.stage = Stage::Attached;
             s.header_backup = None;
             s.device = Some(DeviceStatus {
                 path: "/dev/sda".into(),
-                wwid: Some("naa.6001405000000001".into()),
+                wwid: Some(WWID.into()),
                 size_bytes: 1 << 30,
             });
             s.header = Some(made.header.clone());
@@ -80,9 +88,9 @@ impl Ground {
             s.first_opened = Some(now());
         })
         .await?;
-        self.until(VOLUME, "Ready", |s| is_true(&s.conditions, READY))
-            .await?;
-        Ok(made)
+        self.until(volume, "Ready", |s| is_true(&s.conditions, READY))
+            .await
+            .map(drop)
     }
 
     /// Waits until the second copy is there, and is another secret than `former`.
@@ -132,12 +140,13 @@ impl Ground {
     }
 
     /// Somebody wipes the status.
-    async fn loses_its_status(&self) -> Result<EncryptedVolumeStatus> {
+    pub async fn loses_its_status(&self, volume: &str) -> Result<EncryptedVolumeStatus> {
         let wiped = || async {
-            let mut volume = self.volumes().get(VOLUME).await?;
+            let mut volume = self.volumes().get(volume).await?;
             let status = volume.status.take().context("a status")?;
             let (volumes, params) = (self.volumes(), PostParams::default());
-            match volumes.replace_status(VOLUME, &params, &volume).await {
+            let name = volume.name_any();
+            match volumes.replace_status(&name, &params, &volume).await {
                 Ok(_) => Ok(Some(status)),
                 Err(kube::Error::Api(e)) if e.code == 409 => Ok(None),
                 Err(e) => Err(e.into()),
@@ -157,7 +166,7 @@ async fn a_second_copy_that_goes_is_told_and_comes_back_and_so_does_the_record()
     let operator = ground.looks().await?;
     let spec = json!({"encryption": {"provider": "luks2", "detachedHeader": true}});
     ground.apply(&ground.volume(VOLUME, 1, &spec)).await?;
-    let made = ground.opens_with_a_header().await?;
+    let made = ground.opens_with_a_header(VOLUME).await?;
     let first = ground.copy_but("", &made).await?;
 
     // Deleted in the key manager.
@@ -222,7 +231,7 @@ async fn a_second_copy_that_goes_is_told_and_comes_back_and_so_does_the_record()
     let third = ground.copy_but(&second, &made).await?;
 
     // The record is lost while a node has the volume.
-    let before = ground.loses_its_status().await?;
+    let before = ground.loses_its_status(VOLUME).await?;
     let after = ground
         .until(VOLUME, "as before", |s| {
             is_true(&s.conditions, HEADER_BACKED_UP) && s.header_backup.is_some()
@@ -250,7 +259,7 @@ async fn a_second_copy_that_goes_is_told_and_comes_back_and_so_does_the_record()
             get(&s.conditions, READY).is_some_and(|c| c.reason == Reason::Detached.as_str())
         })
         .await?;
-    ground.loses_its_status().await?;
+    ground.loses_its_status(VOLUME).await?;
     ground
         .patch(
             VOLUME,

@@ -24,6 +24,8 @@ const ORDER_POLL: Duration = Duration::from_millis(250);
 const PAGE: usize = 100;
 /// Most pages that a search reads.
 const MAX_PAGES: usize = 10;
+/// Most pages that a search reads which no filter narrows.
+const ALL_PAGES: usize = 200;
 
 /// A tenant's view of one key manager. Logs in again, once, when the service says that the token is no good any more.
 pub struct Barbican {
@@ -217,6 +219,36 @@ impl Barbican {
         Ok(None)
     }
 
+    /// Secrets that are wanted by their names, the oldest first.
+    async fn secrets(
+        &self,
+        filter: &[(&str, &str)],
+        most_pages: usize,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<KeyInfo>, KeyError> {
+        let mut found = vec![];
+        for page in 0..most_pages {
+            let (limit, offset) = (PAGE.to_string(), (page * PAGE).to_string());
+            let place = [("limit", limit.as_str()), ("offset", offset.as_str())];
+            let list: Secrets = self
+                .get_json("v1/secrets", &[filter, &place].concat(), "list secrets")
+                .await?
+                .unwrap_or(Secrets { secrets: vec![] });
+            let last = list.secrets.len() < PAGE;
+            found.extend(
+                list.secrets
+                    .into_iter()
+                    .filter(|s| s.name.as_deref().is_some_and(&wanted) && s.status == "ACTIVE")
+                    .map(Secret::info),
+            );
+            if last {
+                break;
+            }
+        }
+        found.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
+        Ok(found)
+    }
+
     async fn await_order(&self, id: &str) -> Result<String, KeyError> {
         let deadline = tokio::time::Instant::now() + ORDER_DEADLINE;
         loop {
@@ -269,32 +301,15 @@ impl KeyManager for Barbican {
     }
 
     async fn find_keys(&self, name: &str) -> Result<Vec<KeyInfo>, KeyError> {
-        let mut found = vec![];
-        for page in 0..MAX_PAGES {
-            let (limit, offset) = (PAGE.to_string(), (page * PAGE).to_string());
-            let query = [
-                ("name", name),
-                ("limit", limit.as_str()),
-                ("offset", offset.as_str()),
-            ];
-            let list: Secrets = self
-                .get_json("v1/secrets", &query, "list secrets")
-                .await?
-                .unwrap_or(Secrets { secrets: vec![] });
-            let last = list.secrets.len() < PAGE;
-            // The service compares with SQL LIKE, we exactly.
-            found.extend(
-                list.secrets
-                    .into_iter()
-                    .filter(|s| s.name.as_deref() == Some(name) && s.status == "ACTIVE")
-                    .map(Secret::info),
-            );
-            if last {
-                break;
-            }
-        }
-        found.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
-        Ok(found)
+        // The service compares with SQL LIKE, we exactly.
+        self.secrets(&[("name", name)], MAX_PAGES, |n| n == name)
+            .await
+    }
+
+    async fn find_keys_below(&self, prefix: &str) -> Result<Vec<KeyInfo>, KeyError> {
+        // A pattern is understood by some services only.
+        self.secrets(&[], ALL_PAGES, |n| n.starts_with(prefix))
+            .await
     }
 
     async fn create_key(&self, name: &str) -> Result<KeyInfo, KeyError> {

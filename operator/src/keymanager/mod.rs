@@ -68,6 +68,11 @@ pub trait KeyManager: Send + Sync {
     ) -> impl Future<Output = Result<Option<KeyInfo>, KeyError>> + Send;
     /// All keys with exactly this name, the oldest first.
     fn find_keys(&self, name: &str) -> impl Future<Output = Result<Vec<KeyInfo>, KeyError>> + Send;
+    /// All keys whose names begin so, the oldest first. It reads the list of all secrets: not for every day.
+    fn find_keys_below(
+        &self,
+        prefix: &str,
+    ) -> impl Future<Output = Result<Vec<KeyInfo>, KeyError>> + Send;
     /// Has the key manager make a 256-bit key. An order of that name that is under way is waited for, not repeated.
     fn create_key(&self, name: &str) -> impl Future<Output = Result<KeyInfo, KeyError>> + Send;
     /// Stores a text under a name. The caller has looked that there is none of that name.

@@ -62,8 +62,9 @@ pub fn write(world: &World, status: &mut EncryptedVolumeStatus, picture: &Pictur
             .cloned()
             .filter(|p| {
                 let free = picture.current.is_none() && picture.leaving.is_none();
-                // What a node says of the disk of a header that is lost would lead astray.
-                free || p.reason == Reason::HeaderRecordUnusable
+                // What a node says of the disk of a header or record that is lost would lead astray.
+                let lost = [Reason::HeaderRecordUnusable, Reason::RecordLost];
+                free || lost.contains(&p.reason)
             })
             .or(picture.node.clone())
             .or(agent.clone())

@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     conditions::{self, Picture},
-    delete, detached, ephemeral, facts, header_backup, node_volumes, quota, rotate,
+    delete, detached, ephemeral, facts, header_backup, lost, node_volumes, quota, rotate,
     second_copy::{self, Verdict},
     world::{Action, Again, Decision, KeyState, NodeState, Problem, World},
 };
@@ -51,12 +51,18 @@ pub fn decide(world: &World) -> Decision {
         size: quota::against_raise(world, &status),
         ..Picture::default()
     };
-    if then.contains(&Action::AskKeyManager) {
+    if picture.key.problem().is_none()
+        && let Some(problem) = lost::is_not_new(world, &status, &mut then)
+    {
+        picture.key.key = Some(problem);
+    }
+    let look = |a: &Action| matches!(a, Action::AskKeyManager | Action::FindLater);
+    if let Some(look) = then.iter().find(|a| look(a)) {
         // One look first, so that what is about to be known in a moment is not written as unknown.
         return Decision {
             first: vec![],
             status: world.volume.status.clone().unwrap_or_default(),
-            then: vec![Action::AskKeyManager],
+            then: vec![look.clone()],
             again: Again::Backoff,
         };
     }
@@ -201,6 +207,32 @@ fn key(world: &World, status: &mut EncryptedVolumeStatus, then: &mut Vec<Action>
                 Reason::KeyUnusable,
                 "spec.format is Never and spec.key.secretRef names no key: a new key cannot open a disk that has data",
             ));
+        }
+        // It was just recorded; now it can be asked for.
+        KeyState::Known { key: None, .. } if status.key.is_some() => {
+            then.push(Action::AskKeyManager);
+        }
+        KeyState::Known {
+            project_id,
+            key: None,
+            ..
+        } if status.first_opened.is_some() => {
+            match lost::key_of_one_in_use(world, then) {
+                Ok((version, key)) => {
+                    status.key = Some(KeyReferenceStatus {
+                        id: key.id,
+                        generated: true,
+                        key_service_name: service.metadata.name.clone().unwrap_or_default(),
+                        project_id: Some(project_id.clone()),
+                        version,
+                        since: Time(world.now),
+                    });
+                }
+                Err(problem) => {
+                    picture.making = problem.is_none();
+                    picture.key = problem;
+                }
+            }
         }
         KeyState::Known {
             limits, key: None, ..

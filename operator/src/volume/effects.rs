@@ -94,6 +94,7 @@ pub async fn run(ctx: &Context, cached: &EncryptedVolume) -> Result<Again, Effec
         world.rotation = answers.rotation.clone();
         world.header = answers.header.clone();
         world.unrecorded = answers.unrecorded.clone();
+        world.later = answers.later.clone();
         world.second_copy.stored = answers.second_copy.clone();
         let decision = decide(&world);
         if is_over_quota(&decision.status) {
@@ -136,6 +137,7 @@ struct Answers {
     rotation: RotationKeys,
     header: Option<HeaderAnswer>,
     unrecorded: Option<Unrecorded>,
+    later: Option<Result<Vec<KeyInfo>, Problem>>,
     second_copy: Option<Result<String, Problem>>,
 }
 
@@ -192,6 +194,7 @@ async fn carry_out(
                 | Action::KeepHeader { .. }
                 | Action::ReadHeader(_)
                 | Action::FindHeader(_)
+                | Action::FindLater
                 | Action::LookAtSecondCopy { .. }
                 | Action::StoreSecondCopy { .. }
                 | Action::AskKeyManager
@@ -277,6 +280,9 @@ async fn act(
         Action::FindHeader(version) => {
             answers.unrecorded = Some(detached::find(ctx, world, *version).await);
         }
+        Action::FindLater => {
+            answers.later = Some(find_later(ctx, world).await);
+        }
         Action::LookAtSecondCopy { id, key_id, record } => {
             let found = second_copy::look(ctx, world, id, key_id, record).await;
             ctx.copies
@@ -359,6 +365,13 @@ async fn find(manager: &impl KeyManager, world: &World) -> Result<Option<KeyInfo
         Some(id) => manager.get_metadata(&id).await.map(Some),
         None => manager.find_key(&rotate::key_name(world, 1)).await,
     }
+}
+
+/// All secrets whose names begin with that of the volume's key.
+async fn find_later(ctx: &Context, world: &World) -> Result<Vec<KeyInfo>, Problem> {
+    let manager = ctx.tenants.of(world).await?;
+    let plain = rotate::key_name(world, 1);
+    Ok(manager.find_keys_below(&plain).await?)
 }
 
 async fn create_key(ctx: &Context, world: &World) -> KeyState {

@@ -11,6 +11,7 @@ pub mod effects;
 pub mod ephemeral;
 pub mod facts;
 mod header_backup;
+mod lost;
 pub mod node_volumes;
 pub mod observe;
 pub mod orphans;

@@ -96,6 +96,7 @@ pub async fn gather(
         rotation: super::world::RotationKeys::default(),
         header: None,
         unrecorded: None,
+        later: None,
         second_copy: SecondCopy::default(),
         nodes,
         node_volumes,

@@ -142,6 +142,8 @@ pub struct World {
     pub header: Option<HeaderAnswer>,
     /// What the key manager has of a header that is not on record, where it was asked for that in this pass.
     pub unrecorded: Option<Unrecorded>,
+    /// What the key manager has under names that begin with that of the volume's key, where it was asked for that in this pass.
+    pub later: Option<Result<Vec<KeyInfo>, Problem>>,
     /// What is known of the header's second copy.
     pub second_copy: SecondCopy,
     /// The nodes that it has to do with; one that is missing here does not exist.
@@ -195,6 +197,8 @@ pub enum Action {
     ReadHeader(String),
     /// Look for a header of the volume's own name in the key manager, which nothing is on record of, under this version of the key.
     FindHeader(i64),
+    /// Looks for keys of later versions of the volume's name, whose record was lost.
+    FindLater,
     /// Look whether a secret still is what the record of the header says.
     LookAtSecondCopy {
         /// Id of the secret.

@@ -95,14 +95,22 @@ impl At<'_> {
     /// Facts of the header on the disk, proven to be this volume's; or what leads there.
     fn own_header(&self, device: &DeviceId, uuid: &str) -> Result<HeaderFacts, Next> {
         match self.header(device)? {
-            HeaderFound::Luks(header) if header.facts.luks_uuid != uuid => Err(stop(
-                Stage::Header,
-                Reason::ForeignSignature,
-                format!(
-                    "{} carries a LUKS header with UUID {}, expected {uuid}",
-                    device.path, header.facts.luks_uuid
-                ),
-            )),
+            HeaderFound::Luks(header) if header.facts.luks_uuid != uuid => {
+                let hint = match self.opened() {
+                    true => "",
+                    false => {
+                        "; where it is the disk of a volume whose record was lost, import that with its key (spec.format Never) and do not wipe it"
+                    }
+                };
+                Err(stop(
+                    Stage::Header,
+                    Reason::ForeignSignature,
+                    format!(
+                        "{} carries a LUKS header with UUID {}, expected {uuid}{hint}",
+                        device.path, header.facts.luks_uuid
+                    ),
+                ))
+            }
             // Formatting stops half-way like this: the header is written before its first key slot.
             HeaderFound::Luks(header) if header.key_slots == 0 => {
                 if self.opened() {

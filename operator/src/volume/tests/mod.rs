@@ -10,6 +10,7 @@ mod events;
 mod header_backup;
 mod in_use;
 mod life;
+mod lost;
 mod lost_nodes;
 mod paths;
 mod permits;
@@ -131,6 +132,7 @@ impl Cluster {
                 rotation: RotationKeys::default(),
                 header: None,
                 unrecorded: None,
+                later: None,
                 second_copy: SecondCopy::default(),
                 nodes: ["a", "b"].map(|n| (n.to_owned(), node())).into(),
                 node_volumes: vec![],
@@ -233,7 +235,8 @@ impl Cluster {
                         .is_some(),
                     "claimed before the key is made"
                 );
-                assert!(self.keys.is_empty(), "never a second key");
+                let later = |k: &KeyInfo| k.id.starts_with("key-");
+                assert!(self.keys.iter().all(later), "never a second key");
                 self.keys_made += 1;
                 self.keys.push(key(KEY));
                 self.world.key = self.ask();
@@ -277,6 +280,7 @@ impl Cluster {
             Action::KeepHeader { version, record } => self.keep_header(*version, record),
             Action::ReadHeader(id) => self.read_header(id),
             Action::FindHeader(version) => self.find_header(*version),
+            Action::FindLater => self.find_later(),
             Action::LookAtSecondCopy { id, record, .. } => self.look_at(id, record),
             Action::StoreSecondCopy { version, record } => self.store_again(*version, record),
             Action::Apply(nv) => self.apply(nv),
@@ -341,16 +345,26 @@ impl Cluster {
                 problem: problem.clone(),
             };
         }
+        // By the id on record, or by the plain name; of one that is deleted all that there are.
+        let recorded = self.status().key.map(|k| k.id);
+        let deleting = self.world.volume.metadata.deletion_timestamp.is_some();
+        let mut keys = self.keys.iter();
+        let key = match recorded {
+            _ if deleting => keys.next(),
+            Some(id) => keys.find(|k| k.id == id),
+            None => keys.find(|k| !k.id.starts_with("key-")),
+        };
         KeyState::Known {
             project_id: "p".into(),
             limits: self.limits,
-            key: self.keys.first().cloned(),
+            key: key.cloned(),
         }
     }
 
     /// Rounds until nothing follows.
     fn settle(&mut self) -> Decision {
         self.world.unrecorded = None;
+        self.world.later = None;
         self.world.second_copy.stored = None;
         for _ in 0..20 {
             if let Some(d) = self.round() {

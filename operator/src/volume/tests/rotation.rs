@@ -16,7 +16,7 @@ fn slots() -> Vec<KeySlotRef> {
 
 impl Cluster {
     /// The agent does what the NodeVolume says of a rotation.
-    fn rotates(&mut self) -> RotationPhase {
+    pub(super) fn rotates(&mut self) -> RotationPhase {
         let order = self.nv().spec.rotation.clone().expect("an order");
         let (phase, key_id) = (order.phase, order.key_id);
         if phase == RotationPhase::Dropping {
