@@ -22,6 +22,13 @@ pub struct ErrorLabels {
     pub error: &'static str,
 }
 
+/// Labels of second copies of headers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CopyLabels {
+    /// What the last look found.
+    pub state: &'static str,
+}
+
 /// All metrics of the operator.
 #[derive(Clone)]
 pub struct Metrics {
@@ -39,6 +46,10 @@ pub struct Metrics {
     pub releases: Family<ReleaseLabels, Counter>,
     /// Duration of a key release in seconds.
     pub release_duration: Histogram,
+    /// Volumes with a second copy of their header in the key manager.
+    pub header_copies: Family<CopyLabels, Gauge>,
+    /// When the key manager last showed one of them, in seconds since 1970.
+    pub header_copies_checked: Gauge,
 }
 
 impl Metrics {
@@ -53,6 +64,8 @@ impl Metrics {
             leading: Gauge::default(),
             releases: Family::default(),
             release_duration: seconds(),
+            header_copies: Family::default(),
+            header_copies_checked: Gauge::default(),
         };
         let r = registry.sub_registry_with_prefix("cryptvol_operator");
         r.register(
@@ -89,6 +102,16 @@ impl Metrics {
             "key_release_duration_seconds",
             "Duration of a key release",
             metrics.release_duration.clone(),
+        );
+        r.register(
+            "header_copies",
+            "Volumes whose header lies apart from their disk, by what the last look at its second copy in the key manager found",
+            metrics.header_copies.clone(),
+        );
+        r.register(
+            "header_copies_checked_timestamp_seconds",
+            "When a look at a second copy was last answered",
+            metrics.header_copies_checked.clone(),
         );
         metrics
     }

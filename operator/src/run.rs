@@ -211,7 +211,10 @@ async fn lead(process: &Process) -> anyhow::Result<()> {
         stores,
         tenants: process.tenants.clone(),
         memos: Memos::default(),
-        copies: Copies::new(Duration::from_secs(args.header_check_interval)),
+        copies: Copies::new(
+            Duration::from_secs(args.header_check_interval),
+            &process.metrics,
+        ),
         claims: Claims::default(),
         ledger: Ledger::default(),
         retries: Retries::default(),

@@ -160,6 +160,23 @@ impl Ground {
     }
 }
 
+/// Waits until the one volume is counted so, and for nothing else.
+async fn counted(operator: &Operator, wanted: &str) -> Result<()> {
+    let counted = || async {
+        for state in ["unknown", "verified", "gone", "foreign", "differs"] {
+            let name = format!("cryptvol_operator_header_copies{{state=\"{state}\"}}");
+            if operator.metric(&name).await? != u64::from(state == wanted) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    };
+    wait_for(&format!("one {wanted}"), PATIENCE, counted, || {
+        operator.log()
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_second_copy_that_goes_is_told_and_comes_back_and_so_does_the_record() -> Result<()> {
     let ground = Ground::start("operator-second-copy").await?;
@@ -168,6 +185,10 @@ async fn a_second_copy_that_goes_is_told_and_comes_back_and_so_does_the_record()
     ground.apply(&ground.volume(VOLUME, 1, &spec)).await?;
     let made = ground.opens_with_a_header(VOLUME).await?;
     let first = ground.copy_but("", &made).await?;
+    counted(&operator, "verified").await?;
+    let checked = "cryptvol_operator_header_copies_checked_timestamp_seconds";
+    let checked_at = operator.metric(checked).await?;
+    ensure!(checked_at > 1_700_000_000, "{checked_at}");
 
     // Deleted in the key manager.
     ground
@@ -213,12 +234,14 @@ async fn a_second_copy_that_goes_is_told_and_comes_back_and_so_does_the_record()
     );
     ensure!(is_true(&differs.conditions, READY), "not in use any more");
     ground.waits_told("HeaderCopyDiffers", 1).await?;
+    counted(&operator, "differs").await?;
     ensure!(ground.headers().await? == std::slice::from_ref(&second));
     ground
         .keystone
         .delete_secret(&ground.tenant, &other)
         .await?;
     ensure!(ground.copy_but(&other, &made).await? == second);
+    counted(&operator, "verified").await?;
 
     // Deleted while no operator runs.
     let mut log = operator.log();

@@ -291,6 +291,9 @@ async fn act(
         Action::StoreSecondCopy { version, record } => {
             let most = second_copy::MOST_OTHERS;
             let stored = detached::store(ctx, world, *version, record, most).await;
+            if stored.is_ok() {
+                ctx.copies.stored(&volume.uid().unwrap_or_default());
+            }
             answers.second_copy = Some(stored.map(|(id, _)| id));
         }
         Action::Apply(wanted) => apply(ctx, wanted).await?,

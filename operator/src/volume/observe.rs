@@ -112,6 +112,8 @@ pub async fn gather(
     world.key = ctx.memos.get(&world);
     if volume.status.as_ref().is_some_and(second_copy::is_kept) {
         world.second_copy = ctx.copies.get(&volume.uid().unwrap_or_default());
+    } else {
+        ctx.copies.forget(&volume.uid().unwrap_or_default());
     }
     world.used = ctx.ledger.used(ctx, &world);
     Ok(world)
