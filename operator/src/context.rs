@@ -114,6 +114,8 @@ pub struct Memos(Mutex<HashMap<String, Memo>>);
 
 struct Memo {
     state: KeyState,
+    /// The key on record when it was asked.
+    recorded: Option<String>,
     until: Instant,
     service_generation: Option<i64>,
     secret: (String, String, Option<String>),
@@ -127,6 +129,7 @@ impl Memos {
         match memos.get(&uid) {
             Some(memo)
                 if memo.until > Instant::now()
+                    && memo.is_of(recorded(world).as_deref())
                     && memo.service_generation == generation(world)
                     && memo.secret.1 == world.volume.spec.secret_name().unwrap_or_default() =>
             {
@@ -163,6 +166,7 @@ impl Memos {
             uid,
             Memo {
                 state: state.clone(),
+                recorded: recorded(world),
                 until: Instant::now() + hold,
                 service_generation: generation(world),
                 secret: (namespace, secret, version),
@@ -185,6 +189,23 @@ impl Memos {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(uid);
     }
+}
+
+impl Memo {
+    /// Whether it speaks of the key that is on record by now. A rotation records another one, and one that was lost is not to be taken from a
+    /// memory that may be older than the last rotation.
+    fn is_of(&self, recorded: Option<&str>) -> bool {
+        let said = match &self.state {
+            KeyState::Known { key: Some(key), .. } => Some(key.id.as_str()),
+            _ => None,
+        };
+        self.recorded.as_deref() == recorded || (recorded.is_some() && said == recorded)
+    }
+}
+
+fn recorded(world: &World) -> Option<String> {
+    let key = world.volume.status.as_ref()?.key.as_ref()?;
+    Some(key.id.clone())
 }
 
 fn generation(world: &World) -> Option<i64> {
@@ -234,5 +255,52 @@ impl Claims {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|_, holder| holder != uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        keymanager::{KeyInfo, limits::Limits},
+        volume::world::Problem,
+    };
+    use cryptvol_crds::conditions::Reason;
+
+    #[test]
+    fn what_was_said_of_another_key_than_the_one_on_record_holds_no_more() {
+        let memo = |said: Option<&str>, recorded: Option<&str>| Memo {
+            state: match said {
+                Some(id) => KeyState::Known {
+                    project_id: "p".into(),
+                    limits: Limits::default(),
+                    key: Some(KeyInfo {
+                        id: id.into(),
+                        name: None,
+                        created: String::new(),
+                        secret_type: "symmetric".into(),
+                        content_type: None,
+                    }),
+                },
+                None => KeyState::Failed {
+                    logged_in: true,
+                    problem: Problem::new(Reason::KeyServiceUnavailable, ""),
+                },
+            },
+            recorded: recorded.map(str::to_owned),
+            until: Instant::now(),
+            service_generation: None,
+            secret: Default::default(),
+        };
+        // Made, and then recorded.
+        assert!(memo(Some("1"), None).is_of(None));
+        assert!(memo(Some("1"), None).is_of(Some("1")));
+        assert!(memo(Some("1"), Some("1")).is_of(Some("1")));
+        // Rotated since, or lost.
+        assert!(!memo(Some("1"), Some("1")).is_of(Some("2")));
+        assert!(!memo(Some("1"), Some("1")).is_of(None));
+        // An outage.
+        assert!(memo(None, Some("1")).is_of(Some("1")));
+        assert!(!memo(None, Some("1")).is_of(None));
     }
 }

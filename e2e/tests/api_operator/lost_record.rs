@@ -31,7 +31,13 @@ impl Ground {
                     nv.spec.rotation.as_ref().is_some_and(|r| r.phase == phase)
                 })
                 .await?;
-            let key_id = nv.spec.rotation.as_ref().context("an order")?.key_id.clone();
+            let key_id = nv
+                .spec
+                .rotation
+                .as_ref()
+                .context("an order")?
+                .key_id
+                .clone();
             self.report(&nv, |s| {
                 s.rotation = Some(NodeRotationStatus {
                     phase,
@@ -61,7 +67,7 @@ impl Ground {
 async fn a_status_that_is_lost_after_a_rotation_comes_back_or_the_volume_says_what_to_import()
 -> Result<()> {
     let ground = Ground::start("operator-lost-record").await?;
-    let _operator = ground.operator("operator-0").await?;
+    let operator = ground.operator("operator-0").await?;
     let apart = json!({"provider": "luks2", "detachedHeader": true});
     ground
         .apply(&ground.volume(VOLUME, 1, &json!({"encryption": apart})))
@@ -88,7 +94,7 @@ async fn a_status_that_is_lost_after_a_rotation_comes_back_or_the_volume_says_wh
     ensure!(after.header_secret == before.header_secret);
     ensure!(ground.keystone.secrets(&ground.tenant).await?.len() == 2);
 
-    // No node has: it begins like a new volume, and stops at what is on the disk.
+    // No node has, and the operator remembers nothing: it begins like a new volume, and stops at what is on the disk.
     ground
         .patch(VOLUME, &json!({"spec": {"attachments": []}}))
         .await?;
@@ -98,6 +104,7 @@ async fn a_status_that_is_lost_after_a_rotation_comes_back_or_the_volume_says_wh
             get(&s.conditions, READY).is_some_and(|c| c.reason == Reason::Detached.as_str())
         })
         .await?;
+    drop(operator);
     ground.loses_its_status(VOLUME).await?;
     ground
         .patch(
@@ -105,6 +112,7 @@ async fn a_status_that_is_lost_after_a_rotation_comes_back_or_the_volume_says_wh
             &json!({"spec": {"attachments": [{"nodeName": "node-1"}]}}),
         )
         .await?;
+    let _operator = ground.operator("operator-0").await?;
     let nv = ground.handed_over(VOLUME, "node-1", |_| true).await?;
     let reason = Reason::DeviceNotBlank;
     ground
@@ -112,7 +120,10 @@ async fn a_status_that_is_lost_after_a_rotation_comes_back_or_the_volume_says_wh
             s.stage = Stage::Header;
             s.error = Some(LastError {
                 reason: reason.to_string(),
-                message: message(reason, "/dev/sda is neither blank nor carries anything known"),
+                message: message(
+                    reason,
+                    "/dev/sda is neither blank nor carries anything known",
+                ),
                 time: now(),
             });
         })

@@ -56,20 +56,16 @@ pub fn decide(world: &World) -> Decision {
     {
         picture.key.key = Some(problem);
     }
-    let look = |a: &Action| matches!(a, Action::AskKeyManager | Action::FindLater);
-    if let Some(look) = then.iter().find(|a| look(a)) {
-        // One look first, so that what is about to be known in a moment is not written as unknown.
-        return Decision {
-            first: vec![],
-            status: world.volume.status.clone().unwrap_or_default(),
-            then: vec![look.clone()],
-            again: Again::Backoff,
-        };
+    if let Some(first) = one_look_first(world, &then) {
+        return first;
     }
     if picture.key.problem().is_none()
         && let Some(problem) = detached::keep(world, &mut status, &mut then)
     {
         picture.key.key = Some(problem);
+    }
+    if let Some(first) = one_look_first(world, &then) {
+        return first;
     }
     first.extend(header_backup::restores(world, &mut status));
     let turn = rotate::advance(world, &mut status);
@@ -89,6 +85,26 @@ pub fn decide(world: &World) -> Decision {
         then,
         again,
     }
+}
+
+/// What is about to be known in a moment is not written as unknown: what is wrong would be written and taken back in turns, and each write is a reason
+/// for the next pass.
+fn one_look_first(world: &World, then: &[Action]) -> Option<Decision> {
+    let look = then.iter().find(|a| {
+        matches!(
+            a,
+            Action::AskKeyManager
+                | Action::FindLater
+                | Action::FindHeader(_)
+                | Action::ReadHeader(_)
+        )
+    })?;
+    Some(Decision {
+        first: vec![],
+        status: world.volume.status.clone().unwrap_or_default(),
+        then: vec![look.clone()],
+        again: Again::Backoff,
+    })
 }
 
 /// How far the key is.
@@ -216,24 +232,22 @@ fn key(world: &World, status: &mut EncryptedVolumeStatus, then: &mut Vec<Action>
             project_id,
             key: None,
             ..
-        } if status.first_opened.is_some() => {
-            match lost::key_of_one_in_use(world, then) {
-                Ok((version, key)) => {
-                    status.key = Some(KeyReferenceStatus {
-                        id: key.id,
-                        generated: true,
-                        key_service_name: service.metadata.name.clone().unwrap_or_default(),
-                        project_id: Some(project_id.clone()),
-                        version,
-                        since: Time(world.now),
-                    });
-                }
-                Err(problem) => {
-                    picture.making = problem.is_none();
-                    picture.key = problem;
-                }
+        } if status.first_opened.is_some() => match lost::key_of_one_in_use(world, then) {
+            Ok((version, key)) => {
+                status.key = Some(KeyReferenceStatus {
+                    id: key.id,
+                    generated: true,
+                    key_service_name: service.metadata.name.clone().unwrap_or_default(),
+                    project_id: Some(project_id.clone()),
+                    version,
+                    since: Time(world.now),
+                });
             }
-        }
+            Err(problem) => {
+                picture.making = problem.is_none();
+                picture.key = problem;
+            }
+        },
         KeyState::Known {
             limits, key: None, ..
         } => {

@@ -167,7 +167,13 @@ mod tests {
         let all = versions(plain, &found);
         let ids: Vec<_> = all
             .iter()
-            .map(|(v, of)| (*v, of.key.as_ref().unwrap().id.as_str(), of.header.as_deref()))
+            .map(|(v, of)| {
+                (
+                    *v,
+                    of.key.as_ref().unwrap().id.as_str(),
+                    of.header.as_deref(),
+                )
+            })
             .collect();
         assert_eq!(ids, [(3, "third", Some("header-3"))]);
         assert!(versions(plain, &[]).is_empty());

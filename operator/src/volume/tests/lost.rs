@@ -146,7 +146,10 @@ fn a_disk_that_is_not_as_a_new_volumes_is_told_with_the_keys_that_its_volume_had
         c.settle();
         c.is(READY, "False", Reason::RecordLost);
         let said = c.message();
-        assert!(said.contains("key-2") && said.contains("version 2"), "{said}");
+        assert!(
+            said.contains("key-2") && said.contains("version 2"),
+            "{said}"
+        );
         assert_eq!(said.contains("header-2"), detached, "{said}");
         assert!(said.contains("Do not wipe"), "{said}");
         assert!(c.nv().spec.header_record.is_none());

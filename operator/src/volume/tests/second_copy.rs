@@ -355,6 +355,10 @@ fn a_status_that_is_lost_with_its_pins_names_the_two_secrets_and_stops() {
     assert!(c.message().contains("key.headerSecretRef"));
     assert!(c.world.node_volumes.is_empty());
     assert_eq!((c.keys_made, c.headers.len()), (1, 1));
+    let writes = c.status_writes;
+    c.settle();
+    c.settle();
+    assert_eq!(c.status_writes, writes, "written at each look");
 
     // The whole cluster is as it was before the node made the header, and the disk is not.
     let mut c = Cluster::detached(json!({}));
