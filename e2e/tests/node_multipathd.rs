@@ -329,7 +329,6 @@ async fn switched_on_under_a_volume_in_use(ground: &mut Ground) -> Result<()> {
     ground.wait_seen(0).await?;
     ground.is_whole().await?;
     ground.detach().await?;
-    ground.volume.wait_detached(&ground.site.plane).await?;
     ground.nothing_left().await
 }
 
@@ -384,8 +383,10 @@ async fn after_a_power_cut(ground: &mut Ground, other: &Lun) -> Result<()> {
 
 /// Nothing of it is left, and what it was for comes true.
 async fn switched_off(ground: &mut Ground, other: &Lun) -> Result<()> {
-    ground.detach().await?;
-    ground.volume.wait_detached(&ground.site.plane).await?;
+    // The sessions stay: multipathd has the other disk of the target.
+    let away = ground.volume.clone().detached();
+    away.apply(&ground.site.plane).await?;
+    away.wait_detached(&ground.site.plane).await?;
     let marks = ground.sh(&format!("ls {MARKS}")).await?;
     ensure!(marks.trim().is_empty(), "{marks}");
     ground.wait_maps(&[&wwid(other)]).await?;

@@ -33,6 +33,7 @@ pub(super) enum Docker {
         daemon: Daemon,
         dir: PathBuf,
         cgroup: String,
+        modules: machine::Modules,
     },
 }
 
@@ -62,7 +63,7 @@ impl Docker {
             "kind needs a docker daemon: start the machine's, or run as root, so that one can be started in the sandbox"
         );
         machine::sweep();
-        machine::note_modules()?;
+        let modules = machine::note_modules()?;
         let cgroup = format!(
             "{}{}",
             machine::CGROUP_PREFIX,
@@ -103,6 +104,7 @@ impl Docker {
             daemon,
             dir: dir.into(),
             cgroup,
+            modules,
         };
         wait_for(
             "dockerd to answer",
@@ -211,6 +213,7 @@ impl Docker {
             daemon,
             dir,
             cgroup,
+            modules,
         } = self
         else {
             return Ok(());
@@ -224,7 +227,7 @@ impl Docker {
         }
         daemon.kill()?;
         machine::remove_cgroup(cgroup);
-        machine::remove_modules();
+        modules.release();
         let _ = fs::remove_dir_all(dir.join("data"));
         Ok(())
     }

@@ -43,7 +43,7 @@ pub fn run(command: &[String]) -> Result<i32> {
     let name = format!("cryptvol-{}", std::process::id());
     let had_network = timed(10, "docker", &["network", "inspect", "kind"]).is_ok();
     let settings = Settings::read();
-    machine::note_modules()?;
+    let mut modules = machine::note_modules()?;
     let (program, args) = command.split_first().context("no command")?;
     let mut child = Command::new(program)
         .args(args)
@@ -67,7 +67,7 @@ pub fn run(command: &[String]) -> Result<i32> {
         }
     };
     remove(&name)?;
-    machine::remove_modules();
+    modules.release();
     if !had_network {
         // Refused while somebody else's cluster uses it.
         let _ = timed(10, "docker", &["network", "rm", "kind"]);

@@ -1,6 +1,6 @@
 //! What kind needs of the machine itself, and what it would leave there: the kernel is shared by everybody on it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
@@ -109,29 +109,49 @@ pub fn sweep() {
             }
         }
     }
-    // Not yet made by docker: the run that noted it will see to it.
-    if Path::new(MODULES).exists() {
-        remove_modules();
+    sweep_modules();
+}
+
+/// While it is there, a run may make `/lib/modules`, or use the one that another run made.
+#[derive(Debug)]
+pub(super) struct Modules(Option<File>);
+
+/// Notes that `/lib/modules` is not there, so that what docker makes is removed in the end. Runs beside each other use the same.
+pub(super) fn note_modules() -> Result<Modules> {
+    let mark = modules_mark();
+    if Path::new(MODULES).exists() && !mark.exists() {
+        return Ok(Modules(None));
+    }
+    fs::create_dir_all(workdir::base())?;
+    loop {
+        let what = || format!("write {}", mark.display());
+        let file = File::create(&mark).with_context(what)?;
+        file.lock_shared().with_context(what)?;
+        // Else the last run before removed it in the meantime.
+        if mark.exists() {
+            return Ok(Modules(Some(file)));
+        }
     }
 }
 
-/// Removes `/lib/modules` if it was not there before and is empty.
-pub(super) fn remove_modules() {
-    if modules_mark().exists() {
+impl Modules {
+    /// Removes `/lib/modules` if it was not there before, is empty, and no other run uses it.
+    pub(super) fn release(&mut self) {
+        if self.0.take().is_some() {
+            sweep_modules();
+        }
+    }
+}
+
+fn sweep_modules() {
+    let Ok(mark) = File::open(modules_mark()) else {
+        return;
+    };
+    if mark.try_lock().is_ok() {
         // Fails when somebody put something there in the meantime, and shall.
         let _ = fs::remove_dir(MODULES);
         let _ = fs::remove_file(modules_mark());
     }
-}
-
-/// Notes that `/lib/modules` is not there, so that [`remove_modules`] removes what docker makes.
-pub(super) fn note_modules() -> Result<()> {
-    if !Path::new(MODULES).exists() {
-        let mark = modules_mark();
-        fs::create_dir_all(workdir::base())?;
-        fs::write(&mark, "kind makes it\n").with_context(|| format!("write {}", mark.display()))?;
-    }
-    Ok(())
 }
 
 fn modules_mark() -> PathBuf {

@@ -115,19 +115,20 @@ async fn an_id_that_nobody_has_is_not_found_without_asking() -> Result<()> {
     ] {
         ground.admin(method, &path, Value::Null, 404).await?;
     }
-    // What is asked afterwards is the first thing in the server's log: one search, for a name.
+    // What is asked afterwards is the first search in the server's log; whether it needs a new connection depends on how long all this took.
     let path = format!("users?name=nobody&domain_id={domain}");
     ground.admin(Method::GET, &path, Value::Null, 200).await?;
     let start = Instant::now();
     let asked = loop {
         let log = ground.slapd.log()?;
         let new = operations(log.get(before..).unwrap_or_default());
-        if new.last().is_some_and(|last| last.starts_with("err=")) {
+        if new.ends_with(&["SRCH".to_owned(), "err=0".to_owned()]) {
             break new;
         }
         ensure!(start.elapsed() < PATIENCE, "no search: {new:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    assert_eq!(asked, ["SRCH", "err=0"]);
+    let searches = asked.iter().filter(|kind| *kind == "SRCH").count();
+    assert_eq!(searches, 1, "{asked:?}");
     ground.passed()
 }
