@@ -1,4 +1,4 @@
-//! A guest: a virtual machine (QEMU with software emulation) inside a [`Node`], whose disk is a block device of the node.
+//! A guest: a virtual machine (QEMU with software emulation) inside a [`Node`], whose disks are block devices of the node.
 //!
 //! It shows a volume from the side of those who use it. What the guest does with its disk passes QEMU, the node's device and all
 //! below it, as on a hypervisor; the node needs about 300 MB for it (a bare node's 512 MiB are not enough: take 1024).
@@ -7,14 +7,17 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
+pub use self::firmware::Booted;
 pub use self::image::GuestImage;
+use crate::exec::Output;
 use crate::node::Node;
 use crate::process::tail;
 use crate::sandbox::plain_path;
 
 mod cpio;
+mod firmware;
 mod image;
 
 /// What the kernel prints in `quiet` is only what went wrong. No measure against attacks from inside, no self-tests, no clock that
@@ -40,46 +43,30 @@ impl Guest {
         GuestImage::locate()
     }
 
-    /// Boots a guest on `node` with the node's block device `disk` (a link to one will do) as `/dev/vda`, runs `script` in it with
-    /// busybox's shell, and returns what that printed (both streams) once the guest is off.
+    /// Boots a guest on `node` with the node's block devices `disks` (links to them will do) as `/dev/vda`, `/dev/vdb` and so on, runs
+    /// `script` in it with busybox's shell, and returns what that printed (both streams) once the guest is off. Its kernel comes from
+    /// `image`; see [`Guest::boot_from`] for one that comes from a disk.
     ///
-    /// The disk is opened past the node's page cache, and a flush in the guest is a flush on the node. It is synced before the guest
-    /// goes off. Fails when the disk cannot be opened, the guest does not boot, the script ends with another code than 0, or all of
-    /// it takes longer than `limit`; the error has what was printed and the end of the guest's console.
+    /// The disks are opened past the node's page cache, a flush in the guest is a flush on the node, and a discard is a discard. They are
+    /// synced before the guest goes off. Fails when a disk cannot be opened, the guest does not boot, the script ends with another code than
+    /// 0, or all of it takes longer than `limit`; the error has what was printed and the end of the guest's console.
     pub async fn run(
         node: &Node,
         image: &GuestImage,
-        disk: &str,
+        disks: &[&str],
         script: &str,
         limit: Duration,
     ) -> Result<String> {
-        ensure!(
-            disk.starts_with('/') && !disk.contains(','),
-            "{disk}: a guest's disk is an absolute path without commas"
-        );
-        // The node sees it as /cv/guest-…; the script goes in with the initramfs, so it can be anything.
-        let shared = tempfile::Builder::new()
-            .prefix("guest-")
-            .tempdir_in(node.shared_dir())?;
+        // The script goes in with the initramfs, so it can be anything.
+        let shared = Self::shared(node)?;
         let mut extra = cpio::Cpio::default();
         extra.file("script", 0o755, script.as_bytes());
         let mut initramfs = fs::read(&image.initramfs)?;
         initramfs.extend(extra.finish());
         fs::write(shared.path().join("initramfs"), initramfs)?;
-        let name = shared.path().file_name().unwrap_or_default();
-        let inside = format!("/cv/{}", name.to_string_lossy());
 
-        let command = qemu(plain_path(&image.kernel)?, &inside, disk);
-        let mut argv = vec!["bash", "-c", RUN, &inside];
-        let seconds = limit.as_secs().max(1).to_string();
-        argv.push(&seconds);
-        argv.extend(command.iter().map(String::as_str));
-        // `timeout` on the node ends QEMU; the rest is for the sync.
-        let output = node
-            .exec_with(&argv, &[], b"", limit + Duration::from_secs(30))
-            .await
-            .with_context(|| last_words(shared.path()))
-            .context("run QEMU (Debian package qemu-system-x86)")?;
+        let command = qemu(plain_path(&image.kernel)?, &shared.inside, disks);
+        let output = run_qemu(node, &shared, &command, limit).await?;
         let answer = fs::read(shared.path().join("answer")).unwrap_or_default();
         match ended(&String::from_utf8_lossy(&answer)) {
             Some((printed, 0)) => Ok(printed),
@@ -92,15 +79,34 @@ impl Guest {
                 "the guest on {} went off before its script ended: QEMU ended with {}{}\n{}{}",
                 node.name(),
                 output.code,
-                if output.code == 124 {
-                    format!(", stopped after {limit:?}")
-                } else {
-                    String::new()
-                },
+                stopped(output.code, limit),
                 output.stderr,
                 last_words(shared.path())
             )),
         }
+    }
+
+    /// A folder for one guest.
+    fn shared(node: &Node) -> Result<Shared> {
+        let dir = tempfile::Builder::new()
+            .prefix("guest-")
+            .tempdir_in(node.shared_dir())?;
+        let name = dir.path().file_name().unwrap_or_default();
+        let inside = format!("/cv/{}", name.to_string_lossy());
+        Ok(Shared { dir, inside })
+    }
+}
+
+/// Files of a guest that node and harness see.
+struct Shared {
+    dir: tempfile::TempDir,
+    /// Where the node sees it.
+    inside: String,
+}
+
+impl Shared {
+    fn path(&self) -> &Path {
+        self.dir.path()
     }
 }
 
@@ -108,20 +114,56 @@ impl Guest {
 const RUN: &str =
     r#"limit=$1; shift; timeout -k 5 "$limit" "$@" </dev/null; code=$?; sync -f "$0"; exit $code"#;
 
-fn qemu(kernel: &str, shared: &str, disk: &str) -> Vec<String> {
+async fn run_qemu(
+    node: &Node,
+    shared: &Shared,
+    command: &[String],
+    limit: Duration,
+) -> Result<Output> {
+    let seconds = limit.as_secs().max(1).to_string();
+    let mut argv = vec!["bash", "-c", RUN, &shared.inside, &seconds];
+    argv.extend(command.iter().map(String::as_str));
+    // `timeout` on the node ends QEMU; the rest is for the sync.
+    node.exec_with(&argv, &[], b"", limit + Duration::from_secs(30))
+        .await
+        .with_context(|| last_words(shared.path()))
+        .context("run QEMU (Debian package qemu-system-x86)")
+}
+
+/// What the exit code of `timeout` adds.
+fn stopped(code: i32, limit: Duration) -> String {
+    match code {
+        124 => format!(", stopped after {limit:?}"),
+        _ => String::new(),
+    }
+}
+
+fn qemu(kernel: &str, shared: &str, disks: &[&str]) -> Vec<String> {
     let words = format!(
         "qemu-system-x86_64 -M pc,i8042=off,hpet=off -accel tcg,tb-size=32 -m 128 -smp 1 -nodefaults -no-user-config -display none \
-         -net none -no-reboot -kernel {kernel} -initrd {shared}/initramfs -serial file:{shared}/console -serial file:{shared}/answer \
-         -device virtio-blk-pci,drive=disk"
+         -net none -no-reboot -kernel {kernel} -initrd {shared}/initramfs -serial file:{shared}/console -serial file:{shared}/answer"
     );
     let mut words: Vec<String> = words.split_whitespace().map(Into::into).collect();
-    words.extend([
-        "-append".into(),
-        KERNEL_OPTIONS.into(),
-        "-drive".into(),
-        format!("file={disk},if=none,id=disk,format=raw,cache=none,aio=threads"),
-    ]);
+    words.extend(["-append".into(), KERNEL_OPTIONS.into()]);
+    for (number, disk) in disks.iter().enumerate() {
+        words.extend([
+            "-device".into(),
+            format!("virtio-blk-pci,drive=disk{number}"),
+        ]);
+        words.extend(drive(number, disk));
+    }
     words
+}
+
+/// A disk that is to be given to a device. QEMU would read a comma as the end of the name; two are one.
+fn drive(number: usize, disk: &str) -> [String; 2] {
+    let file = disk.replace(',', ",,");
+    [
+        "-drive".into(),
+        format!(
+            "file={file},if=none,id=disk{number},format=raw,cache=none,aio=threads,discard=unmap"
+        ),
+    ]
 }
 
 /// What the script printed, and its exit code; `None` when the marker is not the last line.

@@ -42,6 +42,17 @@ impl Array {
         self.add_lun(lun)
     }
 
+    /// As [`Array::create_lun`], thin: see [`Lun::thin`].
+    pub fn create_thin_lun(&mut self, iqn: &str, number: u16, size: u64) -> Result<Lun> {
+        let lun = Lun {
+            target: iqn.into(),
+            number,
+            thin: true,
+            ..self.spare(size)?
+        };
+        self.add_lun(lun)
+    }
+
     /// Adds a disk that was made with [`Array::spare`], or that was there before, at the place that it names.
     pub fn add_lun(&mut self, lun: Lun) -> Result<Lun> {
         ensure!(lun.number > 0, "LUN 0 is tgtd's controller");
@@ -74,6 +85,7 @@ impl Array {
             file,
             name,
             serial,
+            thin: false,
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -21,6 +22,9 @@ pub struct Lun {
     pub name: String,
     /// Unit serial number (vital product data page 0x80).
     pub serial: String,
+    /// Whether it takes discards (UNMAP) and says so: what is discarded is a hole in the file.
+    #[serde(default)]
+    pub thin: bool,
 }
 
 impl Lun {
@@ -60,6 +64,11 @@ impl Lun {
     /// True if the bytes occur anywhere on the disk.
     pub fn contains(&self, needle: &[u8]) -> Result<bool> {
         contains(File::open(&self.file)?, needle)
+    }
+
+    /// Bytes that the disk takes on the array; a hole takes none.
+    pub fn allocated(&self) -> Result<u64> {
+        Ok(fs::metadata(&self.file)?.blocks() * 512)
     }
 
     /// Size in bytes.

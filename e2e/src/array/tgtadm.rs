@@ -100,7 +100,11 @@ impl Array {
         );
         let place = ["--mode", "logicalunit", "--tid", &id, "--lun", &number];
         self.admin(&[&place[..], &["--op", "new", "--backing-store", file]].concat())?;
-        for (name, value) in [("scsi_id", &lun.name), ("scsi_sn", &lun.serial)] {
+        let mut parameters = vec![("scsi_id", &lun.name[..]), ("scsi_sn", &lun.serial)];
+        if lun.thin {
+            parameters.push(("thin_provisioning", "1"));
+        }
+        for (name, value) in parameters {
             self.admin(
                 &[
                     &place[..],

@@ -240,7 +240,7 @@ async fn write(cluster: &Cluster, volume: &Volume) -> Result<()> {
     let seen = Guest::run(
         node,
         &image,
-        &volume.link(),
+        &[&volume.link()],
         &script,
         Duration::from_secs(240),
     )
