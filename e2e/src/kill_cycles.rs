@@ -6,8 +6,6 @@
 
 mod blows;
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::{conditions, names};
 use serde_json::json;
@@ -15,8 +13,7 @@ use serde_json::json;
 use blows::{Blow, KINDS, Kind, Strike, Way, strikes};
 
 use crate::array::{self, Lun};
-use crate::process::wait_for;
-use crate::site::{AGENT_LOG, Site, SiteSpec};
+use crate::site::{Site, SiteSpec};
 use crate::volumes::Volume;
 use crate::workdir::WorkDir;
 
@@ -273,31 +270,11 @@ impl Ground {
 
     /// The agent with a fail point, the blow, and the agent as it always is.
     async fn strike(&mut self, point: &str, blow: Blow) -> Result<()> {
-        let struck = |site: &Site| site.node(0).log(AGENT_LOG).matches("fail point").count();
-        // The log is up to half a second behind: what it has by then is of before.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let before = struck(&self.site);
-        self.site.launch_agent(0, &["--failpoint", point]).await?;
-        if let Blow::Agent(_) = blow {
-            let code = self.site.agent_exit(0).await?;
-            ensure!(
-                code == 128 + 9,
-                "the agent ended with {code}, not at the fail point"
-            );
-            return self.site.start_agent(0).await;
-        }
-        let site = &self.site;
-        // Armed, and struck.
-        wait_for(
-            &format!("the agent to come to {point}"),
-            crate::volumes::PATIENCE,
-            || async { Ok((struck(site) >= before + 2).then_some(())) },
-            || crate::process::tail(&site.node(0).log_path(AGENT_LOG), 25),
-        )
-        .await?;
+        self.site.strike(0, point).await?;
         match blow {
+            Blow::Agent(_) => self.site.start_agent(0).await,
             Blow::Power(_) => self.site.power_cycle(0).await,
-            _ => Ok(()),
+            Blow::Worker(_) => Ok(()),
         }
     }
 }

@@ -5,8 +5,9 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use cryptvol_crds::names;
 use serde_json::json;
 
@@ -333,6 +334,38 @@ impl Site {
         ];
         site.agent = Some(site.node.spawn(AGENT_LOG, &argv, &env).await?);
         Ok(())
+    }
+
+    /// Starts the agent on a node with a fail point, `STEP:WHEN:BLOW` of `kill` or `hang` or `STEP:during:MS`, and waits until it struck. By
+    /// `kill` the agent is gone then; by `hang` it does nothing any more, so that the power can be cut right there.
+    ///
+    /// # Errors
+    /// When the agent does not come to that step, or ends elsewhere.
+    pub async fn strike(&mut self, index: usize, point: &str) -> Result<()> {
+        let told = |site: &Self| {
+            let log = site.node(index).log(AGENT_LOG);
+            log.matches("fail point").count()
+        };
+        // The log is up to half a second behind: what it has by then is of before.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let before = told(self);
+        self.launch_agent(index, &["--failpoint", point]).await?;
+        if point.ends_with(":kill") {
+            let code = self.agent_exit(index).await?;
+            ensure!(
+                code == 128 + 9,
+                "{point}: the agent ended with {code}, not at the fail point"
+            );
+            return Ok(());
+        }
+        // Armed, and struck.
+        wait_for(
+            &format!("the agent to come to {point}"),
+            crate::volumes::PATIENCE,
+            || async { Ok((told(self) >= before + 2).then_some(())) },
+            || crate::process::tail(&self.node(index).log_path(AGENT_LOG), 25),
+        )
+        .await
     }
 
     /// From its next start on, a node's agent runs in network and process namespaces of its own, as on a node of kind: it

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::conditions::Reason;
+use cryptvol_crds::names;
 use cryptvol_e2e::array::Lun;
 use cryptvol_e2e::keystone::Tenant;
 use cryptvol_e2e::node::Node;
@@ -408,7 +409,133 @@ async fn the_agent_killed_before_and_after_every_step_goes_on() -> Result<()> {
             );
         }
     }
+    for cut in FIRST_ATTACHMENT {
+        cut.make(&mut site)
+            .await
+            .with_context(|| format!("the power cut {}", cut.at))?;
+    }
     work.passed()
+}
+
+/// The power is cut in a volume's first attachment.
+struct Cut {
+    /// The fail point.
+    at: &'static str,
+    /// What is on the disk then.
+    disk: OnDisk,
+    /// What is said once the power is back and the disk reads as zeros. `None`: it is blank anyway.
+    blank: Option<Reason>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OnDisk {
+    /// Nothing, and the permit is there.
+    Blank,
+    /// Nothing, and nobody can know whether that is so because nothing was written: a person has to say it.
+    BlankButSpent,
+    /// The whole header.
+    Header,
+}
+
+/// Every place at which the right to format is used up, and what follows from it (ADR 4).
+const FIRST_ATTACHMENT: &[Cut] = &[
+    Cut {
+        at: "spend-permit:before:hang",
+        disk: OnDisk::Blank,
+        blank: None,
+    },
+    Cut {
+        at: "spend-permit:after:hang",
+        disk: OnDisk::BlankButSpent,
+        blank: None,
+    },
+    Cut {
+        at: "format:before:hang",
+        disk: OnDisk::BlankButSpent,
+        blank: None,
+    },
+    Cut {
+        at: "format:after:hang",
+        disk: OnDisk::Header,
+        blank: Some(Reason::FormatInterrupted),
+    },
+    Cut {
+        at: "record-first-opened:before:hang",
+        disk: OnDisk::Header,
+        blank: Some(Reason::FormatInterrupted),
+    },
+    Cut {
+        at: "record-first-opened:after:hang",
+        disk: OnDisk::Header,
+        blank: Some(Reason::HeaderMissing),
+    },
+];
+/// Where a LUKS2 header has its UUID, in bytes.
+const UUID_AT: u64 = 168;
+
+impl Cut {
+    /// Cuts the power there on a volume of its own; with the node back the volume is formatted once and never again.
+    async fn make(&self, site: &mut Site) -> Result<()> {
+        let name = format!("cut-{}", self.at.replace(':', "-"));
+        eprintln!("{name}");
+        let (_, lun, volume) = prepare(site, &name).await?;
+        let header = || lun.read_at(0, 16 << 20);
+        let blank = vec![0; 16 << 20];
+        site.kill_agent(0).await?;
+        volume.apply(&site.plane).await?;
+        site.strike(0, self.at).await?;
+        let written = header()?;
+        ensure!(
+            (written != blank) == (self.disk == OnDisk::Header),
+            "the disk is not as it should be at this step"
+        );
+        match self.blank {
+            None => site.power_cycle(0).await?,
+            // With zeros in its place the array loses what was written: no reason to write it anew.
+            Some(reason) => {
+                let there = site.array.read_as_zeros(&lun.target, lun.number)?;
+                site.power_cycle(0).await?;
+                volume.wait_reason(&site.plane, reason).await?;
+                let zeros = site.array.lun(&lun.target, lun.number)?;
+                ensure!(zeros.read_at(0, 64 << 20)?.iter().all(|b| *b == 0));
+                site.array.swap_lun(&lun.target, lun.number, &there)?;
+            }
+        }
+        if self.disk == OnDisk::BlankButSpent {
+            volume
+                .wait_reason(&site.plane, Reason::FormatInterrupted)
+                .await?;
+            ensure!(header()? == blank, "formatted without a permit");
+            let status = volume.get(&site.plane).await?.and_then(|v| v.status);
+            let uuid = status.and_then(|s| s.luks_uuid).context("a LUKS UUID")?;
+            volume
+                .annotate(&site.plane, names::NEW_PERMIT_ANNOTATION, &uuid)
+                .await?;
+        }
+        let ready = volume.wait_ready(&site.plane).await?;
+        volume.wait_link(site.node(0)).await?;
+        let once = header()?;
+        let uuid = ready.status.and_then(|s| s.luks_uuid).unwrap_or_default();
+        ensure!(
+            lun.read_at(UUID_AT, uuid.len())? == uuid.as_bytes(),
+            "the header has another UUID than the permit"
+        );
+        ensure!(
+            self.disk != OnDisk::Header || once == written,
+            "formatted a second time"
+        );
+        volume.write(site.node(0), "acknowledged").await?;
+        ensure!(
+            volume.read(site.node(0), 12).await? == "acknowledged" && header()? == once,
+            "it was not left as it is"
+        );
+        ensure!(!lun.contains(b"acknowledged")?, "plaintext on the array");
+        volume.delete(&site.plane).await?;
+        volume.wait_gone(&site.plane).await?;
+        let left = site.left_behind(0).await?;
+        ensure!(left.is_empty(), "left behind: {left}");
+        Ok(())
+    }
 }
 
 #[tokio::test]
