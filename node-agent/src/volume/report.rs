@@ -98,6 +98,11 @@ pub fn after(
         show(&mut new, wanted, observed, &outcome.lost);
         new.io_waits_until = io_waits_until(old, wanted, outcome, observed, now);
     }
+    if matches!(outcome.end, Ok(Done::Suspended)) {
+        // The key is out whatever disk is there, and nobody asked whose it is: only what is on record is told of, for what is told of a
+        // volume without an error is taken into the record.
+        new.device.take_if(|d| d.wwid != wanted.wwid);
+    }
     if let Some(erased) = &outcome.erased
         && new.erased.is_none()
     {

@@ -122,9 +122,12 @@ impl Names {
             }
             NameTo::Nobody => {
                 self.keep(&kept, &order.mapping_name).map_err(what)?;
+                // The event that takes the name away is that of the device that has it to udev's knowledge: a link that somebody
+                // put in its place leads to another one, of which udev knows no such name.
+                let had = found.given.as_deref().and_then(|uuid| self.mapped(uuid));
                 self.withdraw(&state, found.given.as_deref())
                     .map_err(what)?;
-                self.leads_to(&order.name, None)
+                self.leads_to(&order.name, None, had.as_deref())
             }
             NameTo::Mapping(mapping) => {
                 if !mapping.uuid.starts_with(DM_UUID_PREFIX) {
@@ -138,7 +141,7 @@ impl Names {
                 self.withdraw(&state, given.as_deref()).map_err(what)?;
                 let text = format!("{NAME}={}\n", below_dev(&order.name)?);
                 write(&state.join("given").join(&mapping.uuid), &text).map_err(what)?;
-                self.leads_to(&order.name, Some(&mapping.path))
+                self.leads_to(&order.name, Some(&mapping.path), None)
             }
         }
     }
@@ -184,8 +187,23 @@ impl Names {
         }
     }
 
-    /// Asks for events until udev has the name where it should be.
-    fn leads_to(&self, name: &str, wanted: Option<&str>) -> Result<(), StepError> {
+    /// Kernel path of the mapping with this UUID, where there is one.
+    fn mapped(&self, uuid: &str) -> Option<String> {
+        let mut all = names(&self.block).ok()?;
+        let has = |device: &String| {
+            let file = self.block.join(device).join("dm/uuid");
+            attribute(&file).ok().flatten().as_deref() == Some(uuid)
+        };
+        all.find(has).map(|device| format!("/dev/{device}"))
+    }
+
+    /// Asks for events until udev has the name where it should be. `had`: the device that had it before.
+    fn leads_to(
+        &self,
+        name: &str,
+        wanted: Option<&str>,
+        had: Option<&str>,
+    ) -> Result<(), StepError> {
         let begun = Instant::now();
         let mut asked: Option<Instant> = None;
         loop {
@@ -206,7 +224,7 @@ impl Names {
             }
             if asked.is_none_or(|at| at.elapsed() > AGAIN) {
                 // Who has it and should not, and who should.
-                for device in [leads.as_deref(), wanted].into_iter().flatten() {
+                for device in [leads.as_deref(), wanted, had].into_iter().flatten() {
                     self.ask_for_event(device);
                 }
                 asked = Some(Instant::now());
@@ -293,6 +311,46 @@ mod tests {
             open_count: 0,
             size_bytes: 0,
         }
+    }
+
+    #[test]
+    fn invariant_03_a_link_put_in_the_names_place_goes_with_the_event_of_the_mapping() {
+        let tmp = tempfile::tempdir().unwrap();
+        let names = names_at(tmp.path());
+        let link = tmp.path().join("disk").join(in_disk(NAME_).unwrap());
+        symlink("../../dm-3", &link).unwrap();
+        names
+            .set(&order(OURS, NameTo::Mapping(mapping("CRYPTVOL-1"))))
+            .unwrap();
+        let block = tmp.path().join("block");
+        fs::create_dir_all(block.join("dm-3/dm")).unwrap();
+        fs::write(block.join("dm-3/dm/uuid"), "CRYPTVOL-1\n").unwrap();
+        fs::create_dir_all(block.join("sda")).unwrap();
+        for device in ["dm-3", "sda"] {
+            fs::write(block.join(device).join("uevent"), "").unwrap();
+        }
+        // By hand, to the raw disk.
+        fs::remove_file(&link).unwrap();
+        symlink("../../sda", &link).unwrap();
+        // What udev does: at an event of the mapping, which has the name no more, nobody is left who has it.
+        let event = block.join("dm-3/uevent");
+        let (seen, gone) = (link.clone(), std::sync::Arc::new(()));
+        let alive = std::sync::Arc::downgrade(&gone);
+        let udev = thread::spawn(move || {
+            while alive.upgrade().is_some() {
+                if fs::read_to_string(&event).is_ok_and(|text| text.starts_with("change")) {
+                    fs::remove_file(&seen).unwrap();
+                    return true;
+                }
+                thread::sleep(STEP);
+            }
+            false
+        });
+        let set = names.set(&order(OURS, NameTo::Nobody));
+        drop(gone);
+        assert!(udev.join().unwrap(), "no event of the mapping");
+        set.unwrap();
+        assert!(!link.is_symlink());
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub struct Disk {
     pub zeros: bool,
     /// Bytes that the agent wrote.
     pub written: u64,
+    /// How often writing a header was begun on it.
+    pub formats: u32,
     /// Bytes of authenticated sectors that can be read: those that were written once.
     pub initialised: u64,
     /// Mapping UUID through which a guest wrote last: there is data to lose.
@@ -86,6 +88,7 @@ impl Disk {
             unreadable: false,
             zeros: false,
             written: 0,
+            formats: 0,
             initialised: 0,
             data: None,
         }

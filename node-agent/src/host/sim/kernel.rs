@@ -259,6 +259,7 @@ impl World {
                 }
                 let mut header = SimHeader::to(order);
                 header.slots.clear();
+                self.disks[disk].formats += 1;
                 write(
                     &mut self.disks[disk],
                     match torn {

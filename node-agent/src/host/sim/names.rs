@@ -14,6 +14,9 @@ pub struct SimNames {
     pub kept: BTreeMap<String, String>,
     /// Names by the UUID of the mapping that has them.
     pub given: BTreeMap<String, String>,
+    /// Links that somebody put in the place of udev's by hand, with what they lead to. udev puts its own back at the next event of a device
+    /// that has the name; of a name that no device has it knows nothing.
+    pub by_hand: BTreeMap<String, String>,
 }
 
 /// By-path name that udev gives to a LUN of the laboratory.
@@ -21,9 +24,41 @@ pub fn by_path(iqn: &str, lun: u32) -> String {
     format!("/dev/disk/by-path/ip-192.0.2.1:3260-iscsi-{iqn}-lun-{lun}")
 }
 
+/// By-id name that udev gives to a disk with this WWID.
+pub fn by_id(wwid: &str) -> String {
+    format!("/dev/disk/by-id/wwn-0x{}", wwid.trim_start_matches("naa."))
+}
+
 impl World {
-    /// Kernel path of the device that udev gives the name to.
+    /// Kernel path of the device that the name leads to.
     pub fn name_leads(&self, name: &str) -> Option<String> {
+        let by_hand = self.names.by_hand.get(name).cloned();
+        by_hand.or_else(|| self.named_by_udev(name))
+    }
+
+    /// A raw disk that would have the name if nobody kept it.
+    pub fn raw_disk_of_name(&self, name: &str) -> Option<String> {
+        self.kernel.devices.iter().find_map(|d| {
+            let session = self.kernel.sessions.iter().find(|s| s.sid == d.sid)?;
+            let by_id = d.wwid.as_deref().map(by_id);
+            let has = by_path(&session.iqn, d.lun) == name || by_id.as_deref() == Some(name);
+            has.then(|| d.path.clone())
+        })
+    }
+
+    /// An event of every block device (`udevadm trigger`). Gives the links that udev put back.
+    pub fn udev_events(&mut self) -> Vec<String> {
+        let by_hand: Vec<_> = self.names.by_hand.keys().cloned().collect();
+        let claimed = by_hand
+            .into_iter()
+            .filter(|n| self.named_by_udev(n).is_some());
+        let claimed: Vec<_> = claimed.collect();
+        self.names.by_hand.retain(|name, _| !claimed.contains(name));
+        claimed
+    }
+
+    /// Kernel path of the device that udev gives the name to.
+    fn named_by_udev(&self, name: &str) -> Option<String> {
         let given = |uuid: &String| self.names.given.get(uuid).is_some_and(|n| n == name);
         let mapping = self.kernel.mappings.iter().find(|m| given(&m.mapping.uuid));
         if let Some(mapping) = mapping {
@@ -32,10 +67,7 @@ impl World {
         if self.names.kept.contains_key(name) {
             return None;
         }
-        self.kernel.devices.iter().find_map(|d| {
-            let session = self.kernel.sessions.iter().find(|s| s.sid == d.sid)?;
-            (by_path(&session.iqn, d.lun) == name).then(|| d.path.clone())
-        })
+        self.raw_disk_of_name(name)
     }
 
     pub(super) fn names_found(&self, query: &Query) -> NamesFound {
@@ -69,6 +101,7 @@ impl World {
         if kept.is_some_and(|kept_for| *kept_for != order.mapping_name) {
             return Err(StepError::new(Reason::NotOurs, "another volume's name"));
         }
+        let had = self.named_by_udev(&order.name).is_some();
         self.names.given.retain(|_, name| *name != order.name);
         match &order.to {
             NameTo::Everybody => {
@@ -84,6 +117,18 @@ impl World {
         self.names
             .kept
             .insert(order.name.clone(), order.mapping_name.clone());
+        // An event of the device that had the name, and of the one that has it now.
+        let has = self.named_by_udev(&order.name).is_some();
+        match (had || has, self.names.by_hand.contains_key(&order.name)) {
+            (true, _) => drop(self.names.by_hand.remove(&order.name)),
+            (false, true) => {
+                return Err(StepError::new(
+                    Reason::DeadlineExceeded,
+                    "udev knows nothing of the link",
+                ));
+            }
+            (false, false) => {}
+        }
         Ok(())
     }
 }

@@ -50,7 +50,7 @@ impl At<'_> {
         }
         if known == Known::ByIdentity
             && let Some(path) = found.leads.as_ref().filter(|_| leads_astray)
-            && self.observed.device().is_none_or(|d| d.id.path != *path)
+            && !self.is_this_disk(path)
             && !self.opened()
             && !shadow::is_by_path(name)
         {
@@ -61,6 +61,16 @@ impl At<'_> {
             ));
         }
         Err(self.name_to(name, NameTo::Nobody))
+    }
+
+    /// It is the disk that was identified, be it through another session, as somebody else may have one.
+    fn is_this_disk(&self, path: &str) -> bool {
+        let Some(device) = self.observed.device() else {
+            return false;
+        };
+        let disks = self.observed.paths.iter().filter_map(|p| p.disk.as_ref());
+        let mut same = disks.filter(|d| d.id.wwid.is_some() && d.id.wwid == device.id.wwid);
+        device.id.path == path || same.any(|d| d.id.path == path)
     }
 
     /// The name leads to the mapping.

@@ -284,7 +284,8 @@ impl At<'_> {
                 ),
             ));
         }
-        if !self.wanted.suspended {
+        // Of one that is to be suspended only where nothing gets to its disk: until what is on its way is written out the key stays.
+        if !self.wanted.suspended || !self.observed.is_reachable() {
             self.heal(mapping)?;
         }
         match self.health(mapping) {

@@ -397,7 +397,7 @@ fn refusals_of_the_operator_cost_no_permit() {
                 lab.status(1).permit.is_none(),
                 "{reason}: the permit was spent"
             );
-            *lab.operator.borrow_mut() = Ok(KEY.into());
+            *lab.operator.borrow_mut() = Ok(None);
         });
     }
 }
@@ -409,9 +409,9 @@ fn a_key_that_does_not_open() {
     lab.want(1, Desired::Detached);
     lab.settle(1);
     lab.want(1, Desired::Attached);
-    *lab.operator.borrow_mut() = Ok("0".repeat(64));
+    *lab.operator.borrow_mut() = Ok(Some("0".repeat(64)));
     stops("wrong key", &lab, Reason::KeyDoesNotOpen, |lab| {
-        *lab.operator.borrow_mut() = Ok(KEY.into())
+        *lab.operator.borrow_mut() = Ok(None)
     });
 }
 

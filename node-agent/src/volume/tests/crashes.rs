@@ -12,6 +12,7 @@ use crate::host::sim::*;
 
 mod errors;
 mod judge;
+mod more;
 mod ways;
 
 #[test]
@@ -240,7 +241,7 @@ fn a_first_permit_never_writes_over_a_header_that_the_key_does_not_open() {
 #[test]
 fn a_wrong_key_after_the_first_opening_is_a_wrong_key() {
     let lab = reattach();
-    *lab.operator.borrow_mut() = Ok("0".repeat(64));
+    *lab.operator.borrow_mut() = Ok(Some("0".repeat(64)));
     lab.want(1, Desired::Attached);
     let written = lab.world.borrow().bytes_written();
     lab.settle(1);

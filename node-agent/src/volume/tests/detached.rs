@@ -27,7 +27,7 @@ impl Lab {
             return !spec.encryption.detached_header;
         };
         let pinned = spec.header.as_ref();
-        record.sealed == fingerprint(&self.stored.borrow())
+        record.sealed == fingerprint(&self.stored(&spec.volume_ref.name))
             && pinned.is_none_or(|p| *p == record.header)
     }
 }

@@ -31,9 +31,12 @@ use crate::{
     },
 };
 
-mod checks;
+mod invariants;
+mod ledger;
 mod side;
 
+pub use invariants::INVARIANTS;
+pub use ledger::*;
 use side::Side;
 
 pub const IQN: &str = "iqn.2026-11.com.example:array";
@@ -69,7 +72,8 @@ pub struct Lab {
     /// Each pause gives the others a turn.
     pub interleave: Cell<bool>,
     pub api_up: Cell<bool>,
-    pub operator: RefCell<Result<String, (Reason, String)>>,
+    /// What key release answers: the key on record, unless another one is given here.
+    pub operator: RefCell<Result<Option<String>, (Reason, String)>>,
     pub chap: RefCell<(String, String)>,
     /// What the Secret says that the target must prove.
     pub target_chap: RefCell<Option<TargetChap>>,
@@ -84,10 +88,10 @@ pub struct Lab {
     pub busy_targets: RefCell<BTreeMap<String, usize>>,
     /// What the operator sees of the volume is pinned at once, as it does after the first opening.
     pub operator_pins: Cell<bool>,
-    /// The key on record: whatever happens, it opens the disk.
-    pub stored: RefCell<String>,
-    /// The key that a rotation brings.
-    pub next: RefCell<Option<String>>,
+    /// Keys on record of volumes that were rotated; of the others it is [`KEY`]. Whatever happens, it opens the disk.
+    pub stored: RefCell<BTreeMap<String, String>>,
+    /// The keys that rotations bring.
+    pub next: RefCell<BTreeMap<String, String>>,
     /// Memory that the agent takes for key derivation.
     pub unlock_memory_kib: Cell<u32>,
     /// Each run proves.
@@ -104,6 +108,12 @@ pub struct Lab {
     pub names_free_until_kept: Cell<bool>,
     /// Nothing is checked meanwhile.
     pub unchecked: Cell<bool>,
+    /// Somebody scans the target at any time: disks may appear after the agent has looked.
+    pub others_scan: Cell<bool>,
+    /// Somebody makes the volumes' links anew whenever they are removed.
+    pub stubborn_link: Cell<bool>,
+    /// What the invariants compare with.
+    pub ledger: RefCell<Ledger>,
 }
 
 impl Default for Lab {
@@ -120,7 +130,7 @@ impl Default for Lab {
             dead: Cell::new(None),
             interleave: Cell::new(false),
             api_up: Cell::new(true),
-            operator: RefCell::new(Ok(KEY.to_owned())),
+            operator: RefCell::new(Ok(None)),
             chap: RefCell::new((CHAP.0.to_owned(), CHAP.1.to_owned())),
             target_chap: RefCell::default(),
             discovery_chap: RefCell::new((CHAP.0.to_owned(), CHAP.1.to_owned())),
@@ -131,7 +141,7 @@ impl Default for Lab {
             locks: TargetLocks::default(),
             busy_targets: RefCell::default(),
             operator_pins: Cell::new(true),
-            stored: RefCell::new(KEY.to_owned()),
+            stored: RefCell::default(),
             next: RefCell::default(),
             unlock_memory_kib: Cell::new(64 << 10),
             prove: Cell::new(false),
@@ -141,6 +151,9 @@ impl Default for Lab {
             overwritten: RefCell::default(),
             names_free_until_kept: Cell::new(false),
             unchecked: Cell::new(false),
+            others_scan: Cell::new(false),
+            stubborn_link: Cell::new(false),
+            ledger: RefCell::new(Ledger::new()),
         }
     }
 }
@@ -354,6 +367,12 @@ impl Lab {
         self.status_of(&name(n))
     }
 
+    /// The key on record.
+    pub fn stored(&self, name: &str) -> String {
+        let stored = self.stored.borrow();
+        stored.get(name).cloned().unwrap_or_else(|| KEY.to_owned())
+    }
+
     fn status_of(&self, name: &str) -> NodeVolumeStatus {
         let volume = &self.volumes.borrow()[name];
         volume.status.clone().unwrap_or_default()
@@ -380,6 +399,7 @@ impl Lab {
         let old = volume.spec.clone();
         change(&mut volume.spec);
         if volume.spec != old {
+            self.ledger.borrow_mut().unread = true;
             *volume.metadata.generation.as_mut().unwrap() += 1;
         }
     }
@@ -458,7 +478,8 @@ impl Lab {
 
     /// A person wants another key.
     pub fn rotate(&self, n: usize, key: &str) {
-        *self.next.borrow_mut() = Some(key.to_owned());
+        self.next.borrow_mut().insert(name(n), key.to_owned());
+        self.ledger.borrow_mut().secrets.push(key.to_owned());
         self.change(n, |spec| {
             spec.rotation = Some(NodeRotation {
                 phase: RotationPhase::Adding,
@@ -478,9 +499,9 @@ impl Lab {
         }
         match wanted.phase {
             RotationPhase::Adding => {
-                let next = self.next.take().unwrap();
-                *self.stored.borrow_mut() = next.clone();
-                *self.operator.borrow_mut() = Ok(next);
+                let volume = &spec.volume_ref.name;
+                let next = self.next.borrow_mut().remove(volume).unwrap();
+                self.stored.borrow_mut().insert(volume.clone(), next);
                 if spec.encryption.detached_header {
                     spec.header_record.clone_from(&found.header_backup);
                 }
@@ -497,7 +518,11 @@ impl Lab {
         let me = Side {
             lab: self,
             volume: name(n),
+            mapping: names::mapping_name(&volume.spec.volume_ref.uid),
+            wants_key: volume.spec.desired == Desired::Attached && !volume.spec.suspended,
+            released: Cell::new(false),
         };
+        self.ledger.borrow_mut().calls.remove(&name(n));
         let mut wanted = Wanted::read(&volume).unwrap();
         wanted.unlock_memory_kib = self.unlock_memory_kib.get();
         wanted.prove = self.prove.get();
@@ -557,7 +582,9 @@ impl Lab {
             self.dead.get().is_some(),
             "the agent waits for nothing: a deadlock"
         );
-        if self.dead.take() == Some(Fault::PowerCut) {
+        let fault = self.dead.take();
+        self.ledger.borrow_mut().bury(fault);
+        if fault == Some(Fault::PowerCut) {
             self.world.borrow_mut().power_cut();
         }
         self.hands.borrow_mut().clear();
@@ -574,7 +601,6 @@ impl Lab {
             }
             let quiet = outcome.is_some() && before == (self.volume(n), 0);
             if quiet {
-                self.check_secrets();
                 return;
             }
         }

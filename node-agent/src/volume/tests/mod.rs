@@ -7,6 +7,7 @@ mod detached;
 mod discovery;
 mod encryptors;
 mod ephemeral;
+mod fallible;
 mod header_backup;
 mod headerless;
 mod in_use;

@@ -88,6 +88,8 @@ fn a_name_by_id_is_taken_only_from_the_disk_that_was_identified() {
     let naa = wwid(1).trim_start_matches("naa.").to_owned();
     let name = format!("/dev/disk/by-id/wwn-0x{naa}");
     let lab = Lab::new(1);
+    // The raw disk has it from its scan on until it was identified.
+    lab.names_free_until_kept.set(true);
     lab.change(1, |s| s.shadow = Some(name.clone()));
     // Another disk at the LUN: the name stays with whom it belongs to.
     lab.disk(1, |d| d.wwid = Some(wwid(66)));

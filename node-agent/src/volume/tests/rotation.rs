@@ -32,7 +32,7 @@ fn assert_rotated(lab: &Lab, what: &dyn std::fmt::Debug) {
     assert_eq!(lab.status(1).stage, Stage::Attached, "{what:?}");
     assert_eq!(lab.status(1).rotation, None, "{what:?}");
     assert_eq!(slots(lab), [NEW], "{what:?}");
-    assert_eq!(*lab.stored.borrow(), NEW);
+    assert_eq!(lab.stored(&name(1)), NEW);
 }
 
 #[test]

@@ -195,6 +195,7 @@ impl Host for World {
         if !self.opens(disk, order) {
             let header = SimHeader::to(order);
             write(&mut self.disks[disk], Content::Luks(header));
+            self.disks[disk].formats += 1;
             self.disks[disk].initialised = 0;
         }
         let facts = SimHeader::to(order).facts;

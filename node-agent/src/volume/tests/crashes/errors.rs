@@ -1,5 +1,7 @@
 //! Each call of a way fails, by each of its errors.
 
+use std::collections::BTreeSet;
+
 use cryptvol_crds::conditions::Reason;
 
 use super::{super::lab::*, judge::*, ways::WAYS};
@@ -14,6 +16,7 @@ fn errors_of(call: &str) -> &'static [Reason] {
             R::PortalUnreachable,
             R::TargetNotFound,
             R::ChapRejected,
+            R::TargetNotAuthentic,
             R::DeadlineExceeded,
             R::StepFailed,
         ],
@@ -54,6 +57,8 @@ fn errors_of(call: &str) -> &'static [Reason] {
         ],
         "open" => &[
             R::KeyDoesNotOpen,
+            R::DeviceNotBlank,
+            R::ForeignSignature,
             R::HeaderMismatch,
             R::WwidMismatch,
             R::DeviceUnreadable,
@@ -104,14 +109,52 @@ fn errors_of(call: &str) -> &'static [Reason] {
             R::DeadlineExceeded,
             R::StepFailed,
         ],
-        "grow" => &[
+        "grow" | "resume" => &[
             R::KeyDoesNotOpen,
+            R::SizeMismatch,
             R::HeaderMismatch,
             R::WwidMismatch,
             R::DeviceUnreadable,
             R::NotOurs,
             R::DeadlineExceeded,
             R::StepFailed,
+        ],
+        "suspend" => &[R::NotOurs, R::DeadlineExceeded, R::StepFailed],
+        "sample" => &[
+            R::PlaintextOnDisk,
+            R::DeviceUnreadable,
+            R::WwidMismatch,
+            R::SizeMismatch,
+            R::DeadlineExceeded,
+            R::StepFailed,
+        ],
+        "add-key-slot" => &[
+            R::KeyDoesNotOpen,
+            R::HeaderMismatch,
+            R::NoFreeKeySlot,
+            R::DeviceUnreadable,
+            R::WwidMismatch,
+            R::DeadlineExceeded,
+            R::StepFailed,
+        ],
+        "drop-key-slots" => &[
+            R::KeyDoesNotOpen,
+            R::HeaderMismatch,
+            R::DeviceUnreadable,
+            R::WwidMismatch,
+            R::DeadlineExceeded,
+            R::StepFailed,
+        ],
+        "header-record" => &[
+            R::HeaderRecordUnusable,
+            R::HeaderBackupUnsupported,
+            R::DeadlineExceeded,
+            R::StepFailed,
+        ],
+        "chap release" => &[
+            R::KeyReleaseUnavailable,
+            R::KeyReleaseRefused,
+            R::ChapSecretInvalid,
         ],
         "delete-device" => &[R::DeviceBusy, R::DeadlineExceeded, R::StepFailed],
         "logout" => &[R::DeadlineExceeded, R::StepFailed],
@@ -145,6 +188,7 @@ fn errors_of(call: &str) -> &'static [Reason] {
 #[test]
 fn each_call_failing_by_each_of_its_errors_once_and_twice_converges() {
     let mut tried = 0;
+    let mut met = BTreeSet::new();
     for way in WAYS {
         let names = {
             let lab = (way.prepare)();
@@ -159,6 +203,7 @@ fn each_call_failing_by_each_of_its_errors_once_and_twice_converges() {
         };
         for name in &names {
             let call = name.split_once(' ').unwrap().1;
+            met.insert(call.to_owned());
             for reason in errors_of(call) {
                 for times in 1..=2 {
                     let lab = (way.prepare)();
@@ -183,4 +228,53 @@ fn each_call_failing_by_each_of_its_errors_once_and_twice_converges() {
         }
     }
     assert!(tried > 500, "{tried}");
+    for (call, _) in documented() {
+        assert!(met.contains(&call), "no way comes by {call}");
+    }
+}
+
+/// The calls of `host::Host` that a volume's way may come by, with the reasons that its documentation names.
+fn documented() -> Vec<(String, Vec<Reason>)> {
+    let mut calls: Vec<(String, Vec<Reason>)> = Vec::new();
+    let (mut reasons, mut errors) = (Vec::new(), false);
+    for line in include_str!("../../../host/mod.rs").lines().map(str::trim) {
+        if let Some(text) = line.strip_prefix("///") {
+            errors |= text.trim() == "# Errors";
+            // What is between a pair of backquotes.
+            for word in text.split('`').skip(1).step_by(2).filter(|_| errors) {
+                reasons.extend(Reason::parse(word));
+                let same = word.replace('_', "-");
+                let of = calls.iter().find(|(call, _)| *call == same);
+                reasons.extend(of.map(|(_, of)| of.clone()).unwrap_or_default());
+            }
+        } else if let Some(text) = line.strip_prefix("fn ") {
+            let name = text.split('(').next().unwrap_or_default();
+            calls.push((name.replace('_', "-"), std::mem::take(&mut reasons)));
+            errors = false;
+        }
+    }
+    // Asked of the whole node, not on a volume's way.
+    calls.retain(|(call, _)| call != "belongings");
+    calls
+}
+
+#[test]
+fn the_table_has_each_error_that_a_call_is_documented_to_have() {
+    let calls = documented();
+    assert!(calls.len() > 25, "{calls:?}");
+    let of = |name: &str| {
+        calls
+            .iter()
+            .find(|(call, _)| call == name)
+            .unwrap()
+            .1
+            .clone()
+    };
+    assert!(of("login").contains(&Reason::TargetNotAuthentic));
+    assert!(of("resume").contains(&Reason::SizeMismatch), "as of grow");
+    for (call, reasons) in &calls {
+        for reason in reasons {
+            assert!(errors_of(call).contains(reason), "{call}: {reason}");
+        }
+    }
 }

@@ -45,6 +45,7 @@ pub(super) fn judge(way: &Way, lab: &Lab, faults: &[(usize, Fault)]) -> bool {
             nothing_left_if_down(way, lab);
             backed_up(lab, &what);
             as_long_as_wanted(lab, &what);
+            as_ordered(lab, &what);
             true
         }
         Some("FormatInterrupted") if way.formats => {
@@ -69,6 +70,25 @@ fn backed_up(lab: &Lab, what: &dyn Fn() -> String) {
         }
         Stage::Erased => assert!(status.header_backup.is_none(), "{}", what()),
         _ => {}
+    }
+}
+
+/// What was ordered of a volume in use is done.
+fn as_ordered(lab: &Lab, what: &dyn Fn() -> String) {
+    let (spec, status, world) = (lab.volume(1).spec, lab.status(1), lab.world.borrow());
+    if status.stage != Stage::Attached {
+        return;
+    }
+    assert!(spec.rotation.is_none(), "{}", what());
+    assert_eq!(status.suspended, spec.suspended, "{}", what());
+    let mapping = world.kernel.mappings.first().map(|m| &m.mapping);
+    let key = |m: &crate::host::Mapping| m.table.as_ref().is_some_and(|t| t.key_in_keyring);
+    if spec.suspended {
+        assert!(!mapping.is_some_and(key), "{}", what());
+    }
+    if spec.rescan.is_some() {
+        let size = mapping.map(|m| m.size_bytes);
+        assert_eq!(size, Some((2 << 30) - (16 << 20)), "{}", what());
     }
 }
 

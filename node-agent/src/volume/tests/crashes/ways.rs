@@ -2,7 +2,10 @@
 
 use cryptvol_crds::v1alpha1::{Desired, Provider, Stage};
 
-use super::super::{alua, lab::*};
+use super::{
+    super::{alua, lab::*},
+    more,
+};
 use crate::host::sim::*;
 
 /// A way that the agent goes, from a prepared laboratory to a desired state.
@@ -178,6 +181,20 @@ fn deleted_by_name() -> Lab {
     let lab = attached_by_name();
     lab.change(1, |s| s.shadow = None);
     lab
+}
+
+const fn way(name: &'static str, prepare: fn() -> Lab, desired: Desired) -> Way {
+    Way {
+        name,
+        prepare,
+        desired,
+        last: match desired {
+            Desired::Attached => Stage::Attached,
+            Desired::Detached => Stage::Detached,
+            Desired::Erased => Stage::Erased,
+        },
+        formats: false,
+    }
 }
 
 pub(super) const WAYS: &[Way] = &[
@@ -636,4 +653,40 @@ pub(super) const WAYS: &[Way] = &[
         last: Stage::Attached,
         formats: false,
     },
+    Way {
+        formats: true,
+        ..way("first attach, CHAP", more::chap, Desired::Attached)
+    },
+    way(
+        "attach, CHAP",
+        || detached(written(more::chap())),
+        Desired::Attached,
+    ),
+    way("detach, CHAP", || written(more::chap()), Desired::Detached),
+    way("suspend", more::to_suspend, Desired::Attached),
+    way("resume", more::to_resume, Desired::Attached),
+    way("grow", more::larger, Desired::Attached),
+    way("rotate", more::to_rotate, Desired::Attached),
+    way("prove", more::proven, Desired::Attached),
+    way("first attach, header apart", more::apart, Desired::Attached),
+    way(
+        "attach, header apart",
+        || detached(written(more::apart())),
+        Desired::Attached,
+    ),
+    way(
+        "detach, header apart",
+        || written(more::apart()),
+        Desired::Detached,
+    ),
+    way(
+        "rotate, header apart",
+        more::to_rotate_apart,
+        Desired::Attached,
+    ),
+    way(
+        "erase attached, header apart",
+        || written(more::apart()),
+        Desired::Erased,
+    ),
 ];

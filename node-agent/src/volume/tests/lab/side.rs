@@ -6,6 +6,12 @@ use super::*;
 pub struct Side<'a> {
     pub(super) lab: &'a Lab,
     pub(super) volume: String,
+    /// Device-mapper name of its mapping.
+    pub(super) mapping: String,
+    /// The spec that this turn acts on wants the volume open.
+    pub(super) wants_key: bool,
+    /// A key was released in this turn.
+    pub(super) released: Cell<bool>,
 }
 
 impl Side<'_> {
@@ -19,8 +25,35 @@ impl Side<'_> {
         what: &str,
         effect: impl FnOnce(&mut World) -> Result<T, StepError>,
     ) -> Result<T, StepError> {
+        let begun = |by: isize| {
+            let mut ledger = self.lab.ledger.borrow_mut();
+            let n = ledger.in_flight.entry(self.volume.clone()).or_default();
+            *n = n.checked_add_signed(by).unwrap_or(0);
+            if by > 0 {
+                *ledger.calls.entry(self.volume.clone()).or_default() += 1;
+            }
+        };
+        begun(1);
+        let result = self.effect(what, effect).await;
+        begun(-1);
+        result
+    }
+
+    async fn effect<T>(
+        &self,
+        what: &str,
+        effect: impl FnOnce(&mut World) -> Result<T, StepError>,
+    ) -> Result<T, StepError> {
         self.lab.pause(&format!("before {what}")).await?;
+        let before = Before::of(&self.lab.world.borrow(), &self.mapping);
         let result = effect(&mut self.lab.world.borrow_mut());
+        self.lab.note_call(
+            what,
+            &self.volume,
+            &self.mapping,
+            &before,
+            self.released.get(),
+        );
         if what != "observe" {
             self.note(&format!(
                 "{what} {}",
@@ -43,12 +76,35 @@ impl Side<'_> {
             let mut busy = self.lab.busy_targets.borrow_mut();
             let n = busy.entry(target.to_owned()).or_default();
             *n = n.checked_add_signed(by).unwrap_or(0);
-            *n
         };
-        assert_eq!(count(1), 1, "10: two volumes work on {target} at once");
+        count(1);
         let result = self.call(what, effect).await;
         count(-1);
         result
+    }
+
+    /// What a status says for good.
+    fn note_status(&self, status: &NodeVolumeStatus) {
+        let (world, truth) = (self.lab.world.borrow(), &self.lab.truth.borrow());
+        let mut ledger = self.lab.ledger.borrow_mut();
+        ledger.unread = true;
+        if let Some(permit) = &status.permit {
+            let permits = ledger.permits.entry(self.volume.clone()).or_default();
+            permits.insert(permit.id.clone());
+        }
+        if status.first_opened.is_some() {
+            let formats = world.disks[truth[&self.volume]].formats;
+            let opened = &mut ledger.formats_at_opening;
+            opened.entry(self.volume.clone()).or_insert(formats);
+        }
+    }
+
+    /// The agent asks for a key.
+    fn asks_for_key(&self) {
+        if !self.wants_key {
+            let line = format!("a key of {} is asked for and not wanted", self.volume);
+            self.lab.ledger.borrow_mut().unwanted_keys.push(line);
+        }
     }
 
     /// Status write: its acknowledgement may be lost.
@@ -58,6 +114,7 @@ impl Side<'_> {
         if !self.lab.api_up.get() {
             return Err(unavailable());
         }
+        self.note_status(&status);
         self.lab
             .volumes
             .borrow_mut()
@@ -66,12 +123,14 @@ impl Side<'_> {
             .status = Some(status);
         self.lab.status_writes.set(self.lab.status_writes.get() + 1);
         self.note("status write");
+        self.lab.check();
         self.lab.pause("after status write").await
     }
 }
 
 impl Office for Side<'_> {
     async fn passphrase(&self) -> Result<Passphrase, StepError> {
+        self.asks_for_key();
         self.lab.pause("before key release").await?;
         let desired = self.lab.volumes.borrow()[&self.volume].spec.desired;
         if desired != Desired::Attached || self.lab.volumes.borrow()[&self.volume].spec.suspended {
@@ -82,6 +141,8 @@ impl Office for Side<'_> {
         }
         let key = self.lab.operator.borrow().clone();
         let key = key.map_err(|(reason, message)| StepError::new(reason, message))?;
+        let key = key.unwrap_or_else(|| self.lab.stored(&self.volume));
+        self.released.set(true);
         self.lab.keys_released.set(self.lab.keys_released.get() + 1);
         self.note("key released");
         self.lab.pause("after key release").await?;
@@ -89,9 +150,17 @@ impl Office for Side<'_> {
     }
 
     async fn next_passphrase(&self) -> Result<Passphrase, StepError> {
+        self.asks_for_key();
         self.lab.pause("before key release").await?;
-        let next = self.lab.next.borrow().clone();
-        let next = next.ok_or_else(|| StepError::new(Reason::KeyReleaseRefused, "no rotation"))?;
+        let rotation = self.lab.volumes.borrow()[&self.volume]
+            .spec
+            .rotation
+            .clone();
+        let adding = rotation.is_some_and(|r| r.phase == RotationPhase::Adding);
+        let next = self.lab.next.borrow().get(&self.volume).cloned();
+        let next = next
+            .filter(|_| adding)
+            .ok_or_else(|| StepError::new(Reason::KeyReleaseRefused, "no rotation"))?;
         self.lab.pause("after key release").await?;
         Ok(Passphrase(next))
     }
@@ -219,7 +288,15 @@ impl Node for Side<'_> {
     }
 
     async fn unlink(&self, link: &str) -> Result<(), StepError> {
-        self.call("unlink", |w| w.unlink(link)).await
+        let stubborn = self.lab.stubborn_link.get();
+        self.call("unlink", |w| {
+            let was = w.links.get(link).cloned();
+            w.unlink(link)?;
+            w.links
+                .extend(was.filter(|_| stubborn).map(|to| (link.to_owned(), to)));
+            Ok(())
+        })
+        .await
     }
 
     async fn name(&self, order: NameOrder) -> Result<(), StepError> {
@@ -274,7 +351,7 @@ impl Node for Side<'_> {
         {
             let kernel = &self.lab.world.borrow().kernel;
             assert!(
-                kernel.devices.iter().all(|d| d.sid != sid),
+                self.lab.others_scan.get() || kernel.devices.iter().all(|d| d.sid != sid),
                 "6: asked to log out while disks are left"
             );
         }
