@@ -237,8 +237,7 @@ impl Ground {
         volume.clone().detached().apply(&self.site.plane).await?;
         self.strike(&point, blow).await?;
         volume.wait_detached(&self.site.plane).await?;
-        let left = self.site.left_behind(0).await?;
-        ensure!(left.is_empty(), "left on the node: {left}");
+        self.site.nothing_left(0).await?;
         self.unchanged()
     }
 

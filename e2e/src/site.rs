@@ -448,6 +448,17 @@ impl Site {
             .map(|text| text.trim().to_owned())
     }
 
+    /// Nothing of ours is left on a node.
+    ///
+    /// # Errors
+    /// When something is, which it names; see [`Site::left_behind`].
+    pub async fn nothing_left(&self, index: usize) -> Result<()> {
+        let left = self.left_behind(index).await?;
+        let node = self.node(index).name();
+        ensure!(left.is_empty(), "left on {node}: {left}");
+        Ok(())
+    }
+
     /// The node of that number.
     pub fn node(&self, index: usize) -> &Node {
         &self.nodes[index].node

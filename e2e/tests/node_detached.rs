@@ -78,8 +78,7 @@ async fn reads(site: &Site, volume: &Volume) -> Result<()> {
 async fn down_and_up(site: &Site, volume: &Volume) -> Result<()> {
     volume.clone().detached().apply(&site.plane).await?;
     volume.wait_detached(&site.plane).await?;
-    let left = site.left_behind(0).await?;
-    ensure!(left.is_empty(), "left on the node: {left}");
+    site.nothing_left(0).await?;
     volume.apply(&site.plane).await?;
     volume.wait_ready(&site.plane).await.map(drop)
 }
@@ -329,7 +328,6 @@ async fn what_is_a_strangers_is_not_taken_and_an_erasure_ends_key_and_header() -
     );
     nothing_but_ciphertext(&lun)?;
     ensure!(lun.sha256()? != sum, "nothing was written at all");
-    let left = site.left_behind(0).await?;
-    ensure!(left.is_empty(), "left on the node: {left}");
+    site.nothing_left(0).await?;
     work.passed()
 }

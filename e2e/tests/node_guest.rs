@@ -252,7 +252,6 @@ async fn a_guest_boots_from_a_volume_and_its_raw_disk_is_ciphertext() -> Result<
         volume.clone().detached().apply(&ground.site.plane).await?;
         volume.wait_detached(&ground.site.plane).await?;
     }
-    let left = ground.site.left_behind(0).await?;
-    ensure!(left.is_empty(), "left behind: {left}");
+    ground.site.nothing_left(0).await?;
     work.passed()
 }

@@ -168,8 +168,7 @@ async fn what_an_array_changes_is_a_read_error_and_shows_at_the_next_proof() -> 
 
     volume.delete(&site.plane).await?;
     volume.wait_gone(&site.plane).await?;
-    let left = site.left_behind(0).await?;
-    ensure!(left.is_empty(), "{left}");
+    site.nothing_left(0).await?;
 
     made_by_cryptsetup(&mut site, &tenant, &volume).await?;
     work.passed()
@@ -370,7 +369,6 @@ async fn a_large_disk_is_initialised_through_crashes_and_holds_up_nobody() -> Re
     large.volume.wait_gone(&large.site.plane).await?;
     small.delete(&large.site.plane).await?;
     small.wait_gone(&large.site.plane).await?;
-    let left = large.site.left_behind(0).await?;
-    ensure!(left.is_empty(), "{left}");
+    large.site.nothing_left(0).await?;
     work.passed()
 }

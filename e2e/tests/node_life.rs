@@ -136,11 +136,7 @@ async fn a_volume_lives_through_power_cuts_moves_and_ends_erased() -> Result<()>
         })
         .await?;
     volume.wait_ready(&site.plane).await?;
-    ensure!(
-        site.left_behind(0).await?.is_empty(),
-        "left on node-1: {}",
-        site.left_behind(0).await?
-    );
+    site.nothing_left(0).await?;
     ensure!(
         volume.read(site.node(1), 22).await? == "written before the cut",
         "the data did not move"
@@ -166,11 +162,7 @@ async fn a_volume_lives_through_power_cuts_moves_and_ends_erased() -> Result<()>
         found.is_empty(),
         "in a command line or environment: {found:?}"
     );
-    ensure!(
-        site.left_behind(1).await?.is_empty(),
-        "left on node-2: {}",
-        site.left_behind(1).await?
-    );
+    site.nothing_left(1).await?;
     ensure!(
         node_volumes(&site.plane, "life").await?.is_empty(),
         "NodeVolumes are left"
@@ -372,11 +364,7 @@ async fn the_agent_killed_before_and_after_every_step_goes_on() -> Result<()> {
                     .wait_detached(&site.plane)
                     .await
                     .with_context(|| what.clone())?;
-                ensure!(
-                    site.left_behind(0).await?.is_empty(),
-                    "{what}: left behind: {}",
-                    site.left_behind(0).await?
-                );
+                site.nothing_left(0).await.with_context(|| what.clone())?;
                 volume.apply(&site.plane).await?;
                 volume
                     .wait_ready(&site.plane)
@@ -402,11 +390,7 @@ async fn the_agent_killed_before_and_after_every_step_goes_on() -> Result<()> {
                 .wait_gone(&site.plane)
                 .await
                 .with_context(|| what.clone())?;
-            ensure!(
-                site.left_behind(0).await?.is_empty(),
-                "{what}: left behind: {}",
-                site.left_behind(0).await?
-            );
+            site.nothing_left(0).await.with_context(|| what.clone())?;
         }
     }
     for cut in FIRST_ATTACHMENT {
@@ -532,8 +516,7 @@ impl Cut {
         ensure!(!lun.contains(b"acknowledged")?, "plaintext on the array");
         volume.delete(&site.plane).await?;
         volume.wait_gone(&site.plane).await?;
-        let left = site.left_behind(0).await?;
-        ensure!(left.is_empty(), "left behind: {left}");
+        site.nothing_left(0).await?;
         Ok(())
     }
 }

@@ -51,8 +51,7 @@ impl PathsGround for Ground {
     }
 
     async fn nothing_left(&self) -> Result<()> {
-        let left = self.site.left_behind(0).await?;
-        ensure!(left.is_empty(), "left: {left}");
+        self.site.nothing_left(0).await?;
         self.wait_seen(0).await
     }
 }

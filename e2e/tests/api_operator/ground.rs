@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use cryptvol_crds::conditions::{READY, get, is_true};
+use cryptvol_crds::conditions::{READY, Reason, get, is_true};
 use cryptvol_crds::v1alpha1::{
     Desired, DeviceStatus, EncryptedVolumeStatus, EraseReceipt, HeaderFacts, NodeVolumeStatus,
     PermitReceipt, Stage,
@@ -334,6 +334,32 @@ impl<S> Ground<S> {
         })
         .await
         .map(drop)
+    }
+
+    /// Waits until node-1 is to detach the volume, and does.
+    pub async fn is_off(&self, volume: &str) -> Result<()> {
+        let nv = self
+            .handed_over(volume, "node-1", |nv| nv.spec.desired == Desired::Detached)
+            .await?;
+        self.lets_go(&nv).await
+    }
+
+    /// Somebody takes the volume from node-1, which does as it is told.
+    pub async fn detaches(&self, volume: &str) -> Result<()> {
+        self.patch(volume, &json!({"spec": {"attachments": []}}))
+            .await?;
+        self.is_off(volume).await?;
+        self.until(volume, "detached", |s| {
+            get(&s.conditions, READY).is_some_and(|c| c.reason == Reason::Detached.as_str())
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Somebody wants the volume on node-1 again.
+    pub async fn attaches(&self, volume: &str) -> Result<()> {
+        let there = json!({"spec": {"attachments": [{"nodeName": "node-1"}]}});
+        self.patch(volume, &there).await
     }
 
     /// Asks for a key with a token; status and body.

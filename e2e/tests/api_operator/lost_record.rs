@@ -2,11 +2,10 @@
 //! says what to import, and the import opens the disk. The test is the node.
 
 use anyhow::{Context, Result, ensure};
-use cryptvol_crds::conditions::{READY, Reason, get, is_true, message};
+use cryptvol_crds::conditions::{READY, Reason, is_true, message};
 use cryptvol_crds::names;
 use cryptvol_crds::v1alpha1::{
-    Desired, EncryptedVolumeStatus, HeaderBackup, LastError, NodeRotationStatus, RotationPhase,
-    Stage,
+    EncryptedVolumeStatus, HeaderBackup, LastError, NodeRotationStatus, RotationPhase, Stage,
 };
 use kube::api::DeleteParams;
 use serde_json::json;
@@ -54,13 +53,6 @@ impl Ground {
         })
         .await
     }
-
-    async fn is_off(&self, volume: &str) -> Result<()> {
-        let nv = self
-            .handed_over(volume, "node-1", |nv| nv.spec.desired == Desired::Detached)
-            .await?;
-        self.lets_go(&nv).await
-    }
 }
 
 #[tokio::test]
@@ -95,23 +87,10 @@ async fn a_status_that_is_lost_after_a_rotation_comes_back_or_the_volume_says_wh
     ensure!(ground.keystone.secrets(&ground.tenant).await?.len() == 2);
 
     // No node has, and the operator remembers nothing: it begins like a new volume, and stops at what is on the disk.
-    ground
-        .patch(VOLUME, &json!({"spec": {"attachments": []}}))
-        .await?;
-    ground.is_off(VOLUME).await?;
-    ground
-        .until(VOLUME, "detached", |s| {
-            get(&s.conditions, READY).is_some_and(|c| c.reason == Reason::Detached.as_str())
-        })
-        .await?;
+    ground.detaches(VOLUME).await?;
     drop(operator);
     ground.loses_its_status(VOLUME).await?;
-    ground
-        .patch(
-            VOLUME,
-            &json!({"spec": {"attachments": [{"nodeName": "node-1"}]}}),
-        )
-        .await?;
+    ground.attaches(VOLUME).await?;
     let _operator = ground.operator("operator-0").await?;
     let nv = ground.handed_over(VOLUME, "node-1", |_| true).await?;
     let reason = Reason::DeviceNotBlank;

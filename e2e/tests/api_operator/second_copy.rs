@@ -268,27 +268,9 @@ async fn a_second_copy_that_goes_is_told_and_comes_back_and_so_does_the_record()
     ensure!(ground.headers().await? == std::slice::from_ref(&third));
 
     // And once no node has: nothing says any more which disk it was. The two secrets are named, and no node is given a disk to wipe.
-    ground
-        .patch(VOLUME, &json!({"spec": {"attachments": []}}))
-        .await?;
-    let nv = ground
-        .handed_over(VOLUME, "node-1", |nv| {
-            nv.spec.desired == cryptvol_crds::v1alpha1::Desired::Detached
-        })
-        .await?;
-    ground.lets_go(&nv).await?;
-    ground
-        .until(VOLUME, "detached", |s| {
-            get(&s.conditions, READY).is_some_and(|c| c.reason == Reason::Detached.as_str())
-        })
-        .await?;
+    ground.detaches(VOLUME).await?;
     ground.loses_its_status(VOLUME).await?;
-    ground
-        .patch(
-            VOLUME,
-            &json!({"spec": {"attachments": [{"nodeName": "node-1"}]}}),
-        )
-        .await?;
+    ground.attaches(VOLUME).await?;
     let said = ground.refused(VOLUME, Reason::HeaderRecordUnusable).await?;
     let key = key(&after).context("a key")?;
     ensure!(said.contains(&third) && said.contains(&key), "{said}");

@@ -1,12 +1,12 @@
 //! Whether this node can do the job: what the agent looks at when it starts and from time to time, without changing anything.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use devicemapper::DM;
 use nix::sys::socket::{AddressFamily, AlgAddr, SockFlag, SockType, bind, socket};
 use serde::{Deserialize, Serialize};
 
-use super::real::{iscsi::iscsid::Iscsid, multipathd, sys::LogonKey};
+use super::real::{iscsi::iscsid::Iscsid, multipathd, sys::LogonKey, udev};
 
 /// One thing that a node needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +52,7 @@ pub fn node() -> Vec<NodeCheck> {
         ),
         (
             "udev",
-            udev,
+            udev_runs,
             "Start systemd-udevd on the node; without it device nodes and their rights are nobody's business.",
         ),
         (
@@ -149,11 +149,9 @@ fn iscsi_tcp() -> Found {
 }
 
 /// udev of the node, not of the agent's container.
-fn udev() -> Found {
-    ["/proc/1/root/run/udev/control", "/run/udev/control"]
-        .into_iter()
-        .find(|p| fs::symlink_metadata(p).is_ok())
-        .map(|p| format!("{p} is there"))
+fn udev_runs() -> Found {
+    udev::directory()
+        .map(|udev| format!("{} is there", udev.join("control").display()))
         .ok_or_else(|| "no /run/udev/control".into())
 }
 

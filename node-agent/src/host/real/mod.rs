@@ -31,7 +31,7 @@ pub(crate) mod sys;
 pub mod sysfs;
 #[cfg(test)]
 pub(crate) mod testing;
-mod udev;
+pub mod udev;
 
 use cryptvol_crds::{
     conditions::Reason,

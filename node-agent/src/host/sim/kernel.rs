@@ -51,6 +51,19 @@ pub struct SimSession {
     pub foreign: bool,
 }
 
+impl SimSession {
+    /// Logged in by somebody else, who uses it.
+    pub fn of_another(sid: u32, iqn: &str) -> Self {
+        Self {
+            sid,
+            iqn: iqn.to_owned(),
+            portal: None,
+            state: "LOGGED_IN".to_owned(),
+            foreign: true,
+        }
+    }
+}
+
 /// A SCSI disk as the kernel knows it: identity as of the last scan.
 #[derive(Clone, Debug)]
 pub struct SimDevice {

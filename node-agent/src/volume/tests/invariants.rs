@@ -243,13 +243,11 @@ fn invariant_06_what_is_not_ours_is_not_touched() {
 #[test]
 fn invariant_06_a_session_with_other_users_is_not_logged_out() {
     let lab = Lab::new(1);
-    lab.world.borrow_mut().kernel.sessions.push(SimSession {
-        sid: 1,
-        iqn: IQN.into(),
-        portal: None,
-        state: "LOGGED_IN".into(),
-        foreign: true,
-    });
+    lab.world
+        .borrow_mut()
+        .kernel
+        .sessions
+        .push(SimSession::of_another(1, IQN));
     lab.settle(1);
     assert_eq!(lab.status(1).stage, Stage::Attached);
     lab.want(1, Desired::Detached);

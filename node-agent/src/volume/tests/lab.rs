@@ -420,6 +420,24 @@ impl Lab {
         disks.len() - 1
     }
 
+    /// Somebody logs in to the target and scans all of it: at LUN 1 there is this disk.
+    pub fn neighbour_scans(&self, disk: usize, wwid: String) {
+        let mut world = self.world.borrow_mut();
+        world.kernel.sessions.push(SimSession::of_another(77, IQN));
+        world.kernel.devices.push(SimDevice {
+            path: "/dev/sdz".into(),
+            dev: "65:144".into(),
+            sid: 77,
+            lun: 1,
+            disk,
+            wwid: Some(wwid),
+            size: 1 << 30,
+            state: "running".into(),
+            in_use: false,
+            file: None,
+        });
+    }
+
     /// Somebody writes over the header of a volume. Gives what was there.
     pub fn overwrite(&self, n: usize, with: Content) -> Content {
         self.overwritten

@@ -16,30 +16,6 @@ fn leads(lab: &Lab) -> Option<String> {
     lab.world.borrow().name_leads(&by_path(IQN, 1))
 }
 
-/// Somebody logs in to the target and scans all of it.
-fn neighbour_scans(lab: &Lab) {
-    let mut world = lab.world.borrow_mut();
-    world.kernel.sessions.push(SimSession {
-        sid: 77,
-        iqn: IQN.into(),
-        portal: None,
-        state: "LOGGED_IN".into(),
-        foreign: true,
-    });
-    world.kernel.devices.push(SimDevice {
-        path: "/dev/sdz".into(),
-        dev: "65:144".into(),
-        sid: 77,
-        lun: 1,
-        disk: 0,
-        wwid: Some(wwid(1)),
-        size: 1 << 30,
-        state: "running".into(),
-        in_use: false,
-        file: None,
-    });
-}
-
 #[test]
 fn invariant_03_a_shadowed_name_leads_to_the_mapping_and_after_detach_nowhere() {
     let lab = shadowed();
@@ -58,7 +34,7 @@ fn invariant_03_a_shadowed_name_leads_to_the_mapping_and_after_detach_nowhere() 
         (lab.status(1).stage, lab.status(1).shadow),
         (Stage::Detached, None)
     );
-    neighbour_scans(&lab);
+    lab.neighbour_scans(0, wwid(1));
     assert_eq!(leads(&lab), None, "the raw disk got the name back");
     // Attached again over the neighbour's session, and deleted: then the name is udev's.
     lab.want(1, Desired::Attached);
@@ -74,7 +50,7 @@ fn invariant_03_a_shadowed_name_leads_to_the_mapping_and_after_detach_nowhere() 
 #[test]
 fn a_name_that_the_raw_disk_has_already_is_taken_before_anything_else() {
     let lab = shadowed();
-    neighbour_scans(&lab);
+    lab.neighbour_scans(0, wwid(1));
     assert_eq!(leads(&lab).as_deref(), Some("/dev/sdz"));
     lab.names_free_until_kept.set(true);
     lab.settle(1);

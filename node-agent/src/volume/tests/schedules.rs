@@ -177,13 +177,10 @@ impl Schedule<'_> {
 /// A session and a mapping of somebody else, and a link in our directory; a power cut takes them away, nothing else does.
 fn others(lab: &Lab) {
     let mut world = lab.world.borrow_mut();
-    world.kernel.sessions.push(SimSession {
-        sid: 1000,
-        iqn: OTHERS.into(),
-        portal: None,
-        state: "LOGGED_IN".into(),
-        foreign: true,
-    });
+    world
+        .kernel
+        .sessions
+        .push(SimSession::of_another(1000, OTHERS));
     let mut mapping = super::invariants::strange_mapping("others", "LVM-others", "8:240");
     mapping.mapping.path = "/dev/dm-99".into();
     world.kernel.mappings.push(mapping);

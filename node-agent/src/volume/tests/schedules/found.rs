@@ -48,14 +48,8 @@ fn seed_35_a_name_by_id_is_this_disks_through_whatever_session() {
         lab.names_free_until_kept.set(true);
         lab.change(1, |s| s.shadow = Some(name.clone()));
         let other = lab.add_disk(Disk::blank(&wwid));
+        lab.neighbour_scans([0, other][disk], wwid);
         let mut world = lab.world.borrow_mut();
-        world.kernel.sessions.push(SimSession {
-            sid: 77,
-            iqn: IQN.into(),
-            portal: None,
-            state: "LOGGED_IN".into(),
-            foreign: true,
-        });
         world.kernel.sessions.push(SimSession {
             sid: 78,
             iqn: IQN.into(),
@@ -65,18 +59,6 @@ fn seed_35_a_name_by_id_is_this_disks_through_whatever_session() {
             }),
             state: "LOGGED_IN".into(),
             foreign: false,
-        });
-        world.kernel.devices.push(SimDevice {
-            path: "/dev/sdz".into(),
-            dev: "65:144".into(),
-            sid: 77,
-            lun: 1,
-            disk: [0, other][disk],
-            wwid: Some(wwid),
-            size: 1 << 30,
-            state: "running".into(),
-            in_use: false,
-            file: None,
         });
         drop(world);
         lab

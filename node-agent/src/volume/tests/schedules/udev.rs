@@ -84,13 +84,10 @@ impl Schedule<'_> {
         if !world.targets[IQN].up {
             return;
         }
-        world.kernel.sessions.push(SimSession {
-            sid: NEIGHBOUR,
-            iqn: IQN.into(),
-            portal: None,
-            state: "LOGGED_IN".into(),
-            foreign: true,
-        });
+        world
+            .kernel
+            .sessions
+            .push(SimSession::of_another(NEIGHBOUR, IQN));
         others.sessions.insert(NEIGHBOUR);
         self.tally.add("neighbour");
     }
