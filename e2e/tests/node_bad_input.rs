@@ -113,7 +113,7 @@ async fn no_such_target() -> Result<()> {
 }
 
 #[tokio::test]
-async fn wrong_chap_secret() -> Result<()> {
+async fn peer_failure_20_wrong_chap_secret() -> Result<()> {
     let mut site = site().await?;
     let (_, lun, volume) = site.volume("chap").await?;
     site.array
@@ -193,7 +193,7 @@ async fn lun_absent() -> Result<()> {
 }
 
 #[tokio::test]
-async fn wwid_of_another_disk() -> Result<()> {
+async fn peer_failure_06_wwid_of_another_disk() -> Result<()> {
     let mut site = site().await?;
     let (_, lun, volume) = used(&mut site, "wwid").await?;
     let other = site.array.spare(64 * MIB)?;
@@ -276,7 +276,7 @@ async fn a_disk_that_is_not_blank() -> Result<()> {
 }
 
 #[tokio::test]
-async fn zeros_where_a_header_was() -> Result<()> {
+async fn peer_failure_01_zeros_where_a_header_was() -> Result<()> {
     let mut site = site().await?;
     let (_, lun, volume) = used(&mut site, "zeros").await?;
     let before = site.array.read_as_zeros(&iqn("zeros"), 1)?;
@@ -374,7 +374,7 @@ async fn a_header_that_was_overwritten() -> Result<()> {
 }
 
 #[tokio::test]
-async fn read_errors_where_a_header_was() -> Result<()> {
+async fn peer_failure_01_read_errors_where_a_header_was() -> Result<()> {
     let mut site = site().await?;
     let (_, lun, volume) = used(&mut site, "errors").await?;
     let before = site.array.fail_reads(&iqn("errors"), 1)?;

@@ -144,7 +144,7 @@ async fn cryptsetup_reads(
 }
 
 #[tokio::test]
-async fn a_disk_without_a_header_opens_by_its_record_or_by_its_secret_and_by_nothing_else()
+async fn peer_failure_17_a_disk_without_a_header_opens_by_its_record_or_by_its_secret_and_by_nothing_else()
 -> Result<()> {
     let work = WorkDir::new("detached")?;
     let mut site = Site::start(&work, SiteSpec::new(1)).await?;

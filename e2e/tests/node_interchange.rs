@@ -179,7 +179,7 @@ async fn made_by_cryptvol(ground: &mut Ground, kind: &Kind, number: u16) -> Resu
 }
 
 #[tokio::test]
-async fn volumes_go_between_os_brick_and_cryptvol_both_ways() -> Result<()> {
+async fn peer_failure_16_volumes_go_between_os_brick_and_cryptvol_both_ways() -> Result<()> {
     let brick = OsBrick::ensure()?;
     let work = WorkDir::new("interchange")?;
     let mut spec = SiteSpec::new(1);

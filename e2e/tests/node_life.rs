@@ -60,7 +60,7 @@ async fn udev_was_told_without_a_process(node: &Node) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_volume_lives_through_power_cuts_moves_and_ends_erased() -> Result<()> {
+async fn peer_failure_10_a_volume_lives_through_power_cuts_moves_and_ends_erased() -> Result<()> {
     let work = WorkDir::new("life")?;
     let mut site = Site::start(
         &work,
@@ -297,7 +297,7 @@ fn files_below(folder: &std::path::Path) -> Result<Vec<std::path::PathBuf>> {
 }
 
 #[tokio::test]
-async fn the_agent_killed_before_and_after_every_step_goes_on() -> Result<()> {
+async fn peer_failure_03_the_agent_killed_before_and_after_every_step_goes_on() -> Result<()> {
     let work = WorkDir::new("killed")?;
     let mut site = Site::start(&work, SiteSpec::new(1)).await?;
     let up = [

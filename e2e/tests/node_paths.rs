@@ -102,7 +102,8 @@ impl Ground {
 }
 
 #[tokio::test]
-async fn io_goes_on_while_one_of_two_portals_works_and_waits_while_none_does() -> Result<()> {
+async fn peer_failure_07_io_goes_on_while_one_of_two_portals_works_and_waits_while_none_does()
+-> Result<()> {
     let work = WorkDir::new("paths")?;
     let mut site = Site::start(&work, SiteSpec::new(1)).await?;
     let (lun, volume, portals) = site.multipath_volume("paths").await?;

@@ -173,7 +173,7 @@ async fn the_first_portal_that_answers_is_used() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_session_goes_with_its_last_disk_and_outlives_iscsid() -> Result<()> {
+async fn peer_failure_08_a_session_goes_with_its_last_disk_and_outlives_iscsid() -> Result<()> {
     let mut ground = Ground::new("host-session").await?;
     ground.array.create_lun(IQN, 2, 64 * MIB)?;
     let target = ground.target()?;

@@ -327,7 +327,7 @@ async fn udev_does_not_look_into_the_guests_data() -> Result<()> {
 }
 
 #[tokio::test]
-async fn every_failed_login_and_scan_has_its_reason() -> Result<()> {
+async fn peer_failure_19_every_failed_login_and_scan_has_its_reason() -> Result<()> {
     let mut ground = Ground::new("host-login").await?;
     let login = |target: Value, chap: Value| json!({"Login": [target, false, chap]});
     let portal = ground.array.portal();
@@ -388,7 +388,7 @@ async fn every_failed_login_and_scan_has_its_reason() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_changed_below_is_noticed_and_what_is_not_ours_stays() -> Result<()> {
+async fn peer_failure_02_what_changed_below_is_noticed_and_what_is_not_ours_stays() -> Result<()> {
     let mut ground = Ground::new("host-changed").await?;
     let device = ground.device().await?;
     let header = ground.format(&device, 512).await?;
