@@ -1,5 +1,6 @@
 """Walks the table of client-rows.yaml with the official client, all in one process: starting the client costs more than anything
-that it asks for. Prints one line of JSON a row: {"step", "run", "wrong"}; wrong is null where all is as the table says.
+that it asks for. Prints one line of JSON a row: {"step", "run", "wrong", "code", "shown"}. `wrong` is null where all is as the table
+says; `code` is the exit status and `shown` what was printed, without what two services must differ in (ids, times, addresses, secrets).
 
 Usage: client_rows.py TABLE AUTH_URL KEY_MANAGER_URL CA_FILE FOLDER < PASSWORD
 """
@@ -11,6 +12,7 @@ import io
 import json
 import logging
 import os
+import re
 import shlex
 import struct
 import sys
@@ -45,6 +47,16 @@ FILES = {
     "filters-wrong": {"color": "red"},
     "mapping": [{"local": [{"user": {"name": "{0}"}}], "remote": [{"type": "REMOTE_USER"}]}],
 }
+
+
+# What is made up anew: tokens, ids, secrets without a form of their own (by the name of their field), times.
+MADE_UP = [
+    (re.compile(r"\b(gAAAA|AwAAA)[\w-]{60,}=*"), "<token>"),
+    (re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"), "<id>"),
+    (re.compile(r"\b[0-9a-f]{32}\b"), "<id>"),
+    (re.compile(r"\b20[0-8]\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?"), "<time>"),
+]
+SECRET_FIELDS = ("Secret", "secret", "oauth_verifier")
 
 
 def one_time_password():
@@ -137,6 +149,47 @@ def call(argv):
     return int(code or 0), out.getvalue(), err.getvalue()
 
 
+def plain(value, places):
+    """What was printed without what is made up anew; `places` are the addresses of the two services."""
+    if isinstance(value, dict):
+        return {
+            plain(name, places): "<secret>" if name in SECRET_FIELDS else plain(inner, places)
+            for name, inner in value.items()
+        }
+    if isinstance(value, list):
+        return sorted((plain(inner, places) for inner in value), key=lambda inner: json.dumps(inner, sort_keys=True))
+    if not isinstance(value, str):
+        return value
+    for address, name in places:
+        value = value.replace(address, name)
+    for form, name in MADE_UP:
+        value = form.sub(name, value)
+    return value
+
+
+def shown(row, places, code, out, err):
+    """What a person sees; of a refusal, whether it has the row's words, for the rest of them is each service's own."""
+    if code:
+        return {"says": row.get("says", "") in out + err}
+    try:
+        return plain(json.loads(out), places)
+    except ValueError:
+        # A table is as wide as what is in it.
+        return re.sub(r"[+\s]*(-{3,}[+\s]*)+|\s+", " ", plain(out, places)).strip()
+
+
+def keep(row, saved, out):
+    """Keeps what later rows need, whether all else is as the row says or not."""
+    try:
+        found = json.loads(out)
+    except ValueError:
+        return
+    first = (found[:1] or [{}])[0] if isinstance(found, list) else found
+    for name, field in row.get("save", {}).items():
+        if field in first:
+            saved[name] = first[field]
+
+
 def differs(row, saved, code, out, err):
     """What is not as the row says, or None."""
     wanted = row.get("exit", 0)
@@ -173,8 +226,9 @@ def differs(row, saved, code, out, err):
             got = sorted(got)
         if got != value:
             return f"{name} is {rows[0][name]!r}, not {value!r}"
-    for name, field in row.get("save", {}).items():
-        saved[name] = rows[0][field]
+    for field in row.get("save", {}).values():
+        if field not in rows[0]:
+            return f"no {field}"
     return None
 
 
@@ -190,8 +244,9 @@ def main():
     for name, content in FILES.items():
         with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
             json.dump(content, file)
+    places = [(key_manager, "<key-manager>"), (auth_url.removesuffix("/v3"), "<identity>")]
     for command, wrong in uncovered(table["rows"]):
-        print(json.dumps({"step": "all commands", "run": command, "wrong": wrong}), flush=True)
+        print(json.dumps({"step": "all commands", "run": command, "wrong": wrong, "code": 0, "shown": None}), flush=True)
     saved = {"admin_password": password, "key_manager": key_manager, "dir": folder}
     saved["totp_seed"] = base64.b32encode(SEED).decode()
     for row in table["rows"]:
@@ -201,8 +256,11 @@ def main():
         argv = shlex.split(filled(row["run"], saved))
         if reads(row):
             argv += ["-f", "json"]
-        wrong = differs(row, saved, *call(argv))
-        print(json.dumps({"step": row["step"], "run": row["run"], "wrong": wrong}), flush=True)
+        answer = call(argv)
+        keep(row, saved, answer[1])
+        wrong = differs(row, saved, *answer)
+        line = {"step": row["step"], "run": row["run"], "wrong": wrong, "code": answer[0]}
+        print(json.dumps({**line, "shown": shown(row, places, *answer)}), flush=True)
 
 
 main()

@@ -3,6 +3,7 @@
 //! each with its reason; a difference that is not listed there, and a listed one that is no more, is an error.
 
 mod answer;
+mod commands;
 mod known;
 mod proof;
 mod script;
@@ -62,11 +63,16 @@ pub fn run() -> Result<()> {
             .into_iter()
             .map(|(request, difference)| (format!("{STRICT_MARK} {request}"), difference)),
     );
+    let dir = work.dir("commands")?;
+    let pair = Pair::start(&dir, false)?;
+    let (found_commands, commands) = commands::walked(&pair, &dir)?;
+    pair.stop()?;
+    found.extend(found_commands);
     let list = workspace_root().join(LIST);
     let text = std::fs::read_to_string(&list).with_context(|| list.display().to_string())?;
     let verdict = known::judge(&text, &found)?;
     println!(
-        "{} requests, {} differences listed in {LIST}",
+        "{} requests, {commands} commands, {} differences listed in {LIST}",
         sent + sent_strict,
         verdict.listed
     );
@@ -86,27 +92,57 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// Starts both sides in `dir`, with limits strict in two levels or each for itself, and sends them the steps. With how many requests.
+/// Both services, with the same records at first.
+struct Pair {
+    real: OpenStack,
+    service: IdentityService,
+}
+
+impl Pair {
+    /// Starts both in `dir`, with limits strict in two levels or each for itself.
+    fn start(dir: &Path, strict: bool) -> Result<Self> {
+        let real = OpenStack::start_with(
+            &dir.join("openstack"),
+            if strict {
+                "[unified_limit]\nenforcement_model = strict_two_level\n"
+            } else {
+                // As it is by default, and one-time passwords.
+                "[auth]\nmethods = external,password,token,oauth1,mapped,application_credential,ec2credential,totp\n"
+            },
+        )?;
+        let options = Options {
+            tls: false,
+            serve_args: if strict {
+                vec!["--limit-model=strict-two-level".into()]
+            } else {
+                Vec::new()
+            },
+            ..Options::default()
+        };
+        let service = IdentityService::start(&dir.join("ours"), options)?;
+        // What Barbican needs on the other side.
+        let mut admin = Client::new(&Address::new(service.port(), "/identity/v3"));
+        admin.login("admin", service.password(), "admin")?;
+        let project = admin.make(
+            "project",
+            json!({"name": "service", "domain_id": "default"}),
+        )?;
+        let user =
+            json!({"name": "barbican", "domain_id": "default", "password": "bootstrap-password"});
+        admin.grant(&project, &admin.make("user", user)?, "service")?;
+        Ok(Self { real, service })
+    }
+
+    fn stop(mut self) -> Result<()> {
+        self.service.stop()?;
+        self.real.kill()
+    }
+}
+
+/// Sends the steps to both sides of a [`Pair`]. With how many requests.
 fn on_both(dir: &Path, steps: &[Step], strict: bool) -> Result<(Found, usize)> {
-    let mut real = OpenStack::start_with(
-        &dir.join("openstack"),
-        if strict {
-            "[unified_limit]\nenforcement_model = strict_two_level\n"
-        } else {
-            // As it is by default, and one-time passwords.
-            "[auth]\nmethods = external,password,token,oauth1,mapped,application_credential,ec2credential,totp\n"
-        },
-    )?;
-    let options = Options {
-        tls: false,
-        serve_args: if strict {
-            vec!["--limit-model=strict-two-level".into()]
-        } else {
-            Vec::new()
-        },
-        ..Options::default()
-    };
-    let mut service = IdentityService::start(&dir.join("ours"), options)?;
+    let pair = Pair::start(dir, strict)?;
+    let (real, service) = (&pair.real, &pair.service);
     let mut theirs = Side::new(real.identity(), real.key_manager(), real.password())?;
     let address = |root: &str| Address::new(service.port(), root);
     let mut ours = Side::new(
@@ -114,16 +150,6 @@ fn on_both(dir: &Path, steps: &[Step], strict: bool) -> Result<(Found, usize)> {
         address("/key-manager/v1"),
         service.password(),
     )?;
-    // What Barbican needs on the other side.
-    let mut admin = Client::new(&ours.identity);
-    admin.login("admin", service.password(), "admin")?;
-    let project = admin.make(
-        "project",
-        json!({"name": "service", "domain_id": "default"}),
-    )?;
-    let user =
-        json!({"name": "barbican", "domain_id": "default", "password": "bootstrap-password"});
-    admin.grant(&project, &admin.make("user", user)?, "service")?;
 
     let mut found = Found::new();
     let mut sent = 0;
@@ -139,8 +165,7 @@ fn on_both(dir: &Path, steps: &[Step], strict: bool) -> Result<(Found, usize)> {
             );
         }
     }
-    service.stop()?;
-    real.kill()?;
+    pair.stop()?;
     Ok((found, sent))
 }
 

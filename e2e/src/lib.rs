@@ -4,6 +4,7 @@ pub mod array;
 pub mod audit_log;
 pub mod bench;
 pub mod capture;
+pub mod client_rows;
 pub mod cluster;
 pub mod compare;
 pub mod control_plane;

@@ -204,6 +204,7 @@ fn main() -> Result<()> {
         Sub::Compare if sandbox::require().is_ok() => compare::run()?,
         Sub::Compare => {
             OpenStack::ensure()?;
+            openstack_client::OpenStackClient::ensure()?;
             std::process::exit(sandbox::enter(&this_program(&["compare"])?, |_| Ok(()))?)
         }
         Sub::Demo { inside: true, .. } => {
