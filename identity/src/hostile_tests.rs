@@ -438,7 +438,12 @@ pub(crate) async fn hostile_requests(bench: &mut Bench, rounds: usize) {
     let mut numbers = Numbers(20_261_128);
     let mut statuses = BTreeSet::new();
     let mut unrecorded = BTreeSet::new();
+    // JSON for the most part: the identity API reads nothing else.
     let types = [
+        "application/json",
+        "application/json",
+        "application/json",
+        "application/json; charset=utf-8",
         "application/json",
         "text/plain",
         "application/octet-stream",

@@ -116,4 +116,4 @@ pub fn router(_: Arc<App>) -> Router<Arc<App>> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

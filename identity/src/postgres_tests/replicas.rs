@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::server::{Server, comes_back, kek};
-use crate::{testing::Bench, token_keys};
+use crate::{identity::tests::token_ends::every_cause_and_way, testing::Bench, token_keys};
 
 /// Stores a secret: status and path.
 pub(super) async fn stored(bench: &Bench, token: &str, name: &str) -> (u16, String) {
@@ -191,6 +191,18 @@ async fn replicas_on_one_server() {
     }
 
     for one in [bench, second] {
+        one.app.store.close().await;
+    }
+}
+
+/// Whatever ends a token, done at one replica, ends it with the next request to another one that knew it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_cause_ends_tokens_on_the_other_replica() {
+    let server = Server::start();
+    let bench = server.bench().await;
+    let other = server.replica(&bench, kek()).await;
+    every_cause_and_way(&bench, &other).await;
+    for one in [bench, other] {
         one.app.store.close().await;
     }
 }
