@@ -192,7 +192,10 @@ async fn create(
                 })?,
         ),
     };
-    let roles = requested_roles(&caller, sent.remove("roles"))?;
+    let asked = requested_roles(&caller, sent.remove("roles"))?;
+    // As Keystone: what they imply is said too, as it is where none are named.
+    let closure = app.store.implied_closure(&asked).await?;
+    let roles: Vec<String> = closure.into_iter().map(|role| role.id).collect();
     let known = app.store.access_rules_of_user(&user_id).await?;
     let rules = access_rules::requested(sent.remove("access_rules"), &known)?;
     let secret = fields::text(&mut sent, "secret")?

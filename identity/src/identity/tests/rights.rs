@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::V3;
+use super::{V3, column};
 use crate::testing::{Bench, id};
 
 #[tokio::test]
@@ -135,6 +135,8 @@ async fn application_credentials_give_no_more_than_they_got() {
         bench.call("POST", &path, &token, body.clone()).await.json()["application_credential"]
             .clone();
     assert_eq!(made["secret"].as_str().unwrap().len(), 86);
+    // What a role implies is said too.
+    assert_eq!(column(&made["roles"], "name"), ["member", "reader"]);
     assert_eq!(bench.call("POST", &path, &token, body).await.status, 409);
     let bad = json!({"application_credential": {"name": "d", "roles": [{"name": "admin"}]}});
     assert_eq!(bench.call("POST", &path, &token, bad).await.status, 400);
