@@ -1,5 +1,7 @@
 //! Volumes with several paths on a node where the real multipathd runs too, of Debian's `multipath-tools`, with its udev rules.
 
+use std::cell::RefCell;
+
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::conditions::Reason;
 use cryptvol_e2e::array::Lun;
@@ -26,6 +28,9 @@ const WRITTEN: [&str; 2] = [
 ];
 /// Where the agent tells udev of the disks that it brings.
 const MARKS: &str = "/run/udev/cryptvol/disks";
+/// Events of all that is there, as a package's upgrade makes them.
+const BLOCK_EVENTS: &str =
+    "udevadm trigger --subsystem-match=block --action=change && udevadm settle";
 const TEXT: &str = "what the guest keeps";
 
 /// As udev and multipathd call a disk.
@@ -92,14 +97,23 @@ impl Ground {
     }
 
     async fn wait_seen(&self, paths: usize) -> Result<()> {
+        let last = RefCell::new(Vec::new());
         wait_for(
             &format!("multipathd to see {paths} paths"),
             PATIENCE,
             || async {
                 let seen = multipathd::paths(self.node()).await?;
-                Ok((seen.len() == paths).then_some(()))
+                let whole = seen.len() == paths;
+                last.replace(seen);
+                Ok(whole.then_some(()))
             },
-            || self.node().log(multipathd::LOG),
+            || {
+                format!(
+                    "it sees {:?}\n{}",
+                    last.borrow(),
+                    self.node().log(multipathd::LOG)
+                )
+            },
         )
         .await
     }
@@ -152,8 +166,7 @@ async fn as_the_package_leaves_it(ground: &Ground, daemon: Spawned) -> Result<()
     let seen = multipathd::paths(ground.node()).await?;
     let wwid = ground.wwid();
     ensure!(seen.iter().all(|path| path.ends_with(&wwid)), "{seen:?}");
-    let events = "udevadm trigger --subsystem-match=block --action=change && udevadm settle";
-    for action in ["multipathd reconfigure", events, "multipath -r"] {
+    for action in ["multipathd reconfigure", BLOCK_EVENTS, "multipath -r"] {
         ground.sh(action).await?;
         ground.wait_seen(2).await?;
         ensure!(multipathd::maps(ground.node()).await?.is_empty());
@@ -335,9 +348,8 @@ async fn from_the_first_event_on(ground: &Ground, other: &Lun, daemon: Spawned) 
     ground.attach().await?;
     ground.show_other().await?;
     ground.keeps_to(other).await?;
-    let events = "udevadm trigger --subsystem-match=block --action=change && udevadm settle";
     let add = "udevadm trigger --subsystem-match=block --action=add && udevadm settle";
-    for action in ["multipathd reconfigure", events, add, "multipath -r"] {
+    for action in ["multipathd reconfigure", BLOCK_EVENTS, add, "multipath -r"] {
         ground.sh(action).await?;
         ground
             .keeps_to(other)
@@ -367,13 +379,16 @@ async fn from_the_first_event_on(ground: &Ground, other: &Lun, daemon: Spawned) 
     ground.keeps_to(other).await
 }
 
-/// The nodes' disk begins anew with each boot, so here multipathd is installed on a node that has an agent.
+/// multipathd runs before the agent does, which has a volume to bring back at once, while udev does not look for new rules: it has just done so.
+/// (A node's disk begins anew with each boot here, so multipathd is installed again.)
 async fn after_a_power_cut(ground: &mut Ground, other: &Lun) -> Result<()> {
-    ground.site.power_cycle(0).await?;
+    ground.site.power_cycle_without_agent(0).await?;
     ground.site.give_ipv6(0).await?;
     let node = ground.site.node(0);
     ground.multipathd.install(node, Some(YES)).await?;
     ground.multipathd.start(node).await?;
+    ground.sh(BLOCK_EVENTS).await?;
+    ground.site.start_agent(0).await?;
     ground.volume.wait_link(ground.node()).await?;
     ground.wait_paths([true, true]).await?;
     ground.show_other().await?;

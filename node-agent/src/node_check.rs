@@ -54,10 +54,34 @@ pub enum Fitness {
     },
 }
 
+/// What the node check says to a volume that is to be attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave<'a> {
+    /// Nothing stands against it.
+    Given,
+    /// The first look is not over.
+    NotYet,
+    /// It cannot be begun here.
+    Refused {
+        /// The names of what is missing.
+        lacks: &'a str,
+    },
+}
+
 impl Fitness {
     /// Whether the node was not looked at yet.
     pub fn is_unknown(&self) -> bool {
         *self == Self::Unknown
+    }
+
+    /// Whether a volume that is to be attached may be worked on. `attached` is what its status says, so it may be of before a boot, and then its
+    /// disks are yet to be brought: where they are kept from multipathd (`excluded`), it waits as well until udev was told how to know them.
+    pub fn leave(&self, attached: bool, excluded: bool) -> Leave<'_> {
+        match self {
+            Self::Unknown if !attached || excluded => Leave::NotYet,
+            Self::Unfit { lacks, .. } if !attached => Leave::Refused { lacks },
+            Self::Unknown | Self::Fit { .. } | Self::Unfit { .. } => Leave::Given,
+        }
     }
 
     /// What a list of checks says.
@@ -83,7 +107,7 @@ impl Fitness {
 }
 
 /// Looks at the node again and again, shows and tells what was found. Before each look the volumes' disks are kept from multipathd, or are not
-/// any more, as `exclude` has it: no volume is begun before the first look was told.
+/// any more, as `exclude` has it: no disk is brought before the first look was told ([`Fitness::leave`]).
 pub async fn watch(
     client: Client,
     node: String,
@@ -261,6 +285,28 @@ mod tests {
         };
         assert_eq!(lacks, "the node lacks dm-crypt, b");
         assert_eq!(why, "dm-crypt: not found. Load it. b: not found. Load it.");
+    }
+
+    #[test]
+    fn what_was_attached_before_a_boot_waits_where_its_disks_are_to_be_kept_from_multipathd() {
+        let lacks = "the node lacks dm-crypt";
+        let unfit = Fitness::of(&[check("dm-crypt", false)]);
+        for (fitness, attached, excluded, leave) in [
+            (&Fitness::Unknown, false, false, Leave::NotYet),
+            (&Fitness::Unknown, false, true, Leave::NotYet),
+            (&Fitness::Unknown, true, false, Leave::Given),
+            (&Fitness::Unknown, true, true, Leave::NotYet),
+            (&unfit, false, false, Leave::Refused { lacks }),
+            (&unfit, false, true, Leave::Refused { lacks }),
+            (&unfit, true, false, Leave::Given),
+            (&unfit, true, true, Leave::Given),
+        ] {
+            let case = (fitness, attached, excluded);
+            assert_eq!(fitness.leave(attached, excluded), leave, "{case:?}");
+        }
+        for (attached, excluded) in [(false, false), (false, true), (true, false), (true, true)] {
+            assert_eq!(fit("").leave(attached, excluded), Leave::Given);
+        }
     }
 
     #[test]

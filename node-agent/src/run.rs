@@ -214,6 +214,7 @@ async fn agent(log: &LogArgs, args: RunArgs, handle: telemetry::LogHandle) -> Re
         metrics,
         readiness,
         fitness,
+        exclude_from_multipathd: args.exclude_from_multipathd,
         stop: stop.clone(),
         volumes: Default::default(),
         unreadable: Default::default(),

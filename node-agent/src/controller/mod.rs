@@ -61,6 +61,8 @@ pub struct Context {
     pub readiness: Readiness,
     /// What the node check says.
     pub fitness: watch::Receiver<Fitness>,
+    /// Disks are kept from the node's multipathd, which the node check sees to before the first one is brought.
+    pub exclude_from_multipathd: bool,
     /// The agent is to end.
     pub stop: CancellationToken,
     /// All volumes of this node, by namespace/name.

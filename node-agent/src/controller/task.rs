@@ -20,7 +20,7 @@ use tracing::{Instrument, info, info_span, warn};
 use super::{Context, api::Object, pace::Pace};
 use crate::{
     host::{Chap, Passphrase, StepError},
-    node_check::Fitness,
+    node_check::{Fitness, Leave},
     release::Asker,
     volume::{
         execute::{Executor, Office, Outcome, Receipt},
@@ -202,7 +202,10 @@ impl Volume {
             .is_some_and(|since| since.elapsed() >= wanted.no_path_timeout);
         wanted.lun_wanted_by_another = self.cx.lun_wanted_by_another(&spec);
         if let Some(stop) = self.unfit(&wanted) {
-            let Some(stop) = stop else { return Ok(()) };
+            // It is woken when the check has spoken.
+            let Some(stop) = stop else {
+                return Err(Reason::Waiting);
+            };
             self.refuse(&spec, &stop).await;
             return Err(stop.reason);
         }
@@ -253,16 +256,18 @@ impl Volume {
     /// Whether the node check forbids to begin: `Some(None)` while it has not spoken yet. What is attached stays so, and
     /// what is to go is let go, whatever the check says.
     fn unfit(&self, wanted: &Wanted) -> Option<Option<Stop>> {
-        if wanted.desired != Desired::Attached || self.state.borrow().status.link.is_some() {
+        if wanted.desired != Desired::Attached {
             return None;
         }
-        match &*self.cx.fitness.borrow() {
-            Fitness::Unknown => Some(None),
-            Fitness::Fit { .. } => None,
-            Fitness::Unfit { lacks, .. } => Some(Some(Stop {
+        let attached = self.state.borrow().status.link.is_some();
+        let fitness = self.cx.fitness.borrow();
+        match fitness.leave(attached, self.cx.exclude_from_multipathd) {
+            Leave::Given => None,
+            Leave::NotYet => Some(None),
+            Leave::Refused { lacks } => Some(Some(Stop {
                 stage: Stage::Pending,
                 reason: Reason::NodeUnfit,
-                message: lacks.clone(),
+                message: lacks.to_owned(),
             })),
         }
     }
