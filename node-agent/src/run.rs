@@ -94,9 +94,15 @@ fn check(args: &CheckArgs) -> Result<u8> {
     Ok(u8::from(checks.iter().any(|c| !c.ok)))
 }
 
+/// Longest record of a header that is read, in bytes: many times what one has.
+const MAX_RECORD: u64 = 64 << 10;
+
 fn header(args: &HeaderArgs) -> Result<()> {
     child::keep_secrets_in()?;
-    let record = std::fs::read(&args.record).context("the record cannot be read")?;
+    let mut record = Vec::new();
+    std::fs::File::open(&args.record)
+        .and_then(|f| f.take(MAX_RECORD).read_to_end(&mut record))
+        .context("the record cannot be read")?;
     let record = serde_json::from_slice(&record).context("the record is not of the form")?;
     // As cryptsetup takes it from standard input of a terminal or a pipe: without the line's end.
     let mut text = zeroize::Zeroizing::new(String::with_capacity(1024));

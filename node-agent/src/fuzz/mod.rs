@@ -6,6 +6,8 @@
 
 mod memory;
 pub(crate) mod mutator;
+mod node;
+mod records;
 mod targets;
 
 use mutator::Mutator;
@@ -65,4 +67,26 @@ fn lines(text: &str) -> Vec<Vec<u8>> {
         .filter(|l| !l.is_empty() && !l.starts_with('#'))
         .map(|l| l.as_bytes().to_vec())
         .collect()
+}
+
+/// The page that lists what is read from outside names each of these tests, and no other.
+#[test]
+fn the_page_names_every_target() {
+    let sources = [
+        include_str!("node.rs"),
+        include_str!("records.rs"),
+        include_str!("targets.rs"),
+    ];
+    let mut targets: Vec<_> = sources
+        .iter()
+        .flat_map(|text| text.split("#[test]\nfn ").skip(1))
+        .filter_map(|rest| rest.split('(').next())
+        .collect();
+    let page = include_str!("../../../docs/parsers.md");
+    let rows = page.lines().filter_map(|l| l.strip_suffix("` |"));
+    let mut named: Vec<_> = rows.filter_map(|row| row.rsplit('`').next()).collect();
+    targets.sort_unstable();
+    named.sort_unstable();
+    named.dedup();
+    assert_eq!(named, targets);
 }

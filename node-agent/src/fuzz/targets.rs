@@ -1,18 +1,18 @@
-//! One test a parser.
-
-use std::{fs, os::unix::fs::symlink};
+//! What lies on a disk, what an array and its daemons say, and what the cluster wants: one test a parser.
 
 use cryptvol_common::release::Released;
-use cryptvol_crds::{NodeVolume, v1alpha1::NodeVolumeSpec};
+use cryptvol_crds::{
+    NodeVolume, names,
+    v1alpha1::{NodeVolumeSpec, Provider},
+};
 use reqwest::StatusCode;
 
 use super::{feed, lines};
 use crate::{
     host::{
-        Lun, Portal, Source, Target,
+        Lun, Portal, Source,
         real::{
-            dm,
-            header::{self, Parsed},
+            header::{self, Luks, Parsed, digest},
             iscsi::{
                 discovery,
                 iscsid::version_in,
@@ -20,7 +20,6 @@ use crate::{
                 request::{self, Code},
             },
             luks,
-            sysfs::Sysfs,
             testing::{device, order, order_luks1},
         },
     },
@@ -48,6 +47,7 @@ fn judge(head: &[u8]) {
                     (facts.data_offset as u64) < DEVICE
                         && luks.areas.end <= facts.data_offset as u64
                 );
+                written_anew(&luks);
                 for slot in &luks.slots {
                     assert!(
                         slot.area.end <= luks.areas.end
@@ -68,6 +68,28 @@ fn judge(head: &[u8]) {
             text.chars().count() <= 350 && !text.contains(char::is_control),
             "{text:?}"
         );
+    }
+}
+
+/// A header without objections is the same when both its copies are written anew, and the digest in it is the one that is pinned.
+fn written_anew(luks: &Luks) {
+    if luks.header.facts.provider != Provider::Luks2 {
+        return;
+    }
+    // Each of the copies by itself.
+    for lost in [0, luks.copy_size()] {
+        let mut bytes = header::both_copies(luks);
+        bytes[lost..lost + luks.copy_size()].fill(0);
+        match header::parse(&bytes, DEVICE) {
+            Parsed::Luks(again) => {
+                assert!(again.header == luks.header && again.slots == luks.slots);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    if let Ok(digest) = digest::read(luks) {
+        let known = digest::fingerprint(&digest);
+        assert_eq!(known.as_ref(), Ok(&luks.header.facts.digest));
     }
 }
 
@@ -274,106 +296,21 @@ fn iscsi_discovery() {
 }
 
 #[test]
-fn dm_tables() {
-    let corpus = lines(include_str!("../../corpus/dm-tables.txt"));
-    feed(
-        "dm table",
-        &corpus,
-        |len| 24 * len + 4096,
-        |bytes| {
-            let line = String::from_utf8_lossy(bytes);
-            let (target, params) = line.split_once(' ').unwrap_or((&line, ""));
-            let table = dm::crypt_table(target, params);
-            // A key that lies open in the table is never taken for one that does not, and is told nowhere.
-            let key = params.split(' ').nth(1).unwrap_or_default();
-            assert!(!table.key_in_keyring || key.starts_with(':'));
-            assert!(
-                key.len() < 32
-                    || table.target_type.contains(key)
-                    || !format!("{table:?}").contains(key)
-                    || params.matches(key).count() > 1
-            );
-        },
-    );
-}
-
-#[test]
-fn sysfs_values() {
-    let tmp = tempfile::tempdir().unwrap();
-    let root = tmp.path();
-    let session = root.join("devices/platform/host2/session1");
-    let scsi = session.join("target2:0:0/2:0:0:1");
-    let block = scsi.join("block/sda");
-    let class = session.join("iscsi_session/session1");
-    for dir in [
-        &class,
-        &block.join("holders/dm-0"),
-        &root.join("class/iscsi_session"),
-        &root.join("dev/block"),
-    ] {
-        fs::create_dir_all(dir).unwrap();
-    }
-    symlink(
-        "../../devices/platform/host2/session1/iscsi_session/session1",
-        root.join("class/iscsi_session/session1"),
-    )
-    .unwrap();
-    symlink(
-        "../../devices/platform/host2/session1/target2:0:0/2:0:0:1/block/sda",
-        root.join("dev/block/8:0"),
-    )
-    .unwrap();
-    symlink("../../../2:0:0:1", block.join("device")).unwrap();
-    let files = [
-        class.join("targetname"),
-        class.join("state"),
-        class.join("target_id"),
-        scsi.join("type"),
-        scsi.join("state"),
-        scsi.join("wwid"),
-        block.join("dev"),
-        block.join("size"),
-    ];
-    let sysfs = Sysfs::at(root);
-    // One line is a whole tree: its attributes with `|` between.
-    let corpus = lines(include_str!("../../corpus/sysfs.txt"));
-    let mut found = 0;
-    feed(
-        "sysfs",
-        &corpus,
-        |len| 64 * len + (64 << 10),
-        |bytes| {
-            let mut values = bytes.split(|b| *b == b'|');
-            for file in &files {
-                fs::write(file, values.next().unwrap_or_default()).unwrap();
-            }
-            let name = fs::read_to_string(&files[0]).unwrap_or_default();
-            let target = Target {
-                portals: vec![Portal {
-                    address: "192.0.2.1".into(),
-                    port: 3260,
-                }],
-                iqn: name.trim().to_owned(),
-            };
-            let Ok(paths) = sysfs.paths(&Lun { target, lun: 1 }) else {
-                return;
-            };
-            for device in paths.into_iter().filter_map(|p| p.disk) {
-                found += 1;
-                assert!(device.id.path == "/dev/sda" && device.id.size_bytes.is_multiple_of(512));
-                let _ = sysfs.same_device(&device.id);
-            }
-        },
-    );
-    assert!(found > 100, "{found}");
-}
-
-#[test]
 fn node_volumes() {
     let mut corpus = lines(include_str!("../../corpus/node-volumes.jsonl"));
-    // One as the types have it today.
-    corpus.push(serde_json::to_vec(&Lab::new(1).volume(1).spec).unwrap());
-    let mut taken = 0;
+    // Those of each kind as the types have them today.
+    for lab in [
+        Lab::new(1),
+        Lab::authenticated(1),
+        Lab::local(Provider::Luks, 1),
+        Lab::discovering(Provider::Luks2, 1),
+        Lab::file(Provider::Luks2, 1),
+        Lab::scratch_file(1),
+        Lab::scratch_device(1),
+    ] {
+        corpus.push(serde_json::to_vec(&lab.volume(1).spec).unwrap());
+    }
+    let mut taken = [0; 3];
     feed(
         "NodeVolume",
         &corpus,
@@ -385,28 +322,48 @@ fn node_volumes() {
             let Ok(wanted) = Wanted::read(&NodeVolume::new("vol", spec)) else {
                 return;
             };
-            taken += 1;
             // Nothing of it can leave the places that the agent works in, or look like an option.
-            let query = &wanted.query;
-            assert!(
-                query.link.starts_with("/dev/cryptvol/")
-                    && !query.link.split('/').any(|p| p == ".." || p == ".")
-            );
-            let Source::Iscsi(Lun { target, lun }) = &query.source else {
-                panic!("a source that is not implemented: {query:?}");
+            let within = |path: &str, dir: &str| {
+                path.strip_prefix(dir)
+                    .and_then(|rest| rest.strip_prefix('/'))
+                    .is_some_and(|rest| {
+                        let stays = |part: &str| !part.is_empty() && !part.starts_with('.');
+                        rest.split('/').all(stays) && !rest.contains('\0')
+                    })
             };
-            assert!(!target.iqn.contains(['/', '\0', ' ']) && !target.iqn.starts_with('-'));
-            assert!(*lun <= 16383 && !target.portals.is_empty());
-            for portal in &target.portals {
-                assert!(
-                    !portal.address.contains(['/', '\0', ' ']) && !portal.address.starts_with('-')
-                );
-                assert!(portal.port > 0);
-            }
+            let query = &wanted.query;
+            assert!(within(&query.link, names::LINK_DIR), "{query:?}");
             assert!(query.mapping_name.len() < 128 && !query.mapping_name.contains('/'));
+            if let Some(name) = &query.shadow {
+                assert!(within(name, "/dev/disk"), "{name:?}");
+            }
+            match &query.source {
+                Source::Iscsi(Lun { target, lun }) => {
+                    taken[0] += 1;
+                    assert!(!target.iqn.contains(['/', '\0', ' ']) && !target.iqn.starts_with('-'));
+                    assert!(*lun <= 16383 && !target.portals.is_empty() && !wanted.ephemeral);
+                    for Portal { address, port } in &target.portals {
+                        assert!(!address.contains(['/', '\0', ' ']) && !address.starts_with('-'));
+                        assert!(*port > 0);
+                    }
+                }
+                Source::Device { path } => {
+                    taken[1] += 1;
+                    assert!(within(path, "/dev"), "{path:?}");
+                }
+                Source::File(file) => {
+                    taken[2] += 1;
+                    assert!(within(&file.path, names::FILE_DIR), "{file:?}");
+                    assert!(!file.path[names::FILE_DIR.len() + 1..].contains('/'));
+                    assert!(file.size_bytes.is_multiple_of(4096) && file.size_bytes >= 32 << 20);
+                }
+            }
+            let encryption = &wanted.encryption;
+            assert!(!wanted.ephemeral || encryption.provider == Provider::Plain);
+            assert!(!encryption.detached_header || encryption.provider == Provider::Luks2);
         },
     );
-    assert!(taken > 30, "{taken}");
+    assert!(taken.iter().all(|n| *n > 10), "{taken:?}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     error::failed,
-    multipathd,
+    multipathd, proc,
     sysfs::{Sysfs, attribute, set_attribute},
     udev::{self, RULES_READ, remove, write},
 };
@@ -75,7 +75,7 @@ impl Places {
             _ => {}
         }
         let drop_in = self.multipath.join(DROP_IN_FILE);
-        match fs::read_to_string(&drop_in) {
+        match proc::list(&drop_in) {
             Ok(text) if text.lines().next() == DROP_IN.lines().next() => remove(&drop_in),
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
@@ -155,8 +155,8 @@ fn mark_those_in_use(sysfs: &Sysfs, places: &Places) -> io::Result<()> {
     }
     let begun = Instant::now();
     let told = |dev: &String| {
-        let entry = fs::read_to_string(places.udev.join("data").join(format!("b{dev}")));
-        entry.is_ok_and(|text| text.lines().any(|line| line == PROPERTY))
+        let entry = proc::list(&places.udev.join("data").join(format!("b{dev}")));
+        entry.is_ok_and(|text| is_told(&text))
     };
     while !new.iter().all(told) {
         if begun.elapsed() > PATIENCE {
@@ -165,6 +165,11 @@ fn mark_those_in_use(sysfs: &Sysfs, places: &Places) -> io::Result<()> {
         thread::sleep(STEP);
     }
     Ok(())
+}
+
+/// Whether a disk's entry in udev's database has the property.
+pub(crate) fn is_told(entry: &str) -> bool {
+    entry.lines().any(|line| line == PROPERTY)
 }
 
 /// A LUN that a session is about to show is a volume's. A disk that is there already may be somebody else's, and stays what it is.
@@ -215,7 +220,7 @@ pub fn forget(mark: Option<&Path>) {
 }
 
 /// What udev calls the way to an iSCSI disk in sysfs; nothing for other disks.
-fn name_of(sysfs: &Sysfs, block: &Path) -> io::Result<Option<String>> {
+pub(crate) fn name_of(sysfs: &Sysfs, block: &Path) -> io::Result<Option<String>> {
     // …/host2/session1/target2:0:0/2:0:0:1/block/sda
     let mut parts = block.components().filter_map(|c| c.as_os_str().to_str());
     let sid = parts.find_map(|part| part.strip_prefix("session")?.parse().ok());

@@ -165,15 +165,12 @@ impl Files {
             let Some(shown) = attribute(&block.join("loop/backing_file"))? else {
                 continue;
             };
-            // One that was removed or replaced since.
-            let path = shown.strip_suffix(" (deleted)").unwrap_or(&shown);
-            let Some(name) = path.rsplit('/').next() else {
+            let Some((path, name)) = shown_name(&shown) else {
                 continue;
             };
             let file = format!("{FILE_DIR}/{name}");
             let known_by = match fs::symlink_metadata(self.dir().join(name)) {
                 _ if is_scratch_name(name) => None,
-                _ if !is_file_name(name) => continue,
                 _ if path == file => None,
                 Ok(meta) if meta.is_file() => Some((meta.dev(), meta.ino())),
                 _ => continue,
@@ -438,6 +435,14 @@ fn looped(block: &Path, file: Option<(u64, u64)>) -> io::Result<Option<Device>> 
         },
         state: "running".to_owned(),
     }))
+}
+
+/// The path of a loop device's file as the kernel shows it, and its name, where a file in the directory could have that.
+pub(crate) fn shown_name(shown: &str) -> Option<(&str, &str)> {
+    // One that was removed or replaced since.
+    let path = shown.strip_suffix(" (deleted)").unwrap_or(shown);
+    let name = path.rsplit('/').next()?;
+    (is_scratch_name(name) || is_file_name(name)).then_some((path, name))
 }
 
 /// Name of a file in the directory.

@@ -10,12 +10,11 @@ use std::{
 use cryptvol_crds::names::DM_UUID_PREFIX;
 use nix::libc;
 
-use super::sysfs::{Sysfs, attribute, bytes, holders, link, names, wwid};
+use super::{
+    proc,
+    sysfs::{Sysfs, attribute, bytes, holders, link, names, wwid},
+};
 use crate::host::{Device, DeviceId, Mapping, RawKind};
-
-/// Mounts of the node where the agent may see them, else those that it has itself. What neither shows is found when the device
-/// is opened exclusively, before the first write.
-const MOUNTS: [&str; 2] = ["/proc/1/mountinfo", "/proc/self/mountinfo"];
 
 impl Sysfs {
     /// The device of a volume: below its live mapping, where there is one of ours, else where the path leads now. A path can
@@ -80,10 +79,10 @@ pub(super) fn users(block: &Path, dev: &str) -> io::Result<Vec<String>> {
     if attribute(&block.join("ro"))?.as_deref() == Some("1") {
         all.push("the kernel, which has it read-only".to_owned());
     }
-    if let Some(at) = mounted(&numbers)? {
+    if let Some(at) = proc::mount_point(&proc::mounts()?, &numbers) {
         all.push(format!("a mount at {at}"));
     }
-    if let Some(path) = swap(&numbers) {
+    if let Some(path) = swap(&numbers)? {
         all.push(format!("swap ({path})"));
     }
     let uuid = attribute(&block.join("dm/uuid"))?.unwrap_or_default();
@@ -136,35 +135,16 @@ fn number(rdev: u64) -> String {
     format!("{}:{}", libc::major(rdev), libc::minor(rdev))
 }
 
-/// Where one of the devices is mounted.
-fn mounted(numbers: &[String]) -> io::Result<Option<String>> {
-    let text = MOUNTS
-        .iter()
-        .find_map(|file| fs::read_to_string(file).ok())
-        .ok_or_else(|| io::Error::other("no mountinfo can be read"))?;
-    Ok(mount_point(&text, numbers))
-}
-
-fn mount_point(mountinfo: &str, numbers: &[String]) -> Option<String> {
-    mountinfo.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(2);
-        let number = fields.next()?;
-        let at = fields.nth(1)?;
-        numbers.iter().any(|n| n == number).then(|| at.to_owned())
-    })
-}
-
-fn swap(numbers: &[String]) -> Option<String> {
-    let text = fs::read_to_string("/proc/swaps").unwrap_or_default();
-    text.lines()
-        .skip(1)
-        .filter_map(|line| line.split_whitespace().next())
-        .find(|path| {
-            fs::metadata(path).is_ok_and(|m| {
-                m.file_type().is_block_device() && numbers.contains(&number(m.rdev()))
-            })
-        })
-        .map(str::to_owned)
+/// The swap that is on one of the devices. Nothing where the kernel has no list of it.
+fn swap(numbers: &[String]) -> io::Result<Option<String>> {
+    let list = match proc::list("/proc/swaps".as_ref()) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        list => list?,
+    };
+    Ok(proc::swaps(&list).find(|path| {
+        fs::metadata(path)
+            .is_ok_and(|m| m.file_type().is_block_device() && numbers.contains(&number(m.rdev())))
+    }))
 }
 
 #[cfg(test)]
@@ -172,16 +152,6 @@ mod tests {
     use cryptvol_crds::conditions::Reason;
 
     use super::*;
-
-    #[test]
-    fn mounts_are_found_by_number() {
-        let text = "22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw\n\
-                    30 22 0:5 / /dev rw - devtmpfs dev rw\n";
-        let number = |n: &str| [n.to_owned()];
-        assert_eq!(mount_point(text, &number("254:1")).as_deref(), Some("/"));
-        assert_eq!(mount_point(text, &number("254:0")), None);
-        assert_eq!(mount_point("", &number("254:1")), None);
-    }
 
     fn tree() -> (tempfile::TempDir, Sysfs) {
         let tmp = tempfile::tempdir().unwrap();

@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     io::{self, Read, Write},
     os::{
         linux::net::SocketAddrExt,
@@ -15,7 +14,10 @@ use std::{
 
 use cryptvol_crds::names::DM_UUID_PREFIX;
 
-use super::sysfs::{attribute, names};
+use super::{
+    proc,
+    sysfs::{attribute, names},
+};
 
 /// What the device-mapper UUIDs of multipathd's maps begin with; the WWID follows, as udev gives it (`libmultipath/devmapper.h`).
 const UUID_PREFIX: &str = "mpath-";
@@ -24,7 +26,7 @@ const SOCKET: &str = "/org/kernel/linux/storage/multipathd";
 /// How long it may take for an answer.
 const ANSWER: Duration = Duration::from_secs(10);
 /// Longest answer that is read: lists grow with the node's disks.
-const MAX_ANSWER: usize = 1 << 20;
+pub(crate) const MAX_ANSWER: usize = 1 << 20;
 
 /// A map of multipathd's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,8 +54,12 @@ pub fn map(block: &Path) -> io::Result<Option<Foreign>> {
 
 /// Whether one runs, where the agent sees the node's network namespace.
 pub fn runs() -> bool {
-    let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let ours = format!("@{SOCKET}");
+    proc::list("/proc/net/unix".as_ref()).is_ok_and(|sockets| listens(&sockets))
+}
+
+/// Whether its socket is in the kernel's list of sockets.
+pub(crate) fn listens(sockets: &str) -> bool {
+    let ours = format!(" @{SOCKET}");
     sockets.lines().any(|line| line.ends_with(&ours))
 }
 
@@ -75,7 +81,7 @@ pub fn ask(command: &str) -> io::Result<Option<String>> {
 }
 
 /// One question and its answer, each with its length (`size_t`) before it and a zero at its end (`libmpathcmd/mpath_cmd.c`).
-fn exchange(mut stream: impl Read + Write, command: &str) -> io::Result<String> {
+pub(crate) fn exchange(mut stream: impl Read + Write, command: &str) -> io::Result<String> {
     let question = [command.as_bytes(), &[0]].concat();
     stream.write_all(&question.len().to_ne_bytes())?;
     stream.write_all(&question)?;
@@ -85,8 +91,12 @@ fn exchange(mut stream: impl Read + Write, command: &str) -> io::Result<String> 
     if length > MAX_ANSWER {
         return Err(io::Error::other("an answer that is not of its protocol"));
     }
-    let mut answer = vec![0; length];
-    stream.read_exact(&mut answer)?;
+    // As it comes: a length alone takes no memory.
+    let mut answer = Vec::new();
+    stream.take(length as u64).read_to_end(&mut answer)?;
+    if answer.len() < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     let text = String::from_utf8_lossy(&answer);
     Ok(text.trim_end_matches('\0').to_owned())
 }
@@ -129,7 +139,7 @@ pub fn maps_over_volumes(sys: &Path) -> io::Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::{fs, thread};
 
     use super::*;
 

@@ -52,6 +52,19 @@ impl Default for Names {
 }
 
 impl Names {
+    /// Names below another directory that has udev's rule already, for tests.
+    #[cfg(test)]
+    pub fn at(root: &Path) -> Self {
+        fs::create_dir_all(root.join("udev/rules.d")).unwrap();
+        fs::write(root.join("udev").join(RULES_FILE), RULES).unwrap();
+        fs::create_dir_all(root.join("disk/by-path")).unwrap();
+        Self {
+            udev: Some(root.join("udev")),
+            disk: root.join("disk"),
+            block: root.join("block"),
+        }
+    }
+
     /// What is known of the names of the volume with this mapping.
     ///
     /// # Errors
@@ -280,17 +293,6 @@ mod tests {
     const NAME_: &str = "/dev/disk/by-path/ip-192.0.2.1:3260-iscsi-iqn.x:y-lun-1";
     const OURS: &str = "cryptvol-9c1fbb0a";
 
-    fn names_at(tmp: &Path) -> Names {
-        fs::create_dir_all(tmp.join("udev/rules.d")).unwrap();
-        fs::write(tmp.join("udev/rules.d/99-cryptvol.rules"), RULES).unwrap();
-        fs::create_dir_all(tmp.join("disk/by-path")).unwrap();
-        Names {
-            udev: Some(tmp.join("udev")),
-            disk: tmp.join("disk"),
-            block: tmp.join("block"),
-        }
-    }
-
     fn order(owner: &str, to: NameTo) -> NameOrder {
         NameOrder {
             name: NAME_.into(),
@@ -316,7 +318,7 @@ mod tests {
     #[test]
     fn invariant_03_a_link_put_in_the_names_place_goes_with_the_event_of_the_mapping() {
         let tmp = tempfile::tempdir().unwrap();
-        let names = names_at(tmp.path());
+        let names = Names::at(tmp.path());
         let link = tmp.path().join("disk").join(in_disk(NAME_).unwrap());
         symlink("../../dm-3", &link).unwrap();
         names
@@ -356,7 +358,7 @@ mod tests {
     #[test]
     fn a_name_is_kept_given_taken_back_and_freed() {
         let tmp = tempfile::tempdir().unwrap();
-        let names = names_at(tmp.path());
+        let names = Names::at(tmp.path());
         let seen = || names.observe(Some(NAME_), OURS).unwrap();
         assert_eq!(seen(), NamesFound::default());
         names.set(&order(OURS, NameTo::Nobody)).unwrap();
