@@ -45,6 +45,7 @@ pub mod sandbox;
 pub mod scenario;
 pub mod scsi_dh;
 pub mod search;
+pub mod shared_site;
 pub mod site;
 pub mod slapd;
 pub mod system;

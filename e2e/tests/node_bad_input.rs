@@ -2,46 +2,20 @@
 //! and a next step, nothing is written to the disk, and the repair of the cause alone makes it go on.
 //!
 //! One site serves all; each test has a namespace, a target and disks of its own.
-#![allow(clippy::expect_used)] // A guard over the site that was started when it was made.
 
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::conditions::{self, Reason};
 use cryptvol_crds::names;
 use cryptvol_e2e::array::{Lun, iqn};
 use cryptvol_e2e::keystone::Tenant;
-use cryptvol_e2e::site::{Site, SiteSpec};
+use cryptvol_e2e::shared_site::SharedSite;
+use cryptvol_e2e::site::Site;
 use cryptvol_e2e::volumes::Volume;
-use cryptvol_e2e::workdir::WorkDir;
 use serde_json::json;
-use tokio::sync::{Mutex, MutexGuard};
 
 const MIB: u64 = 1 << 20;
 
-/// Started by the first test; the sandbox ends it.
-static SITE: Mutex<Option<Site>> = Mutex::const_new(None);
-
-async fn site() -> Result<SiteGuard> {
-    let mut guard = SITE.lock().await;
-    if guard.is_none() {
-        *guard = Some(Site::start(&WorkDir::new("bad-input")?, SiteSpec::new(1)).await?);
-    }
-    Ok(SiteGuard(guard))
-}
-
-struct SiteGuard(MutexGuard<'static, Option<Site>>);
-
-impl std::ops::Deref for SiteGuard {
-    type Target = Site;
-    fn deref(&self) -> &Site {
-        self.0.as_ref().expect("started")
-    }
-}
-
-impl std::ops::DerefMut for SiteGuard {
-    fn deref_mut(&mut self) -> &mut Site {
-        self.0.as_mut().expect("started")
-    }
-}
+static SITE: SharedSite = SharedSite::new("bad-input");
 
 /// The volume stops for this reason with the next step, and what is on the disk stays as it was.
 async fn stops(site: &Site, volume: &Volume, reason: Reason, lun: &Lun) -> Result<String> {
@@ -91,30 +65,32 @@ async fn used(site: &mut Site, name: &str) -> Result<(Tenant, Lun, Volume)> {
 
 #[tokio::test]
 async fn array_unreachable() -> Result<()> {
-    let mut site = site().await?;
+    let mut site = SITE.take().await?;
     let (_, lun, volume) = site.volume("unreachable").await?;
     site.array.power_off()?;
     volume.apply(&site.plane).await?;
     stops(&site, &volume, Reason::PortalUnreachable, &lun).await?;
     site.array.power_on().await?;
-    works_and_goes(&site, &volume, &lun).await
+    works_and_goes(&site, &volume, &lun).await?;
+    site.passed()
 }
 
 #[tokio::test]
 async fn no_such_target() -> Result<()> {
-    let mut site = site().await?;
+    let mut site = SITE.take().await?;
     let (_, lun, volume) = site.volume("no-target").await?;
     site.array.remove_target(&iqn("no-target"))?;
     volume.apply(&site.plane).await?;
     stops(&site, &volume, Reason::TargetNotFound, &lun).await?;
     site.array.create_target(&iqn("no-target"))?;
     let lun = site.array.create_lun(&iqn("no-target"), 1, 64 * MIB)?;
-    works_and_goes(&site, &volume, &lun).await
+    works_and_goes(&site, &volume, &lun).await?;
+    site.passed()
 }
 
 #[tokio::test]
 async fn peer_failure_20_wrong_chap_secret() -> Result<()> {
-    let mut site = site().await?;
+    let mut site = SITE.take().await?;
     let (_, lun, volume) = site.volume("chap").await?;
     site.array
         .set_chap(&iqn("chap"), "initiator", "right-secret-1")?;
@@ -144,12 +120,12 @@ async fn peer_failure_20_wrong_chap_secret() -> Result<()> {
             "the operator's log shows the CHAP secret"
         );
     }
-    Ok(())
+    site.passed()
 }
 
 #[tokio::test]
 async fn a_target_that_does_not_prove_itself() -> Result<()> {
-    let mut site = site().await?;
+    let mut site = SITE.take().await?;
     let (_, lun, volume) = site.volume("mutual").await?;
     let (array, target) = (&mut site.array, iqn("mutual"));
     array.set_chap(&target, "mutual-node", "right-secret-2")?;
@@ -178,23 +154,24 @@ async fn a_target_that_does_not_prove_itself() -> Result<()> {
             ensure!(!log.contains(word), "a log shows the target's secret");
         }
     }
-    Ok(())
+    site.passed()
 }
 
 #[tokio::test]
 async fn lun_absent() -> Result<()> {
-    let mut site = site().await?;
+    let mut site = SITE.take().await?;
     let (_, lun, volume) = site.volume("no-lun").await?;
     site.array.remove_lun(&iqn("no-lun"), 1)?;
     volume.apply(&site.plane).await?;
     stops(&site, &volume, Reason::LunNotFound, &lun).await?;
     let lun = site.array.create_lun(&iqn("no-lun"), 1, 64 * MIB)?;
-    works_and_goes(&site, &volume, &lun).await
+    works_and_goes(&site, &volume, &lun).await?;
+    site.passed()
 }
 
 #[tokio::test]
 async fn peer_failure_06_wwid_of_another_disk() -> Result<()> {
-    let mut site = site().await?;
+    let mut site = SITE.take().await?;
     let (_, lun, volume) = used(&mut site, "wwid").await?;
     let other = site.array.spare(64 * MIB)?;
     site.array.swap_lun(&iqn("wwid"), 1, &other)?;
@@ -206,7 +183,8 @@ async fn peer_failure_06_wwid_of_another_disk() -> Result<()> {
         volume.read(site.node(0), 4).await? == "kept",
         "the data is gone"
     );
-    works_and_goes(&site, &volume, &lun).await
+    works_and_goes(&site, &volume, &lun).await?;
+    site.passed()
 }
 
 /// The label of an LVM2 physical volume, which lies in the second sector: its checksum is CRC-32 with LVM's own start value.
@@ -228,7 +206,7 @@ fn lvm_label() -> [u8; 512] {
 
 #[tokio::test]
 async fn a_disk_with_somebody_elses_data() -> Result<()> {
-    let mut site = site().await?;
+    let mut site = SITE.take().await?;
     for (name, make) in [
         ("ext4", "mkfs.ext4 -q -F"),
         ("lvm", ""),
@@ -261,23 +239,24 @@ async fn a_disk_with_somebody_elses_data() -> Result<()> {
             .await
             .with_context(|| name.to_owned())?;
     }
-    Ok(())
+    site.passed()
 }
 
 #[tokio::test]
 async fn a_disk_that_is_not_blank() -> Result<()> {
-    let mut site = site().await?;
+    let mut site = SITE.take().await?;
     let (_, lun, volume) = site.volume("garbage").await?;
     lun.write_at(3 * MIB, b"somebody wrote here once")?;
     volume.apply(&site.plane).await?;
     stops(&site, &volume, Reason::DeviceNotBlank, &lun).await?;
     lun.write_at(3 * MIB, &[0; 24])?;
-    works_and_goes(&site, &volume, &lun).await
+    works_and_goes(&site, &volume, &lun).await?;
+    site.passed()
 }
 
 #[tokio::test]
 async fn peer_failure_01_zeros_where_a_header_was() -> Result<()> {
-    let mut site = site().await?;
+    let mut site = SITE.take().await?;
     let (_, lun, volume) = used(&mut site, "zeros").await?;
     let before = site.array.read_as_zeros(&iqn("zeros"), 1)?;
     let zeros = site.array.lun(&iqn("zeros"), 1)?.clone();
@@ -289,13 +268,14 @@ async fn peer_failure_01_zeros_where_a_header_was() -> Result<()> {
         volume.read(site.node(0), 4).await? == "kept",
         "the data is gone"
     );
-    works_and_goes(&site, &volume, &lun).await
+    works_and_goes(&site, &volume, &lun).await?;
+    site.passed()
 }
 
 /// The volume's header is written anew from the backup in its record, only on order and only over what is not somebody else's header.
 #[tokio::test]
 async fn a_header_that_was_overwritten() -> Result<()> {
-    let mut site = site().await?;
+    let mut site = SITE.take().await?;
     let (_, lun, volume) = used(&mut site, "overwritten").await?;
     let seen = volume.get(&site.plane).await?.and_then(|v| v.status);
     let status = seen.context("a status")?;
@@ -370,12 +350,13 @@ async fn a_header_that_was_overwritten() -> Result<()> {
         "cryptsetup does not know the header: {}",
         String::from_utf8_lossy(&dump.stderr)
     );
-    works_and_goes(&site, &volume, &lun).await
+    works_and_goes(&site, &volume, &lun).await?;
+    site.passed()
 }
 
 #[tokio::test]
 async fn peer_failure_01_read_errors_where_a_header_was() -> Result<()> {
-    let mut site = site().await?;
+    let mut site = SITE.take().await?;
     let (_, lun, volume) = used(&mut site, "errors").await?;
     let before = site.array.fail_reads(&iqn("errors"), 1)?;
     volume.apply(&site.plane).await?;
@@ -386,12 +367,13 @@ async fn peer_failure_01_read_errors_where_a_header_was() -> Result<()> {
         volume.read(site.node(0), 4).await? == "kept",
         "the data is gone"
     );
-    works_and_goes(&site, &volume, &lun).await
+    works_and_goes(&site, &volume, &lun).await?;
+    site.passed()
 }
 
 #[tokio::test]
 async fn the_wrong_key() -> Result<()> {
-    let mut site = site().await?;
+    let mut site = SITE.take().await?;
     let (tenant, lun, volume) = site.volume("wrong-key").await?;
     let right = site.keystone.store(&tenant, "right", &[7; 32]).await?;
     let wrong = site.keystone.store(&tenant, "wrong", &[8; 32]).await?;
@@ -423,12 +405,12 @@ async fn the_wrong_key() -> Result<()> {
         site.keystone.has_secret(&tenant, &right).await?,
         "a key that the operator did not make is gone"
     );
-    Ok(())
+    site.passed()
 }
 
 #[tokio::test]
 async fn a_blank_disk_that_may_not_be_formatted() -> Result<()> {
-    let mut site = site().await?;
+    let mut site = SITE.take().await?;
     let (tenant, lun, volume) = site.volume("never").await?;
     let key = site.keystone.store(&tenant, "theirs", &[9; 32]).await?;
     let volume = volume.with("key", json!({"secretRef": key}));
@@ -443,12 +425,13 @@ async fn a_blank_disk_that_may_not_be_formatted() -> Result<()> {
         .with("format", json!("IfPermitted"))
         .apply(&site.plane)
         .await?;
-    works_and_goes(&site, &volume, &lun).await
+    works_and_goes(&site, &volume, &lun).await?;
+    site.passed()
 }
 
 #[tokio::test]
 async fn a_disk_that_two_volumes_want() -> Result<()> {
-    let mut site = site().await?;
+    let mut site = SITE.take().await?;
     let (_, lun, volume) = site.volume("twice").await?;
     volume.apply(&site.plane).await?;
     volume.wait_ready(&site.plane).await?;
@@ -465,5 +448,6 @@ async fn a_disk_that_two_volumes_want() -> Result<()> {
     second.wait_reason(&site.plane, Reason::SourceInUse).await?;
     second.delete(&site.plane).await?;
     second.wait_gone(&site.plane).await?;
-    works_and_goes(&site, &volume, &lun).await
+    works_and_goes(&site, &volume, &lun).await?;
+    site.passed()
 }

@@ -17,6 +17,7 @@ const MEMORY_KIB: u64 = 10 << 20;
 const SECONDS: [(&str, u32); 18] = [
     ("cluster_nodes", 870),
     ("node_paths", 355),
+    ("node_peers", 330),
     ("node_integrity_paths", 240),
     ("node_alua", 185),
     ("node_life", 255),
@@ -29,7 +30,6 @@ const SECONDS: [(&str, u32); 18] = [
     ("node_interchange", 115),
     ("node_local", 115),
     ("node_names", 95),
-    ("node_peers", 85),
     ("node_detached", 85),
     ("node_proof", 85),
     ("node_kill_cycles", 70),

@@ -366,6 +366,9 @@ pub struct FormatPermitStatus {
     /// Node that spent it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spent_by: Option<String>,
+    /// It is not the first one: writing a header was begun with another, and what that left on the disk may be written over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
 }
 
 /// The key in the key manager, never its material.

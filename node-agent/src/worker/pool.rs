@@ -77,8 +77,8 @@ pub struct Pool {
 struct State {
     /// Newest last.
     idle: VecDeque<Worker>,
-    /// Volumes of which a worker hangs in the kernel, with its process id.
-    stuck: BTreeMap<String, u32>,
+    /// Volumes of which a worker hangs in the kernel, with the name of its call and its process id.
+    stuck: BTreeMap<String, (&'static str, u32)>,
 }
 
 struct Worker {
@@ -145,10 +145,12 @@ impl Pool {
         call: &Call,
         deadline: Duration,
     ) -> Result<Answer, StepError> {
-        if let Some(pid) = self.state.borrow().stuck.get(volume) {
+        if let Some((step, pid)) = self.state.borrow().stuck.get(volume) {
             return Err(StepError::new(
                 Reason::DeadlineExceeded,
-                format!("an earlier step on this volume hangs in the kernel (process {pid})"),
+                format!(
+                    "an earlier step on this volume ({step}) hangs in the kernel (process {pid})"
+                ),
             ));
         }
         let failed = |what: &str, e: &std::io::Error| {
@@ -201,15 +203,15 @@ impl Pool {
                 }
                 Ok(Exchange::NotTaken) => {
                     let e = std::io::Error::other("it ended at once");
-                    self.bury(volume, worker).await;
+                    self.bury(volume, call, worker).await;
                     return Err(failed("the worker died", &e));
                 }
                 Ok(Exchange::Broken(e)) => {
-                    self.bury(volume, worker).await;
+                    self.bury(volume, call, worker).await;
                     return Err(failed("the worker died", &e));
                 }
                 Err(_) => {
-                    let stuck = self.bury(volume, worker).await;
+                    let stuck = self.bury(volume, call, worker).await;
                     warn!(volume, call = call.name(), stuck, "deadline exceeded");
                     return Err(StepError::new(
                         Reason::DeadlineExceeded,
@@ -277,13 +279,17 @@ impl Pool {
 
     /// Kills a worker and says whether it hangs in the kernel. Such a one is waited for in the background, and its volume
     /// gets no other until it is gone: what it does when it comes back must not meet another step.
-    async fn bury(self: &Rc<Self>, volume: &str, mut worker: Worker) -> bool {
+    async fn bury(self: &Rc<Self>, volume: &str, call: &Call, mut worker: Worker) -> bool {
         let _ = worker.child.start_kill();
         if timeout(REAP, worker.child.wait()).await.is_ok() {
             return false;
         }
         let pid = worker.child.id().unwrap_or_default();
-        self.state.borrow_mut().stuck.insert(volume.to_owned(), pid);
+        let stuck = (call.name(), pid);
+        self.state
+            .borrow_mut()
+            .stuck
+            .insert(volume.to_owned(), stuck);
         let (pool, volume) = (Rc::clone(self), volume.to_owned());
         tokio::task::spawn_local(async move {
             let _ = worker.child.wait().await;

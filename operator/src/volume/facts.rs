@@ -43,7 +43,7 @@ pub fn formatted_before(status: &EncryptedVolumeStatus) -> bool {
         || status
             .format_permit
             .as_ref()
-            .is_some_and(|p| p.state == PermitState::Spent)
+            .is_some_and(|p| p.again || p.state == PermitState::Spent)
 }
 
 /// The permit as a node may have it: only while it is issued and the volume was never opened.
@@ -76,6 +76,7 @@ pub fn claim(world: &World, status: &mut EncryptedVolumeStatus) {
         issued_at: Time(world.now),
         spent_at: None,
         spent_by: None,
+        again: false,
     });
 }
 
@@ -195,6 +196,7 @@ pub fn new_permit(world: &World, status: &mut EncryptedVolumeStatus) -> Vec<Acti
                 issued_at: Time(world.now),
                 spent_at: None,
                 spent_by: None,
+                again: true,
             };
             vec![
                 remove,

@@ -477,9 +477,7 @@ fn users(dm: &DM, uuid: &str) -> String {
         return format!("mapping {uuid} is busy");
     };
     let node = format!("dm-{}", info.device().minor);
-    let holders: Vec<_> = sysfs::names(format!("/sys/block/{node}/holders").as_ref())
-        .map(Iterator::collect)
-        .unwrap_or_default();
+    let holders = stacked(format!("/sys/block/{node}/holders").as_ref());
     let openers = openers(&format!("/dev/{node}"));
     let mut text = format!("/dev/{node} is open {} times", info.open_count());
     for (who, list) in [("stacked on it", holders), ("opened by", openers)] {
@@ -488,6 +486,19 @@ fn users(dm: &DM, uuid: &str) -> String {
         }
     }
     text
+}
+
+/// What is stacked on a device, by its directory of holders: `dm-3 (name)`, for a person knows the name.
+fn stacked(holders: &std::path::Path) -> Vec<String> {
+    let named = |holder: String| {
+        let name = sysfs::attribute(&holders.join(&holder).join("dm/name"));
+        match name.ok().flatten() {
+            Some(name) => format!("{holder} ({name})"),
+            None => holder,
+        }
+    };
+    let all = sysfs::names(holders);
+    all.map(|all| all.map(named).collect()).unwrap_or_default()
 }
 
 /// Processes that have a device open, as `name (pid)`; at most a handful. Sees only processes of this PID namespace.

@@ -87,8 +87,11 @@ impl At<'_> {
             self.identity(id)?;
             return Ok(id);
         }
-        let begun = self.opened() || self.wanted.formatted_before || self.memory.permit.is_some();
-        let new = (!begun && self.wanted.permit.is_some()) || self.wanted.ephemeral;
+        let permitted = self.wanted.permit.is_some();
+        let begun = self.opened()
+            || (self.wanted.formatted_before && !permitted)
+            || self.memory.permit.is_some();
+        let new = (!begun && permitted) || self.wanted.ephemeral;
         match self.observed.file {
             // Of before: nobody has the key to it any more.
             FileState::Regular { size_bytes: 1.. }

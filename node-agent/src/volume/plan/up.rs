@@ -208,7 +208,8 @@ impl At<'_> {
         {
             return Permit::InHand;
         }
-        if self.wanted.formatted_before {
+        // A permit beside that was given by a person for what the first one left.
+        if self.wanted.formatted_before && issued.is_none() {
             return Permit::No(
                 Reason::FormatInterrupted,
                 "a header was begun before".to_owned(),

@@ -225,6 +225,29 @@ fn a_key_slot_that_was_never_written_is_an_interrupted_format_and_not_a_wrong_ke
     );
 }
 
+/// The volume was detached meanwhile, so the node's own receipt of the first permit is gone with its NodeVolume.
+#[test]
+fn peer_failure_01_another_permit_is_for_the_rests_of_a_format_also_where_the_receipt_is_gone() {
+    let lab = torn_key_slot();
+    lab.want(1, Desired::Detached);
+    lab.settle(1);
+    lab.volumes.borrow_mut().get_mut("vol-1").unwrap().status = None;
+    lab.hands.borrow_mut().clear();
+    lab.change(1, |spec| {
+        spec.desired = Desired::Attached;
+        (spec.formatted_before, spec.format_permit) = (true, None);
+    });
+    let written = lab.world.borrow().bytes_written();
+    lab.settle(1);
+    assert_eq!(lab.reason(1).as_deref(), Some("FormatInterrupted"));
+    assert_eq!(lab.world.borrow().bytes_written(), written);
+    allow_once_more(&lab);
+    assert_eq!(
+        (lab.status(1).stage, lab.reason(1)),
+        (Stage::Attached, None)
+    );
+}
+
 #[test]
 fn a_first_permit_never_writes_over_a_header_that_the_key_does_not_open() {
     // The record is older than the disk, as after the cluster's data was restored, and the key is another one.

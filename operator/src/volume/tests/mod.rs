@@ -303,7 +303,8 @@ impl Cluster {
                 (permit.id.as_str(), record.state),
                 (record.id.as_str(), PermitState::Issued)
             );
-            assert!(status.first_opened.is_none() && !wanted.spec.formatted_before);
+            assert!(status.first_opened.is_none());
+            assert_eq!(wanted.spec.formatted_before, record.again);
         }
         if wanted.spec.desired == Desired::Attached {
             assert!(

@@ -25,7 +25,10 @@ fn a_new_permit_for_the_same_uuid_on_request() {
     let permit = c.nv().spec.format_permit.clone().unwrap();
     assert_eq!(permit.luks_uuid, uuid);
     assert_ne!(permit.id, old);
-    assert!(!c.nv().spec.formatted_before);
+    assert!(
+        c.nv().spec.formatted_before,
+        "a node that has not seen the first one must know that there may be rests of it"
+    );
     assert!(
         c.world
             .volume

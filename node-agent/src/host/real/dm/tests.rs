@@ -118,3 +118,14 @@ fn tables_read_as_they_are_written() {
     mapping.table = Some(crypt_table("linear", "8:16 32768"));
     assert!(!plan.is(&mapping));
 }
+
+#[test]
+fn what_is_stacked_on_a_mapping_has_the_name_that_a_person_knows() {
+    let tmp = tempfile::tempdir().unwrap();
+    let holders = tmp.path().join("holders");
+    assert_eq!(stacked(&holders), [""; 0]);
+    std::fs::create_dir_all(holders.join("dm-3/dm")).unwrap();
+    std::fs::write(holders.join("dm-3/dm/name"), "vg0-guest\n").unwrap();
+    std::fs::create_dir_all(holders.join("md0")).unwrap();
+    assert_eq!(stacked(&holders), ["dm-3 (vg0-guest)", "md0"]);
+}

@@ -178,7 +178,7 @@ pub(super) fn allow_once_more(lab: &Lab) {
         }
     });
     lab.change(1, |spec| {
-        spec.formatted_before = false;
+        spec.formatted_before = true;
         spec.format_permit = Some(cryptvol_crds::v1alpha1::FormatPermit {
             id: format!("permit-again-{}", lab.clock.get()),
             luks_uuid: luks_uuid(1),

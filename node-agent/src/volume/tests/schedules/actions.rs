@@ -76,7 +76,7 @@ impl Schedule<'_> {
         self.tally.add("permits");
         let id = format!("again-{}", lab.clock.get());
         lab.change(n, |s| {
-            s.formatted_before = false;
+            s.formatted_before = true;
             s.format_permit = Some(FormatPermit {
                 id,
                 luks_uuid: luks_uuid(n),
