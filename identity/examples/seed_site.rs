@@ -84,6 +84,7 @@ async fn add_projects(store: &Store, count: usize) -> Result<Vec<(String, String
                     id: domain.clone(),
                     name: format!("domain-{:03}", number / DOMAIN),
                     description: String::new(),
+                    undescribed: false,
                     enabled: true,
                     options: "{}".into(),
                 })

@@ -152,11 +152,8 @@ impl Making {
             return Ok(false);
         };
         let admin = self.roles().await?;
-        for (kind, id) in [
-            ("project", project.as_str()),
-            ("domain", DEFAULT_DOMAIN),
-            ("system", "all"),
-        ] {
+        // None on the domain, as of Keystone's; the administrator of a project may manage domains too.
+        for (kind, id) in [("project", project.as_str()), ("system", "all")] {
             let assignment = Assignment {
                 actor_type: "user".into(),
                 actor_id: user.clone(),
@@ -183,6 +180,7 @@ impl Making {
             id: DEFAULT_DOMAIN.into(),
             name: DEFAULT_DOMAIN_NAME.into(),
             description: "The default domain".into(),
+            undescribed: false,
             enabled: true,
             options: "{}".into(),
         };

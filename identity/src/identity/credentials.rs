@@ -273,28 +273,26 @@ async fn update(
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> ApiResult {
+    let object = fields::changes(&bytes, CREDENTIAL.key)?;
+    // As Keystone: whose it is, for what, and of which type stays as it was made.
+    if let Some(name) = object.keys().find(|name| *name != "blob") {
+        return Err(IdentityError::BadRequest(format!(
+            "Only the blob of a credential can be changed, not {name}; delete it and make a new one."
+        )));
+    }
+    check_any_text(&object, "blob", true)?;
     let rule = "identity:update_credential";
     authorized(&app, &caller, rule, &id).await?;
-    let mut object = fields::changes(&bytes, CREDENTIAL.key)?;
-    object.remove("id");
-    (CREDENTIAL.check)(&mut object, false)?;
-    if let Some(owner) = object.get("user_id").and_then(Value::as_str) {
-        // Given to somebody only by one who may change that one's credentials too.
-        caller.may(&app, rule, &target(Some(owner)))?;
-    }
     let edit = |document: &mut Document| {
-        // It may be somebody else's by now.
+        // One of EC2 may be somebody else's by now: its id is made of its access key.
         caller.may(&app, rule, &target(document.user_id.as_deref()))?;
-        let kind = |object: &Object| object.get("type").is_some_and(|kind| kind == "ec2");
-        if kind(&document.object()) || kind(&object) {
+        if document.text("type").as_deref() == Some("ec2") {
             let mut whole = document.object();
-            whole.insert("blob".into(), blob(&app, document)?.into());
             whole.insert("project_id".into(), document.project_id.clone().into());
             whole.append(&mut object.clone());
             if id_of(&whole)? != id {
                 return Err(IdentityError::BadRequest(
-                    "The access key and the type of an EC2 credential cannot be changed; make a new one."
-                        .into(),
+                    "The access key of an EC2 credential cannot be changed; make a new one.".into(),
                 ));
             }
         }

@@ -9,6 +9,7 @@ use axum::{
     http::StatusCode,
     routing::get,
 };
+use serde_json::Value;
 
 use super::{
     error::{ApiResult, IdentityError},
@@ -78,10 +79,13 @@ pub(super) async fn create_from(
     object: &mut fields::Object,
 ) -> Result<Domain, IdentityError> {
     caller.may(app, "identity:create_domain", &Target::new())?;
+    // Absent is empty, and null is none.
+    let undescribed = object.get("description").is_some_and(Value::is_null);
     let domain = Domain {
         id: identity_id(),
         name: fields::name(object, NAME_MAX)?,
         description: fields::text(object, "description")?.unwrap_or_default(),
+        undescribed,
         enabled: fields::boolean(object, "enabled")?.unwrap_or(true),
         options: fields::merged_options(object, "{}", OPTIONS)?,
     };
@@ -154,8 +158,8 @@ fn apply(domain: &mut Domain, object: &mut fields::Object) -> Result<(), Identit
     if let Some(name) = fields::new_name(object, NAME_MAX)? {
         domain.name = name;
     }
-    if let Some(description) = fields::text(object, "description")? {
-        domain.description = description;
+    if object.contains_key("description") {
+        domain.describe(fields::text(object, "description")?);
     }
     if let Some(enabled) = fields::boolean(object, "enabled")? {
         domain.enabled = enabled;

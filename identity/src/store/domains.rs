@@ -12,8 +12,10 @@ pub struct Domain {
     pub id: String,
     /// Unique.
     pub name: String,
-    /// Free text.
+    /// Free text; empty where there is none.
     pub description: String,
+    /// Whether an empty description was said to be none at all (null). A column of its own, which programs of before leave alone.
+    pub undescribed: bool,
     /// A disabled domain's users and projects cannot be used.
     pub enabled: bool,
     /// JSON object.
@@ -21,10 +23,18 @@ pub struct Domain {
 }
 
 impl Domain {
+    /// Sets the description, or that there is none.
+    pub fn describe(&mut self, description: Option<String>) {
+        self.undescribed = description.is_none();
+        self.description = description.unwrap_or_default();
+    }
+
     /// The object of the identity API, without links.
     pub fn to_json(&self) -> Value {
+        let none = self.undescribed && self.description.is_empty();
+        let description = (!none).then_some(&self.description);
         json!({
-            "id": self.id, "name": self.name, "description": self.description, "enabled": self.enabled,
+            "id": self.id, "name": self.name, "description": description, "enabled": self.enabled,
             "tags": [], "options": super::json_object(&self.options),
         })
     }
@@ -70,12 +80,13 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Query`.
     pub async fn insert_domain(&mut self, domain: &Domain) -> StoreResult<()> {
-        sql::query("INSERT INTO domains (id, name, description, enabled, options) VALUES ($1, $2, $3, $4, $5)")
+        sql::query("INSERT INTO domains (id, name, description, enabled, options, undescribed) VALUES ($1, $2, $3, $4, $5, $6)")
             .bind(&domain.id)
             .bind(&domain.name)
             .bind(&domain.description)
             .bind(domain.enabled)
             .bind(&domain.options)
+            .bind(domain.undescribed)
             .execute(&mut *self.tx)
             .await?;
         Ok(())
@@ -95,12 +106,13 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Query`.
     pub async fn update_domain(&mut self, domain: &Current<Domain>) -> StoreResult<()> {
-        sql::query("UPDATE domains SET name = $2, description = $3, enabled = $4, options = $5 WHERE id = $1")
+        sql::query("UPDATE domains SET name = $2, description = $3, enabled = $4, options = $5, undescribed = $6 WHERE id = $1")
             .bind(&domain.id)
             .bind(&domain.name)
             .bind(&domain.description)
             .bind(domain.enabled)
             .bind(&domain.options)
+            .bind(domain.undescribed)
             .execute(&mut *self.tx)
             .await?;
         Ok(())

@@ -266,6 +266,19 @@ async fn credentials_are_sealed_and_their_owners_alone() {
         ),
         (&json!("changed"), &json!("cert"))
     );
+    // Nothing else of it, with the blob or without; nor nothing.
+    for other in [
+        json!({"blob": "b", "type": "cert"}),
+        json!({"user_id": made["user_id"]}),
+        json!({"project_id": project}),
+        json!({"blob": null}),
+        json!({}),
+    ] {
+        let body = json!({"credential": other});
+        assert_eq!(status("PATCH", &one, &token, body).await, 400, "{other}");
+    }
+    let shown = bench.call("GET", &one, &token, Value::Null).await.json();
+    assert_eq!(shown, changed);
     let stored = bench
         .app
         .store

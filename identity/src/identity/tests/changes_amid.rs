@@ -105,8 +105,6 @@ async fn families(bench: &Bench) -> Vec<Family> {
         filter,
     )
     .await;
-    let credential = json!({"type": "cert", "blob": "b"});
-    let credential = made(bench, "credentials", "credential", credential).await;
     let consumer = made(bench, "OS-OAUTH1/consumers", "consumer", json!({})).await;
     let limit = json!({"service_id": service, "resource_name": "volumes", "default_limit": 1});
     let body = json!({"registered_limits": [limit, {"service_id": service, "resource_name": "free",
@@ -146,7 +144,6 @@ async fn families(bench: &Bench) -> Vec<Family> {
             "name",
             "description"
         ),
-        patches!(at("credentials", &credential), "credential", "type", "blob"),
         patches!(
             at("OS-OAUTH1/consumers", &consumer),
             "consumer",

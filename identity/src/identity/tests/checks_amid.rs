@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{
-    V3, admin,
+    V3,
     changes_amid::{Call, V1, at_once, kept, made},
 };
-use crate::testing::Bench;
+use crate::testing::{Bench, id};
 
 fn patch(path: &str, key: &str, set: Value, status: u16) -> Call {
     Call("PATCH", format!("{V3}/{path}"), json!({ key: set }), status)
@@ -164,33 +164,36 @@ async fn nothing_refers_to_what_is_gone() {
     at_once(&bench, &metadata, &gone).await;
 }
 
-/// A credential that was given to somebody else is not changed by whom it belonged to.
+/// The id of an EC2 credential comes from its access key: one that is made anew for somebody else is not changed by whom the one of
+/// before belonged to.
 #[tokio::test]
 async fn only_its_owner_changes_a_credential() {
     let bench = Bench::new().await;
     let project = bench.project("p").await;
     let token = bench.member("u", ("p", &project), "member").await;
-    let path = format!("{V3}/credentials");
-    let body = json!({"credential": {"type": "cert", "blob": "b"}});
-    let answer = bench.call("POST", &path, &token, body).await;
-    let own = answer.json()["credential"]["id"].clone();
-    let path = format!("credentials/{}", own.as_str().unwrap());
     let other = bench.user("v").await;
-    let give = patch(&path, "credential", json!({"user_id": other}), 200);
-    let url = format!("{V3}/{path}");
+    let path = format!("{V3}/credentials");
+    let blob = |secret: &str| json!({"access": "k", "secret": secret}).to_string();
+    let of = |user: Option<&str>| json!({"credential": {"type": "ec2", "project_id": project, "blob": blob("b"), "user_id": user}});
     for (method, body) in [
-        ("PATCH", json!({"credential": {"blob": "c"}})),
+        ("PATCH", json!({"credential": {"blob": blob("c")}})),
         ("DELETE", Value::Null),
     ] {
-        let mine = json!({"credential": {"user_id": answer.json()["credential"]["user_id"]}});
-        admin(&bench, "PATCH", &path, mine, 200).await;
+        let made = bench.call("POST", &path, &token, of(None)).await;
+        let own = id(&made.json()["credential"]);
+        let url = format!("{path}/{own}");
         let first = bench.call(method, &url, &token, body);
-        let second = async || give.succeed(&bench).await;
+        let second = async || {
+            bench.admin("DELETE", &url, Value::Null, 204).await;
+            let made = bench.admin("POST", &path, of(Some(&other)), 201).await;
+            assert_eq!(id(&made["credential"]), own);
+        };
         let refused = bench.app.store.write_pause.amid(first, second).await;
         assert_eq!(refused.status, 403, "{method}");
+        let shown = bench.admin("GET", &url, Value::Null, 200).await;
+        assert_eq!(shown["credential"]["blob"], blob("b"));
+        bench.admin("DELETE", &url, Value::Null, 204).await;
     }
-    let shown = admin(&bench, "GET", &path, Value::Null, 200).await;
-    assert_eq!(shown["credential"]["blob"], "b");
 }
 
 /// A secret that somebody has just registered to use is not deleted.

@@ -224,6 +224,43 @@ async fn inferences_chain_and_never_close_a_circle() {
     assert_eq!(held().await, ["a", "b"]);
 }
 
+/// Clients that were told no description send null, which is not an empty one.
+#[tokio::test]
+async fn a_domain_may_have_no_description() {
+    let bench = Bench::new().await;
+    for (sent, kept) in [
+        (json!({"name": "a"}), json!("")),
+        (json!({"name": "b", "description": null}), Value::Null),
+        (json!({"name": "c", "description": "c"}), json!("c")),
+    ] {
+        let made = admin(&bench, "POST", "domains", json!({"domain": sent}), 201).await;
+        let path = format!("domains/{}", id(&made["domain"]));
+        let shown = async || {
+            admin(&bench, "GET", &path, Value::Null, 200).await["domain"]["description"].clone()
+        };
+        assert_eq!(
+            (&made["domain"]["description"], &shown().await),
+            (&kept, &kept),
+            "{sent}"
+        );
+        // What is not named stays.
+        for (change, then) in [
+            (json!({"enabled": true}), kept),
+            (json!({"description": "d"}), json!("d")),
+            (json!({"description": null}), Value::Null),
+            (json!({"enabled": true}), Value::Null),
+            (json!({"description": ""}), json!("")),
+        ] {
+            let answer = admin(&bench, "PATCH", &path, json!({"domain": change}), 200).await;
+            assert_eq!(
+                (&answer["domain"]["description"], &shown().await),
+                (&then, &then),
+                "{sent} {change}"
+            );
+        }
+    }
+}
+
 #[tokio::test]
 async fn every_derivation_of_an_assignment_can_be_traced() {
     let bench = Bench::new().await;

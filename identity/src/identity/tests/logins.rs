@@ -64,6 +64,15 @@ async fn scopes_and_rescoping() {
             .auth(json!({"auth": {"identity": identity, "scope": scope}}))
             .await
     };
+    // A fresh service's administrator has a role on a project and on the system.
+    assert_eq!(
+        ask(json!({"domain": {"name": "Default"}})).await.status,
+        401
+    );
+    let own = bench.app.validate(&bench.admin, false).await.unwrap();
+    let (user, role) = (&own.user.id, bench.role("admin").await);
+    let grant = format!("{V3}/domains/default/users/{user}/roles/{role}");
+    bench.admin("PUT", &grant, Value::Null, 204).await;
     let domain = ask(json!({"domain": {"name": "Default"}})).await.json()["token"].clone();
     assert_eq!(domain["domain"]["id"], "default");
     assert_eq!(domain["methods"], json!(["token", "password"]));

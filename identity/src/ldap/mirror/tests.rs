@@ -18,6 +18,7 @@ async fn store() -> (TempDir, Store) {
         id: DOMAIN.into(),
         name: "Corp".into(),
         description: String::new(),
+        undescribed: false,
         enabled: true,
         options: "{}".into(),
     };
