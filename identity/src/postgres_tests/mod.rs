@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod at_rest;
 mod lockout;
 mod refusals;
 mod rekey;

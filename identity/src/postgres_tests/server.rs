@@ -227,6 +227,30 @@ impl Server {
         Session(psql)
     }
 
+    /// The database as statements, as pg_dump(1) writes it.
+    pub(super) fn dump(&self) -> String {
+        self.run("pg_dump", &["-U", "keys", "postgres"])
+    }
+
+    /// Every file of the server's folder: its tables, its write-ahead log, its log.
+    pub(super) fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let mut folders = vec![self.data()];
+        let mut found = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let kind = fs::symlink_metadata(&path).unwrap().file_type();
+                if kind.is_dir() {
+                    folders.push(path);
+                } else if kind.is_file() {
+                    let bytes = fs::read(&path).unwrap();
+                    found.push((path, bytes));
+                }
+            }
+        }
+        found
+    }
+
     /// A file with a URL.
     pub(super) fn url_file(&self, url: &str) -> PathBuf {
         let file = self.dir.path().join("url");
