@@ -27,6 +27,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub struct Postgres {
     dir: PathBuf,
     port: u16,
+    /// What it is started with, besides.
+    further: Vec<String>,
     daemon: Daemon,
     password: String,
 }
@@ -34,14 +36,33 @@ pub struct Postgres {
 impl Postgres {
     /// Makes a server in `dir` (empty) that the loopback reaches, without TLS, starts it, and waits until it answers.
     pub fn start(dir: &Path) -> Result<Self> {
-        make(dir)?;
+        make(dir, &[])?;
         Self::launch(dir, &["-c", "listen_addresses=127.0.0.1"])
+    }
+
+    /// As [`Postgres::start`], with its write-ahead log in another folder (empty), in files of a mebibyte that are kept: both folders, `DIR/data`
+    /// and that one, may be small disks.
+    pub fn start_on_small_disks(dir: &Path, log: &Path) -> Result<Self> {
+        make(
+            dir,
+            &["--wal-segsize=1", "--waldir", &log.to_string_lossy()],
+        )?;
+        let settings = [
+            // Files of the log are made anew and kept, so that it grows: else a checkpoint makes room in a full disk.
+            "wal_recycle=off",
+            "wal_keep_size=1GB",
+            "min_wal_size=2MB",
+            "max_wal_size=4MB",
+            "listen_addresses=127.0.0.1",
+        ];
+        let further: Vec<&str> = settings.into_iter().flat_map(|one| ["-c", one]).collect();
+        Self::launch(dir, &further)
     }
 
     /// As [`Postgres::start`], and for machines and pods as well: at the bridge, where it shows a certificate of `authority` and asks
     /// for a password.
     pub fn start_for_pods(dir: &Path, authority: &Authority) -> Result<Self> {
-        let data = make(dir)?;
+        let data = make(dir, &[])?;
         authority
             .server(&[BRIDGE_IP])?
             .write(&data, "server")
@@ -60,33 +81,43 @@ impl Postgres {
     }
 
     fn launch(dir: &Path, further: &[&str]) -> Result<Self> {
+        let further: Vec<String> = further.iter().map(|&word| word.to_owned()).collect();
         let port = free_port()?;
-        let mut command = as_nobody("postgres");
-        command
-            .arg("-D")
-            .arg(dir.join(DATA))
-            .args(["-c", &format!("port={port}")])
-            .args(["-c", "unix_socket_directories="])
-            // The machine does not lose its power here.
-            .args(["-c", "fsync=off"])
-            .args(further);
         let server = Self {
             dir: dir.to_path_buf(),
             port,
-            daemon: Daemon::spawn(dir, "postgres", command)?,
+            daemon: spawn(dir, port, &further)?,
+            further,
             password: format!("Pg-{}", hex::encode(random_bytes()?)),
         };
+        server.answers()?;
+        Ok(server)
+    }
+
+    /// Whether it runs; on a full disk it may end by itself.
+    pub fn is_running(&self) -> bool {
+        self.daemon.is_running()
+    }
+
+    /// Starts it on its port once more after it ended, as whoever looks after it does.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.daemon = spawn(&self.dir, self.port, &self.further)?;
+        self.answers()
+    }
+
+    /// Waits until it does.
+    fn answers(&self) -> Result<()> {
         let start = Instant::now();
-        while server.sql("SELECT 1").is_err() {
-            server.daemon.check()?;
+        while self.sql("SELECT 1").is_err() {
+            self.daemon.check()?;
             ensure!(
                 start.elapsed() < LIMIT,
                 "PostgreSQL does not answer after {LIMIT:?}:\n{}",
-                server.daemon.log_tail(25)
+                self.daemon.log_tail(25)
             );
             std::thread::sleep(Duration::from_millis(50));
         }
-        Ok(server)
+        Ok(())
     }
 
     /// The URL of a database for pods, which have the authority's certificate in the file `ca`.
@@ -184,13 +215,27 @@ impl Postgres {
     }
 }
 
+fn spawn(dir: &Path, port: u16, further: &[String]) -> Result<Daemon> {
+    let mut command = as_nobody("postgres");
+    command
+        .arg("-D")
+        .arg(dir.join(DATA))
+        .args(["-c", &format!("port={port}")])
+        .args(["-c", "unix_socket_directories="])
+        // The machine does not lose its power here.
+        .args(["-c", "fsync=off"])
+        .args(further);
+    Daemon::spawn(dir, "postgres", command)
+}
+
 /// Makes the files of a server in `dir`: where they are.
-fn make(dir: &Path) -> Result<PathBuf> {
+fn make(dir: &Path, further: &[&str]) -> Result<PathBuf> {
     let data = dir.join(DATA);
     let made = as_nobody("initdb")
         .args(["--auth=trust", "--encoding=UTF8", "--no-sync"])
         .args(["--username", OWNER, "--pgdata"])
         .arg(&data)
+        .args(further)
         .env("LC_ALL", "C")
         .output()
         .context("start unshare (Debian package util-linux)")?;

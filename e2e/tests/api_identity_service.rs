@@ -149,6 +149,82 @@ impl Drop for SmallDisk {
     }
 }
 
+/// Users that are made, each with a name of its own.
+struct Makes<'a> {
+    runtime: tokio::runtime::Runtime,
+    service: &'a mut IdentityService,
+    http: Http,
+    /// The ids of those that were answered.
+    made: Vec<String>,
+    names: u32,
+}
+
+impl<'a> Makes<'a> {
+    fn new(service: &'a mut IdentityService) -> Result<Self> {
+        let runtime = tokio::runtime::Runtime::new()?;
+        let http = runtime.block_on(Http::login(service))?;
+        Ok(Self {
+            runtime,
+            service,
+            http,
+            made: Vec::new(),
+            names: 0,
+        })
+    }
+
+    /// Whether one was made; else it is 503.
+    fn one(&mut self) -> Result<bool> {
+        self.names += 1;
+        let name = format!("u{}", self.names);
+        let body = json!({"user": {"name": name, "domain_id": "default", "description": "d".repeat(4000)}});
+        let asked = self
+            .http
+            .json(Method::POST, "/identity/v3/users", Some(&body));
+        let (status, answer) = self.runtime.block_on(asked)?;
+        match status {
+            StatusCode::CREATED => {
+                let id = answer["user"]["id"].as_str().context("no id")?;
+                self.made.push(id.to_owned());
+                Ok(true)
+            }
+            StatusCode::SERVICE_UNAVAILABLE => Ok(false),
+            other => bail!("on a full disk: {other} {answer}"),
+        }
+    }
+
+    /// Until it was said five times that it cannot be done.
+    fn until_full(&mut self) -> Result<()> {
+        let mut told = 0;
+        for _ in 0..4000 {
+            told += u32::from(!self.one()?);
+            if told == 5 {
+                return Ok(());
+            }
+        }
+        bail!("the disk was never full")
+    }
+
+    fn status_of(&self, path: &str) -> Result<StatusCode> {
+        let asked = self.http.send(Method::GET, path, None);
+        Ok(self.runtime.block_on(asked)?.0)
+    }
+
+    /// All that were answered are there for a service that was killed and started again.
+    fn hold(self) -> Result<usize> {
+        self.service.kill()?;
+        self.service.launch()?;
+        for id in &self.made {
+            let status = self.status_of(&format!("/identity/v3/users/{id}"))?;
+            ensure!(
+                status == StatusCode::OK,
+                "{id} was acknowledged, and is {status}"
+            );
+        }
+        self.service.stop()?;
+        Ok(self.made.len())
+    }
+}
+
 /// A full disk is 503 and passes by itself, also for the process that met it.
 #[test]
 fn a_full_disk_is_told_and_passes_by_itself() -> Result<()> {
@@ -157,56 +233,72 @@ fn a_full_disk_is_told_and_passes_by_itself() -> Result<()> {
     let dir = work.dir("identity")?;
     let disk = SmallDisk::new(dir.join("data"), "8m")?;
     let mut service = IdentityService::start(&dir, Options::default())?;
-    let runtime = tokio::runtime::Runtime::new()?;
-    let http = runtime.block_on(Http::login(&service))?;
-    let mut made = Vec::new();
-    for round in 0..3 {
+    let mut users = Makes::new(&mut service)?;
+    for _ in 0..3 {
         disk.fill(64 * 1024)?;
-        let mut told = 0;
-        for number in 0..400 {
-            let body = json!({"user": {"name": format!("u{round}-{number}"), "domain_id": "default", "description": "d".repeat(4000)}});
-            let (status, answer) =
-                runtime.block_on(http.json(Method::POST, "/identity/v3/users", Some(&body)))?;
-            match status {
-                StatusCode::CREATED => {
-                    made.push(answer["user"]["id"].as_str().context("no id")?.to_owned())
-                }
-                StatusCode::SERVICE_UNAVAILABLE => told += 1,
-                other => bail!("on a full disk: {other} {answer}"),
-            }
-            if told == 5 {
-                break;
-            }
-        }
-        ensure!(told == 5, "the disk was never full");
-        let (status, _) =
-            runtime.block_on(http.send(Method::GET, "/identity/v3/users?limit=1", None))?;
+        users.until_full()?;
+        let status = users.status_of("/identity/v3/users?limit=1")?;
         ensure!(status == StatusCode::OK, "reading on a full disk: {status}");
         disk.free()?;
-        let body = json!({"user": {"name": format!("after-{round}"), "domain_id": "default"}});
-        let (status, answer) =
-            runtime.block_on(http.json(Method::POST, "/identity/v3/users", Some(&body)))?;
-        ensure!(
-            status == StatusCode::CREATED,
-            "after there was room: {status} {answer}"
-        );
-    }
-    service.kill()?;
-    service.launch()?;
-    for id in &made {
-        let (status, _) =
-            runtime.block_on(http.send(Method::GET, &format!("/identity/v3/users/{id}"), None))?;
-        ensure!(
-            status == StatusCode::OK,
-            "{id} was acknowledged, and is {status}"
-        );
+        ensure!(users.one()?, "503 after there was room");
     }
     println!(
         "{} users were answered on a disk that was full three times; all of them hold",
-        made.len()
+        users.hold()?
     );
-    service.stop()?;
     drop(disk);
+    work.passed()
+}
+
+/// The same of PostgreSQL's disks: the one of its tables, where it refuses what it cannot write, and the one of its write-ahead log,
+/// where it ends. Who looks after it starts it again; the service goes on by itself.
+#[test]
+fn a_full_disk_of_postgresql_is_told_and_passes_by_itself() -> Result<()> {
+    sandbox::require()?;
+    let work = WorkDir::new("identity-full-postgresql")?;
+    let dir = work.dir("postgres")?;
+    let tables = SmallDisk::new(dir.join("data"), "96m")?;
+    let log = SmallDisk::new(dir.join("log"), "24m")?;
+    let mut postgres = Postgres::start_on_small_disks(&dir, &log.0)?;
+    let options = Options {
+        database: Some(postgres.url_file()?),
+        ..Options::default()
+    };
+    let mut service = IdentityService::start(&work.dir("identity")?, options)?;
+    let mut users = Makes::new(&mut service)?;
+    let mut ended = 0;
+    for (disk, reads) in [
+        (&tables, true),
+        (&log, false),
+        (&tables, true),
+        (&log, false),
+    ] {
+        disk.fill(64 * 1024)?;
+        users.until_full()?;
+        if reads {
+            let status = users.status_of("/identity/v3/users?limit=1")?;
+            ensure!(status == StatusCode::OK, "reading on a full disk: {status}");
+        }
+        disk.free()?;
+        if !postgres.is_running() {
+            ended += 1;
+            postgres.start_again()?;
+        }
+        let start = Instant::now();
+        while !users.one()? {
+            ensure!(start.elapsed() < SILENCE, "503 after there was room");
+        }
+    }
+    let logged = postgres.log()?;
+    for sign in ["could not extend file", "PANIC:  could not"] {
+        ensure!(logged.contains(sign), "no {sign:?}: {logged}");
+    }
+    println!(
+        "{} users were answered on disks of PostgreSQL that were full four times; it ended {ended} times; all of them hold",
+        users.hold()?
+    );
+    postgres.stop()?;
+    drop((tables, log));
     work.passed()
 }
 
