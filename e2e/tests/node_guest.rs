@@ -1,5 +1,5 @@
 //! A virtual machine whose disks are volumes: it reads, writes and boots through their links, and what it discards reaches the disk where
-//! that was asked for. The same guest with the raw disk plugged in finds nothing but ciphertext.
+//! that was asked for, through several paths too. The same guest with the raw disk plugged in finds nothing but ciphertext.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ struct Ground {
     site: Site,
     /// Not asked to pass discards on.
     kept: (Volume, Lun),
-    /// Asked to.
+    /// Asked to, through two paths.
     thin: (Volume, Lun),
     /// Scratch space in a file of the node, which always does.
     scratch: Volume,
@@ -46,7 +46,12 @@ impl Ground {
         let (iqn, portal) = (array::iqn(NAME), site.array.portal());
         site.array.create_target(&iqn)?;
         let volume = |name, lun| Volume::iscsi(NAME, name, &portal, &iqn, lun, NAME).on("node-1");
-        let thin = volume("thin", 2).with("activation", json!({"allowDiscards": true}));
+        let portals = [portal.clone(), site.array.add_ipv6()?];
+        site.give_ipv6(0).await?;
+        let thin = volume("thin", 2)
+            .with("activation", json!({"allowDiscards": true}))
+            .with_iscsi("portals", json!(portals))
+            .with_iscsi("multipath", json!(true));
         let mut scratch =
             volume("scratch", 3).with("source", json!({"ephemeral": {"size": "32Mi"}}));
         let spec = scratch.manifest["spec"].as_object_mut();
@@ -76,6 +81,11 @@ impl Ground {
             let uid = uid.context("a uid")?;
             ground.scratch_file = format!("/var/lib/cryptvol/volumes/ephemeral@{uid}");
         }
+        let maps = ground.sh("dmsetup table --target multipath").await?;
+        ensure!(
+            maps.lines().count() == 1 && maps.contains(" service-time 0 2 "),
+            "{maps}"
+        );
         // What is to be forgotten is there.
         let (at, length) = DISCARDED;
         for volume in all {
