@@ -376,6 +376,13 @@ pub struct Mapping {
     pub size_bytes: u64,
 }
 
+impl Mapping {
+    /// Whether it is suspended and its key was wiped.
+    pub fn is_closed(&self) -> bool {
+        self.suspended && !self.table.as_ref().is_some_and(|t| t.key_in_keyring)
+    }
+}
+
 /// A live table of one target. The key is never read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CryptTable {

@@ -87,8 +87,6 @@ pub const BROKEN: [Reason; 2] = [Reason::PlaintextOnDisk, Reason::IntegrityViola
 /// What a sample of the disk showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokenSample {
-    /// Generation of the spec with which it was taken.
-    pub generation: i64,
     /// One of [`BROKEN`].
     pub reason: Reason,
     /// Where.
@@ -101,7 +99,6 @@ fn broken(status: &NodeVolumeStatus) -> Option<BrokenSample> {
     let what = error.message.strip_suffix(reason.next_step());
     let what = what.unwrap_or(&error.message).trim().trim_end_matches('.');
     Some(BrokenSample {
-        generation: status.observed_generation?,
         reason,
         what: what.to_owned(),
     })

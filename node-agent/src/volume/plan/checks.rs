@@ -34,16 +34,22 @@ impl<'a> At<'a> {
         self.wanted.size_bytes.or(own)
     }
 
+    /// WWID that the disk must have, where it is known. What this agent reported itself counts from the first opening on.
+    fn pinned_wwid(&self) -> Option<&String> {
+        let own = self.memory.wwid.as_ref().filter(|_| self.memory.opened);
+        self.wanted.wwid.as_ref().or(own)
+    }
+
+    /// It says itself that it is another disk. One that says nothing may be the right one.
+    pub(super) fn is_another(&self, device: &DeviceId) -> bool {
+        let differs = |pinned| device.wwid.as_ref().is_some_and(|own| own != pinned);
+        self.pinned_wwid().is_some_and(differs)
+    }
+
     /// WWID and size agree with what is pinned. What this agent reported itself counts from the first opening on, when it
     /// was proven to be the right disk by its header.
     pub(super) fn identity(&self, device: &DeviceId) -> Result<(), Next> {
-        let remembered = self.memory.opened;
-        let wwid = self
-            .wanted
-            .wwid
-            .as_ref()
-            .or(self.memory.wwid.as_ref().filter(|_| remembered));
-        if let Some(wwid) = wwid
+        if let Some(wwid) = self.pinned_wwid()
             && device.wwid.as_ref() != Some(wwid)
         {
             let found = device.wwid.as_deref().unwrap_or("no WWID");

@@ -119,12 +119,11 @@ impl At<'_> {
     /// A mapping of ours that is suspended: as it is wanted, or to go on. The header is read anew before it does.
     pub(super) fn suspended(&self, mapping: &Mapping) -> Result<Next, Next> {
         if self.wanted.suspended {
-            let has_key = mapping.table.as_ref().is_some_and(|t| t.key_in_keyring);
-            return match has_key {
-                true => Err(Next::Do(Step::Suspend {
+            return match mapping.is_closed() {
+                false => Err(Next::Do(Step::Suspend {
                     uuid: mapping.uuid.clone(),
                 })),
-                false => Ok(Next::Done(Done::Suspended)),
+                true => Ok(Next::Done(Done::Suspended)),
             };
         }
         self.was_broken()?;

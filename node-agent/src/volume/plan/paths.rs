@@ -68,7 +68,8 @@ impl At<'_> {
     }
 
     /// What can be done for the paths below a mapping: those that are missing or failed are looked at, and taken in when they are the
-    /// volume's. None is given up for it, and what cannot be done ends nothing.
+    /// volume's. None is given up for it but one that a look of this run showed to lead to another disk, where a right one is left; and what
+    /// cannot be done ends nothing.
     pub(super) fn heal(&self, mapping: &Mapping) -> Result<(), Next> {
         let (Source::Iscsi(lun), Some(name), Some(map)) = (
             &self.wanted.query.source,
@@ -95,7 +96,10 @@ impl At<'_> {
             let Some(disk) = &path.disk else { continue };
             match self.belongs(path) {
                 Ok(()) => disks.push(disk),
-                Err(_) if !map.uses(&disk.id.dev) => strangers.push(disk.id.dev.clone()),
+                // Where it is in use and says by now that it is another disk, each write that goes there is lost, and somebody else's data.
+                Err(_) if !map.uses(&disk.id.dev) || self.is_another(&disk.id) => {
+                    strangers.push(disk.id.dev.clone());
+                }
                 Err(_) => {}
             }
         }
@@ -299,7 +303,8 @@ impl At<'_> {
             next => next,
         })?;
         let map = self.observed.map.as_ref();
-        let used = |p: &&Path| map.is_some_and(|m| p.is_used_by(m));
+        let another = |p: &Path| p.disk.as_ref().is_some_and(|d| self.is_another(&d.id));
+        let used = |p: &&Path| map.is_some_and(|m| p.is_used_by(m)) && !another(p);
         let paths = self.observed.paths.iter();
         let reference = paths.clone().find(used).or(self.seen_paths().next());
         let reference = reference.and_then(|p| p.disk.as_ref()?.id.wwid.as_ref());

@@ -69,24 +69,22 @@ impl At<'_> {
         }
     }
 
-    /// A sample of this run, or one since the spec was changed last, showed something else than this volume's ciphertext. Nothing on the
-    /// disk tells that it is over: the next sample is of another block.
+    /// A sample of this run, or one since a person last suspended or detached the volume, showed something else than its ciphertext. Nothing
+    /// on the disk tells that it is over: the next sample is of another block.
     pub(super) fn was_broken(&self) -> Result<(), Next> {
         match (&self.run.sample, &self.memory.broken) {
             (Some(Err(e)), _) => Err(stop(Stage::Mapping, e.reason(), &e.message)),
-            (_, Some(broken)) if broken.generation == self.wanted.generation => {
-                Err(stop(Stage::Mapping, broken.reason, &broken.what))
-            }
-            _ => Ok(()),
+            (_, Some(broken)) => Err(stop(Stage::Mapping, broken.reason, &broken.what)),
+            (_, None) => Ok(()),
         }
     }
 
     /// Suspends a mapping of which the proof does not hold and wipes its key, where that is wanted.
     pub(super) fn fail_closed(&self, mapping: &Mapping, next: Next) -> Next {
-        let has_key = mapping.table.as_ref().is_some_and(|t| t.key_in_keyring);
-        let closed = mapping.suspended && !has_key;
         match &next {
-            Next::Stop(stop) if self.wanted.fail_closed && is_break(stop) && !closed => {
+            Next::Stop(stop)
+                if self.wanted.fail_closed && is_break(stop) && !mapping.is_closed() =>
+            {
                 Next::Do(Step::Suspend {
                     uuid: mapping.uuid.clone(),
                 })

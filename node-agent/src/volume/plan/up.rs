@@ -309,8 +309,28 @@ impl At<'_> {
             }
             Health::Replaced(why) => Err(self.make_anew(mapping, &why)),
             Health::Waits(why) => Err(stop(Stage::Session, Reason::PortalUnreachable, why)),
+            Health::Broken(_)
+                if self.wanted.suspended && mapping.open_count > 0 && mapping.is_closed() =>
+            {
+                Ok(Next::Done(Done::Suspended))
+            }
+            Health::Broken(_)
+                if self.wanted.suspended
+                    && mapping.open_count > 0
+                    && self.errors_at_once(mapping) =>
+            {
+                Err(Next::Do(Step::Suspend {
+                    uuid: mapping.uuid.clone(),
+                }))
+            }
             Health::Broken(why) => Err(self.make_anew(mapping, &why)),
         }
+    }
+
+    /// What is on its way to the broken mapping's disk ends with an error, and keeps no key in the kernel by waiting.
+    fn errors_at_once(&self, mapping: &Mapping) -> bool {
+        let waits = self.observed.map_in_use().is_some_and(|map| map.queues);
+        mapping.table.is_some() && !waits
     }
 
     /// Takes a broken mapping of ours away, unless a guest has it open: its link first, so that it never leads elsewhere.

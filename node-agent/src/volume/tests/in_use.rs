@@ -226,6 +226,34 @@ fn a_suspended_volume_has_no_key_in_the_kernel_and_gets_none() {
     assert_eq!((m.open_count, lab.keys_released.get()), (1, keys + 1));
 }
 
+/// The wish comes before the question whether the disk is still there: what is on its way ends with an error, and the key goes.
+#[test]
+fn the_key_goes_also_where_the_disk_went_below_a_guest() {
+    for gone in [false, true] {
+        let lab = attached();
+        {
+            let devices = &mut lab.world.borrow_mut().kernel.devices;
+            match gone {
+                true => devices.clear(),
+                false => devices[0].state = "offline".into(),
+            }
+        }
+        lab.change(1, |s| s.suspended = true);
+        for _ in 0..3 {
+            lab.run(1);
+            assert_eq!(lab.reason(1), None, "{gone}");
+            assert!(lab.status(1).suspended, "{gone}");
+            let m = mapping(&lab).unwrap();
+            assert!(m.is_closed() && m.open_count == 1, "{gone}: {m:?}");
+        }
+        // It cannot go on over a disk that is not there.
+        lab.change(1, |s| s.suspended = false);
+        lab.run(1);
+        assert_eq!(lab.reason(1).as_deref(), Some("DeviceBusy"), "{gone}");
+        assert!(mapping(&lab).unwrap().is_closed(), "{gone}");
+    }
+}
+
 #[test]
 fn a_crash_anywhere_while_suspending_or_resuming_converges() {
     let there_and_back = |faults: &[(usize, Fault)]| {

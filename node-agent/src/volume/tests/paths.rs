@@ -268,6 +268,47 @@ fn a_path_to_another_disk_is_refused_and_named() {
     assert_eq!(lab.world.borrow().disks[stranger].written, 0);
 }
 
+/// Invariant 1, below a guest: the array gives the LUN behind one portal to somebody else. The proof looks, and whichever path it is, no more
+/// writes go there.
+#[test]
+fn a_path_in_use_that_becomes_another_disk_is_taken_out() {
+    for fail_closed in [false, true] {
+        for swapped in [0, 1] {
+            let lab = attached();
+            lab.change(1, |s| s.fail_closed = fail_closed);
+            lab.prove.set(true);
+            lab.settle(1);
+            let stranger = lab.add_disk(Disk::blank(&wwid(7)));
+            lab.target(|t| t.other_luns.insert(PORTALS[swapped].to_owned(), stranger));
+            lab.run(1);
+            let status = lab.status(1);
+            let whole = swapped == 1;
+            assert_eq!(up(&lab), [whole, !whole], "{status:?}");
+            let why = status.paths[swapped].why.clone().unwrap();
+            assert!(why.contains(&wwid(7)), "{why}");
+            assert_eq!(lab.reason(1), None, "the other path is right");
+            assert!(status.proof.unwrap().holds);
+            {
+                let world = lab.world.borrow();
+                assert_eq!(world.kernel.maps[0].members.len(), 1);
+                assert!(world.kernel.mappings.iter().all(|m| !m.mapping.suspended));
+            }
+            // The right one again.
+            lab.target(|t| t.other_luns.clear());
+            lab.settle(1);
+            assert_eq!(up(&lab), [true, true]);
+            // All of them: there is no right one to go on with.
+            lab.target(|t| t.luns.insert(1, stranger));
+            lab.run(1);
+            assert_eq!(lab.reason(1).as_deref(), Some("WwidMismatch"));
+            let world = lab.world.borrow();
+            let suspended = world.kernel.mappings.iter().any(|m| m.mapping.suspended);
+            assert_eq!(suspended, fail_closed);
+            assert_eq!(world.disks[stranger].written, 0);
+        }
+    }
+}
+
 /// Before the first opening nobody knows which of two disks is meant.
 #[test]
 fn two_disks_on_two_paths_end_the_attachment() {
