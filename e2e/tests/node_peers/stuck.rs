@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use cryptvol_crds::conditions::Reason;
 use cryptvol_e2e::array;
+use cryptvol_e2e::node::{Node, Spawned};
 use cryptvol_e2e::process::wait_for;
 use cryptvol_e2e::site::Site;
 use cryptvol_e2e::volumes::{PATIENCE, Volume};
@@ -167,6 +168,32 @@ async fn peer_failure_13_a_stopped_iscsid_and_a_slow_disk_hold_only_who_needs_th
     site.passed()
 }
 
+/// Takes all room in `/run`, and from then on whatever becomes free: udev, which keeps its database there, frees some with each device that
+/// goes.
+async fn fill_run(node: &Node) -> Result<Spawned> {
+    let limit = "set -e; udevadm settle -t 50
+                 mount -o remount,size=$(($(df --output=used -k /run | tail -n 1) + 4))k /run";
+    node.sh(limit).await?.ok()?;
+    let fill = "while :; do printf '%4096s' '' 2>/dev/null >>/run/filler || sleep 0.02; done";
+    let filler = node.spawn("filler", &["bash", "-c", fill], &[]).await?;
+    let full = "[ $(df --output=avail -k /run | tail -n 1) = 0 ]";
+    wait_for(
+        "a full /run",
+        PATIENCE,
+        || async { Ok((node.sh(full).await?.code == 0).then_some(())) },
+        String::new,
+    )
+    .await?;
+    Ok(filler)
+}
+
+async fn free_run(node: &Node, filler: &Spawned) -> Result<()> {
+    filler.signal("SIGKILL").await?;
+    filler.wait(PATIENCE).await?;
+    let free = "rm /run/filler && mount -o remount,size=50% /run";
+    node.sh(free).await?.ok().map(drop)
+}
+
 /// `/run` has no room: udev cannot be told a name, and who wants one says so with the cause. Nothing is half done, whoever wants no name goes on,
 /// and with room again so does it.
 #[tokio::test]
@@ -186,9 +213,7 @@ async fn peer_failure_13_a_full_run_holds_who_must_write_there() -> Result<()> {
     used(&site, &shadowing, TEXT).await?;
 
     let node = site.node(0);
-    let fill = "set -e; mount -o remount,size=$(($(df --output=used -k /run | tail -n 1) + 64))k /run
-                ! dd if=/dev/zero of=/run/filler bs=4k status=none 2>/dev/null; [ $(df --output=avail -k /run | tail -n 1) = 0 ]";
-    node.sh(fill).await?.ok()?;
+    let filler = fill_run(node).await?;
     shadowing.apply(&site.plane).await?;
     let said = shadowing
         .wait_reason(&site.plane, Reason::StepFailed)
@@ -207,8 +232,7 @@ async fn peer_failure_13_a_full_run_holds_who_must_write_there() -> Result<()> {
     let leads = format!("readlink -f {name} || true");
     let found = node.sh(&leads).await?.ok()?;
     ensure!(!found.contains("/dev/dm-"), "{name} leads to {found}");
-    let free = "set -e; rm /run/filler; mount -o remount,size=50% /run";
-    node.sh(free).await?.ok()?;
+    free_run(node, &filler).await?;
     shadowing.wait_ready(&site.plane).await?;
     has(&site, &shadowing, TEXT).await?;
     let found = node.sh(&leads).await?.ok()?;
@@ -219,14 +243,14 @@ async fn peer_failure_13_a_full_run_holds_who_must_write_there() -> Result<()> {
     ensure!(found == mapping, "{name} leads to {found}, not {mapping}");
 
     // Full again on the way down, which needs none of it.
-    node.sh(fill).await?.ok()?;
+    let filler = fill_run(node).await?;
     detach(&site, &shadowing).await?;
     let found = node.sh(&leads).await?.ok()?;
     ensure!(
         !found.contains("/dev/dm-") && !found.contains("/dev/sd"),
         "{name} leads to {found}"
     );
-    node.sh(free).await?.ok()?;
+    free_run(node, &filler).await?;
     attached_with(&site, &shadowing, TEXT).await?;
     all_go(&site, &[&shadowing, &plain]).await?;
     site.nothing_left(0).await?;
