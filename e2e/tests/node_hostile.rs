@@ -5,6 +5,9 @@
 #[path = "../../node-agent/corpus/headers.rs"]
 #[allow(dead_code)]
 mod headers;
+#[path = "../../node-agent/corpus/headers_luks1.rs"]
+#[allow(dead_code)]
+mod headers_luks1;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::conditions::{self, Reason};
 use cryptvol_e2e::array::Lun;
-use cryptvol_e2e::site::{Site, SiteSpec};
+use cryptvol_e2e::site::{AGENT_ADMIN_PORT, Site, SiteSpec};
 use cryptvol_e2e::volumes::Volume;
 use cryptvol_e2e::workdir::WorkDir;
 use headers::Forgery;
@@ -22,15 +25,88 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 const MIB: u64 = 1 << 20;
 const IQN: &str = "iqn.2026-11.dev.cryptvol:hostile";
 /// One of each kind; the rest is shown without a kernel (`node-agent`, `header::tests`).
-const FORGERIES: [&str; 7] = [
+const FORGERIES: [&str; 9] = [
     "null data cipher",
     "null key slot cipher",
     "re-encryption requirement",
     "Argon2 memory bomb",
+    "overlapping key slots",
+    "two headers that claim to be equally new",
     "second copy newer than the first",
     "requirements twice",
     "wrong checksums",
 ];
+
+/// LUKS1 has no checksum: whatever is changed counts.
+const FORGERIES_LUKS1: [&str; 3] = [
+    "key derivation bomb",
+    "slot behind all disks",
+    "slots that overlap",
+];
+/// Bytes of a disk that are read at most, by whomever on the node: the agent's 16 MiB and 2 MiB, and what udev and the kernel look at.
+const MOST_READ: u64 = 24 * MIB;
+/// Memory of the agent and of each worker at most, in KiB, while fourteen disks lie to them.
+const MOST_MEMORY: u64 = 96 << 10;
+
+/// What an array shows in place of a good header, and what is said of it.
+struct Case {
+    name: &'static str,
+    sentence: &'static str,
+    head: Vec<u8>,
+}
+
+impl Case {
+    /// All of them, each made of the header of a disk of its own.
+    fn all(good: &[Vec<u8>]) -> Result<Vec<Self>> {
+        let mut good = good.iter();
+        let mut next = || good.next().cloned().context("a disk for each");
+        let mut cases = Vec::new();
+        for name in FORGERIES {
+            let forged = forgery(name)?;
+            let mut head = next()?;
+            forged.apply(&mut head);
+            cases.push(Self {
+                name,
+                sentence: forged.sentence,
+                head,
+            });
+        }
+        let mut head = next()?;
+        headers::DEARER.apply(&mut head);
+        cases.push(Self {
+            name: headers::DEARER.name,
+            sentence: headers::DEARER.sentence,
+            head,
+        });
+        let head = next()?;
+        let text = headers::giant_metadata(&head, &"0,".repeat(1 << 20));
+        cases.push(Self {
+            name: "giant metadata",
+            sentence: "more values",
+            head: headers::giant(&head, &text),
+        });
+        for name in FORGERIES_LUKS1 {
+            let mut forged = headers_luks1::OBJECTED.iter();
+            let forged = forged.find(|f| f.name == name).context(name)?;
+            let mut head = next()?;
+            let mut luks1 = headers_luks1::good();
+            (forged.apply)(&mut luks1);
+            // The volume's own, in the same place in both versions.
+            luks1[168..208].copy_from_slice(&head[168..208]);
+            // Nothing of the LUKS2 header behind it.
+            head[..2 * headers::COPY].fill(0);
+            head[..luks1.len()].copy_from_slice(&luks1);
+            cases.push(Self {
+                name,
+                sentence: forged.sentence,
+                head,
+            });
+        }
+        Ok(cases)
+    }
+}
+
+const CASES: usize = FORGERIES.len() + 2 + FORGERIES_LUKS1.len();
 
 fn forgery(name: &str) -> Result<&'static Forgery> {
     headers::by_name(name).with_context(|| format!("no forgery named {name:?}"))
@@ -74,7 +150,7 @@ impl Pair {
     }
 
     fn head(&self) -> Result<Vec<u8>> {
-        self.lun.read_at(0, 2 * headers::COPY)
+        self.lun.read_at(0, 2 * headers::LARGEST)
     }
 }
 
@@ -102,15 +178,15 @@ async fn prepare(site: &mut Site, count: usize) -> Result<Vec<Pair>> {
     Ok(pairs)
 }
 
-async fn is_refused(site: &Site, pair: &Pair, forgery: &Forgery, before: &str) -> Result<()> {
+async fn is_refused(site: &Site, pair: &Pair, case: &Case, before: &str) -> Result<()> {
     let message = pair
         .volume
         .wait_reason(&site.plane, Reason::HeaderMismatch)
         .await?;
     ensure!(
-        message.contains(forgery.sentence),
+        message.contains(case.sentence),
         "{:?} not in {message:?}",
-        forgery.sentence
+        case.sentence
     );
     ensure!(
         message.contains(Reason::HeaderMismatch.next_step()),
@@ -125,30 +201,84 @@ async fn is_refused(site: &Site, pair: &Pair, forgery: &Forgery, before: &str) -
     Ok(())
 }
 
+/// How often a key was asked for: without one no key is derived.
+async fn keys_asked_for(site: &Site) -> Result<f64> {
+    let ask = format!("curl -sf http://127.0.0.1:{AGENT_ADMIN_PORT}/metrics");
+    let text = site.node(0).sh(&ask).await?.ok()?;
+    let counts = text
+        .lines()
+        .filter(|l| l.starts_with("cryptvol_node_step_seconds_count") && l.contains("release-key"))
+        .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok());
+    Ok(counts.sum())
+}
+
+/// What lies cost: nothing written to the disks, each read no more than a look or two take, little memory, and no key asked for. Not by
+/// the clock, which says nothing on a busy machine.
+async fn work_is_bounded(site: &Site, asked_before: f64) -> Result<()> {
+    ensure!(
+        keys_asked_for(site).await? == asked_before,
+        "a key was asked for"
+    );
+    let node = site.node(0);
+    let stats = node
+        .sh("for d in /sys/block/sd*; do echo $d $(cat $d/stat); done")
+        .await?
+        .ok()?;
+    let mut disks = 0;
+    for line in stats.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let number = |at: usize| words.get(at).and_then(|w| w.parse::<u64>().ok());
+        // Documentation/block/stat.rst, behind the name.
+        let (read, written, discarded) = (number(3), number(7), number(14));
+        ensure!(
+            read.is_some_and(|sectors| sectors * 512 <= MOST_READ),
+            "more was read than a look takes: {line}"
+        );
+        ensure!(
+            written == Some(0) && discarded.is_none_or(|n| n == 0),
+            "something was written: {line}"
+        );
+        disks += 1;
+    }
+    ensure!(disks == CASES, "{disks} disks: {stats}");
+    let peaks = node
+        .sh("for p in /proc/[0-9]*; do case $(readlink $p/exe) in *cryptvol-node-agent*) grep VmHWM $p/status;; esac; done")
+        .await?
+        .ok()?;
+    let peaks: Vec<u64> = peaks
+        .lines()
+        .filter_map(|l| l.split_whitespace().nth(1)?.parse().ok())
+        .collect();
+    println!("RAN: {CASES} lies; read and written {stats}; VmHWM {peaks:?} KiB");
+    ensure!(
+        peaks.len() >= 2 && peaks.iter().all(|kib| *kib <= MOST_MEMORY),
+        "memory in KiB: {peaks:?}"
+    );
+    Ok(())
+}
+
 #[tokio::test]
 async fn forged_headers_are_refused_and_nothing_is_written() -> Result<()> {
     let work = WorkDir::new("hostile")?;
     let mut site = Site::start(&work, SiteSpec::new(1)).await?;
-    let pairs = prepare(&mut site, FORGERIES.len() + 1).await?;
+    let pairs = prepare(&mut site, CASES + 1).await?;
     let (changing, forged) = pairs.split_last().context("no volumes")?;
 
-    let mut true_heads = Vec::new();
-    for (pair, name) in forged.iter().zip(FORGERIES) {
-        let mut head = pair.head()?;
-        true_heads.push(head.clone());
-        forgery(name)?.apply(&mut head);
-        pair.lun.write_at(0, &head)?;
-    }
+    let true_heads: Vec<_> = forged.iter().map(Pair::head).collect::<Result<_>>()?;
+    let cases = Case::all(&true_heads)?;
+    let asked_before = keys_asked_for(&site).await?;
     let mut sums = Vec::new();
-    for pair in forged {
+    for (pair, case) in forged.iter().zip(&cases) {
+        pair.lun.write_at(0, &case.head)?;
         sums.push(pair.lun.sha256()?);
         pair.volume.apply(&site.plane).await?;
     }
-    for ((pair, name), before) in forged.iter().zip(FORGERIES).zip(&sums) {
-        is_refused(&site, pair, forgery(name)?, before)
+    for ((pair, case), before) in forged.iter().zip(&cases).zip(&sums) {
+        is_refused(&site, pair, case, before)
             .await
-            .with_context(|| name.to_owned())?;
+            .with_context(|| case.name)?;
     }
+    work_is_bounded(&site, asked_before).await?;
     let mappings = site.node(0).sh("dmsetup ls --target crypt").await?.ok()?;
     ensure!(
         mappings.contains("No devices found"),
@@ -167,11 +297,11 @@ async fn forged_headers_are_refused_and_nothing_is_written() -> Result<()> {
         pair.volume.wait_detached(&site.plane).await?;
         pair.volume.apply(&site.plane).await?;
     }
-    for (pair, name) in forged.iter().zip(FORGERIES) {
+    for (pair, case) in forged.iter().zip(&cases) {
         pair.volume
             .wait_ready(&site.plane)
             .await
-            .with_context(|| name.to_owned())?;
+            .with_context(|| case.name)?;
         pair.has_its_data(&site).await?;
     }
     work.passed()

@@ -507,6 +507,38 @@ const fn damaged(
     }
 }
 
+/// Within the bounds that every header has, but other than what was pinned.
+pub const DEARER: Forgery = objected(
+    "key derivation that costs more than it did",
+    "\"pbkdf2 sha256 9000000\", which it did not when it was pinned",
+    |j| j["keyslots"]["0"]["kdf"]["iterations"] = json!(9_000_000),
+);
+
+/// Size of the largest copy of the format.
+pub const LARGEST: usize = 0x40_0000;
+
+/// A header with copies of the largest size and this text as metadata, made of the first two copies of a good one.
+pub fn giant(good: &[u8], text: &str) -> Vec<u8> {
+    let mut head = vec![0; 2 * LARGEST];
+    for (at, source) in [(0, 0), (LARGEST, COPY)] {
+        let copy = &mut head[at..at + LARGEST];
+        copy[..BINARY].copy_from_slice(&good[source..source + BINARY]);
+        copy[8..16].copy_from_slice(&(LARGEST as u64).to_be_bytes());
+        copy[256..264].copy_from_slice(&(at as u64).to_be_bytes());
+        copy[BINARY..BINARY + text.len()].copy_from_slice(text.as_bytes());
+        seal(copy);
+    }
+    head
+}
+
+/// The good metadata with something very long behind it.
+pub fn giant_metadata(good: &[u8], filler: &str) -> String {
+    let json = metadata(good).to_string();
+    let begin = json.strip_suffix('}').unwrap_or(&json);
+    let text = format!("{begin},\"filler\":[{filler}0]}}");
+    text.replacen("\"12288\"", "\"4190208\"", 1)
+}
+
 /// The forgery of this name.
 pub fn by_name(name: &str) -> Option<&'static Forgery> {
     ALL.iter().find(|f| f.name == name)

@@ -42,6 +42,28 @@ fn slot(id: usize, member: usize) -> usize {
     SLOT + id * SLOT_SIZE + member
 }
 
+/// A good header as cryptsetup lays it out for keys of 512 bits, with one key slot in use that nobody has a key for.
+pub fn good() -> Vec<u8> {
+    let mut head = vec![0; BLOCK];
+    head[..8].copy_from_slice(b"LUKS\xba\xbe\0\x01");
+    for (at, value) in [(8, "aes"), (40, "xts-plain64"), (72, "sha256")] {
+        text(&mut head, at, value);
+    }
+    for (at, value) in [(104, 4096), (108, 64), (164, 1000)] {
+        number(&mut head, at, value);
+    }
+    head[112..164].fill(7);
+    head[168..204].copy_from_slice(b"0f6e6f0a-5a7c-4c0e-9a55-0c5a2f0d4e11");
+    for id in 0..8 {
+        let state = if id == 0 { 0x00ac_71f3 } else { 0x0000_dead };
+        let place = 8 + 504 * u32::try_from(id).unwrap();
+        for (member, value) in [(0, state), (4, 1000), (40, place), (44, 4000)] {
+            number(&mut head, slot(id, member), value);
+        }
+    }
+    head
+}
+
 /// Those that can be read and are objected to.
 pub const OBJECTED: &[Forgery] = &[
     forgery("null cipher", "its cipher is \"cipher_null-ecb\"", |h| {

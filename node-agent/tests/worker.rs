@@ -220,6 +220,7 @@ fn workers_serve_die_at_deadlines_and_go_home() {
             size_bytes: 1,
         };
         let order = OpenOrder {
+            derivations: vec![],
             mapping_name: "cryptvol-none".into(),
             mapping_uuid: "CRYPTVOL-none".into(),
             blank: false,

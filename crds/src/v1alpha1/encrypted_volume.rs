@@ -264,6 +264,10 @@ pub struct EncryptedVolumeStatus {
     /// Facts of the header, pinned when it was first read after format or import.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<HeaderFacts>,
+    /// How the header's key slots and its digest derive their keys, as at the last attachment, each once: what a header asks for otherwise
+    /// is refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub derivations: Vec<String>,
     /// The one-time right to format the disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format_permit: Option<FormatPermitStatus>,

@@ -72,6 +72,10 @@ pub struct NodeVolumeSpec {
     /// Facts that the header must agree with, pinned earlier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<HeaderFacts>,
+    /// How its key slots and its digest may derive their keys beside the agent's own way, pinned earlier; any within the agent's bounds
+    /// where nothing stands here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub derivations: Vec<String>,
     /// The header of a volume whose disk has none (`encryption.detachedHeader`), once both its durable copies were written and read
     /// back: nothing is opened before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -364,6 +368,9 @@ pub struct NodeVolumeStatus {
     /// Facts of the header as last read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<HeaderFacts>,
+    /// How its key slots and its digest derive their keys, for example `pbkdf2 sha256 1000` and `digest pbkdf2 sha256 1000`, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub derivations: Vec<String>,
     /// Decrypted device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mapping: Option<MappingStatus>,

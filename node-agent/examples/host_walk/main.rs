@@ -172,6 +172,7 @@ impl Walk {
             other => anyhow::bail!("found {other:?}"),
         };
         let order = OpenOrder {
+            derivations: vec![],
             mapping_name: query.mapping_name.clone(),
             mapping_uuid: names::mapping_uuid(LUKS_UUID, VOLUME_UID),
             blank: false,

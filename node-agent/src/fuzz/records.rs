@@ -196,6 +196,7 @@ fn worker_calls() {
         size_bytes: 64 << 20,
     };
     let open = OpenOrder {
+        derivations: vec![],
         mapping_name: "m".into(),
         mapping_uuid: "u".into(),
         expected: HeaderFacts::default(),

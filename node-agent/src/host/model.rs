@@ -467,12 +467,29 @@ pub struct Header {
     /// Most memory that deriving the key of one of its slots takes (Argon2), in KiB.
     #[serde(default)]
     pub unlock_memory_kib: u32,
+    /// How its key slots and its digest derive their keys, each once.
+    #[serde(default)]
+    pub derivations: Vec<String>,
     /// What in it is not acceptable whatever was pinned (null cipher, costly KDF, re-encryption, several segments…);
     /// empty when all is well.
     pub objections: Vec<String>,
 }
 
 impl Eq for Header {}
+
+/// How key slots and digests that this agent makes derive their keys: the least that LUKS takes, for a passphrase of 256 random bits.
+pub const OWN_DERIVATIONS: [&str; 2] = ["pbkdf2 sha256 1000", "digest pbkdf2 sha256 1000"];
+
+impl Header {
+    /// A way of deriving a key that was not there when the header was pinned, and is not the agent's own; no other word is said where
+    /// nothing was pinned.
+    pub fn strange_derivation(&self, pinned: &[String]) -> Option<&str> {
+        let mut found = self.derivations.iter().map(String::as_str);
+        found.find(|way| {
+            !pinned.is_empty() && !OWN_DERIVATIONS.contains(way) && !pinned.iter().any(|p| p == way)
+        })
+    }
+}
 
 /// CHAP credentials of the initiator. Wiped when dropped.
 #[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
@@ -545,6 +562,9 @@ pub struct OpenOrder {
     pub mapping_uuid: String,
     /// What the header must be, or what stands for one.
     pub expected: HeaderFacts,
+    /// How the header may derive keys beside the agent's own way; any within bounds where nothing stands here.
+    #[serde(default)]
+    pub derivations: Vec<String>,
     /// The device must be blank: the first opening of a volume without a header.
     #[serde(default)]
     pub blank: bool,
@@ -593,6 +613,9 @@ pub enum RecordOrder {
 pub struct AddSlotOrder {
     /// What the header must be.
     pub expected: HeaderFacts,
+    /// How the header may derive keys beside the agent's own way; any within bounds where nothing stands here.
+    #[serde(default)]
+    pub derivations: Vec<String>,
     /// Opens a key slot.
     pub passphrase: Passphrase,
     /// Shall open one as well.
@@ -604,6 +627,9 @@ pub struct AddSlotOrder {
 pub struct DropSlotsOrder {
     /// What the header must be.
     pub expected: HeaderFacts,
+    /// How the header may derive keys beside the agent's own way; any within bounds where nothing stands here.
+    #[serde(default)]
+    pub derivations: Vec<String>,
     /// Opens a key slot that is not to be dropped.
     pub passphrase: Passphrase,
     /// Key slots to drop. One that is not there any more, or is another one by now, is none of them.
@@ -615,6 +641,9 @@ pub struct DropSlotsOrder {
 pub struct BackupOrder {
     /// What the header must be.
     pub expected: HeaderFacts,
+    /// How the header may derive keys beside the agent's own way; any within bounds where nothing stands here.
+    #[serde(default)]
+    pub derivations: Vec<String>,
     /// Memory that key derivation may take, in KiB.
     pub unlock_memory_kib: u32,
     /// Opens a key slot, and seals the backup.
@@ -626,6 +655,9 @@ pub struct BackupOrder {
 pub struct RestoreOrder {
     /// What the header must be when it is written.
     pub expected: HeaderFacts,
+    /// How the header may derive keys beside the agent's own way; any within bounds where nothing stands here.
+    #[serde(default)]
+    pub derivations: Vec<String>,
     /// What to make it from.
     pub backup: HeaderBackup,
     /// Opens the backup, and will open key slot 0.

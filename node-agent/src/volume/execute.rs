@@ -151,6 +151,8 @@ pub struct Outcome {
     pub cut_off: Option<Duration>,
     /// What the array told of further portals, where it was asked in this run; or why it did not.
     pub discovery: Option<Result<Discovered, StepError>>,
+    /// How the header's keys are derived, where it was read in this run.
+    pub derivations: Option<Vec<String>>,
 }
 
 /// Called after each step with its name, the time it took and its error, for metrics.
@@ -186,6 +188,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
         };
         let end = self.steps(wanted, memory, hand, &mut at).await;
         Outcome {
+            derivations: at.run.derivations(),
             end,
             observed: at.observed,
             erased: at.run.erased,
@@ -525,8 +528,10 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 "a header apart from its disk, where none is wanted",
             )),
             Step::AddKeySlot { device, expected } => {
+                let derivations = at.run.derivations_or(wanted);
                 let order = AddSlotOrder {
                     expected: expected.clone(),
+                    derivations: derivations.clone(),
                     passphrase: self.office.passphrase().await?,
                     next: self.office.next_passphrase().await?,
                 };
@@ -537,6 +542,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 if wanted.encryption.header_backup {
                     let order = BackupOrder {
                         expected: expected.clone(),
+                        derivations,
                         unlock_memory_kib: u32::MAX,
                         passphrase: next,
                     };
@@ -552,6 +558,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             } => {
                 let order = DropSlotsOrder {
                     expected: expected.clone(),
+                    derivations: at.run.derivations_or(wanted),
                     passphrase: self.office.passphrase().await?,
                     former: former.clone(),
                 };
@@ -563,6 +570,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
             Step::BackupHeader { device, expected } => {
                 let order = BackupOrder {
                     expected: expected.clone(),
+                    derivations: at.run.derivations_or(wanted),
                     unlock_memory_kib: at.run.unlock_memory_kib(),
                     passphrase: match at.key.take() {
                         Some(key) => key,
@@ -580,6 +588,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                 at.run.reading = None;
                 let order = RestoreOrder {
                     expected: expected.clone(),
+                    derivations: wanted.derivations.clone(),
                     backup: (**backup).clone(),
                     passphrase: at.passphrase()?,
                 };
@@ -620,6 +629,7 @@ impl Progress {
             mapping_name: wanted.query.mapping_name.clone(),
             mapping_uuid: mapping_uuid.to_owned(),
             expected: expected.clone(),
+            derivations: self.run.derivations_or(wanted),
             blank,
             random: wanted.ephemeral,
             activation: wanted.activation,

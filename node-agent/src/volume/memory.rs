@@ -10,7 +10,7 @@ use cryptvol_crds::conditions::Reason;
 
 use std::time::Instant;
 
-use super::wanted::portal;
+use super::wanted::{Wanted, portal};
 use crate::host::{DeviceId, Discovered, Erased, HeaderFound, Initialised, Portal, StepError};
 
 /// What the NodeVolume's status says, as last acknowledged by the API server.
@@ -24,6 +24,8 @@ pub struct Memory {
     pub key_made: bool,
     /// Facts of the header as last reported.
     pub facts: Option<HeaderFacts>,
+    /// How its keys are derived, as last reported.
+    pub derivations: Vec<String>,
     /// WWID as last reported.
     pub wwid: Option<String>,
     /// Size of the raw device in bytes as last reported.
@@ -55,6 +57,7 @@ impl Memory {
             opened: status.first_opened.is_some(),
             key_made: status.key_made.is_some(),
             facts: status.header.clone(),
+            derivations: status.derivations.clone(),
             wwid: device.and_then(|d| d.wwid.clone()),
             size_bytes: device.and_then(|d| u64::try_from(d.size_bytes).ok()),
             erased: status.erased.clone(),
@@ -179,6 +182,22 @@ impl Run {
             Some(HeaderFound::Luks(header)) => header.unlock_memory_kib,
             _ => 0,
         }
+    }
+}
+
+impl Run {
+    /// How the header's keys are derived, as it was read in this run.
+    pub fn derivations(&self) -> Option<Vec<String>> {
+        match self.reading.as_ref().map(|r| &r.found) {
+            Some(HeaderFound::Luks(header)) => Some(header.derivations.clone()),
+            _ => None,
+        }
+    }
+
+    /// How they may be derived: as in the header that was judged in this run, or else as was pinned.
+    pub fn derivations_or(&self, wanted: &Wanted) -> Vec<String> {
+        self.derivations()
+            .unwrap_or_else(|| wanted.derivations.clone())
     }
 }
 

@@ -134,13 +134,13 @@ pub fn after(
         Ok(done) => {
             let stage = match done {
                 Done::Attached { facts } => {
-                    set_header(&mut new, facts);
+                    set_header(&mut new, facts, outcome);
                     Stage::Attached
                 }
                 Done::Suspended => Stage::Attached,
                 Done::RecordMade => Stage::Header,
                 Done::HeaderFound { facts } => {
-                    set_header(&mut new, facts);
+                    set_header(&mut new, facts, outcome);
                     Stage::Header
                 }
                 Done::Detached | Done::Erased(_) => {
@@ -347,8 +347,11 @@ fn forget_backup(status: &mut NodeVolumeStatus) {
     status.header_backup_error = None;
 }
 
-fn set_header(status: &mut NodeVolumeStatus, facts: &HeaderFacts) {
+fn set_header(status: &mut NodeVolumeStatus, facts: &HeaderFacts, outcome: &Outcome) {
     status.header = Some(facts.clone());
+    if let Some(derivations) = &outcome.derivations {
+        status.derivations.clone_from(derivations);
+    }
 }
 
 /// Portal, device, mapping and link as observed. The link is shown only while it leads to a mapping of this volume.

@@ -58,6 +58,8 @@ pub struct Wanted {
     pub formatted_before: bool,
     /// A backup of the header is on record.
     pub header_backed_up: bool,
+    /// How the header's keys may be derived beside the agent's own way; any within bounds where nothing stands here.
+    pub derivations: Vec<String>,
     /// The header, where it lies apart from the disk; absent until its copies are kept.
     pub header_record: Option<HeaderBackup>,
     /// The header is to be written anew where it is missing or damaged.
@@ -175,6 +177,7 @@ impl Wanted {
             size_bytes: spec.size_bytes.and_then(|n| u64::try_from(n).ok()),
             wwid: spec.wwid.clone(),
             pinned: spec.header.clone(),
+            derivations: spec.derivations.clone(),
             permit: spec.format_permit.clone(),
             formatted_before: spec.formatted_before,
             header_backed_up: spec.header_backed_up,

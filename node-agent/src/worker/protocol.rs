@@ -378,6 +378,7 @@ mod tests {
     fn a_message_goes_through_a_pipe() {
         let secret = "s3cr3t-\"\\ü";
         let order = OpenOrder {
+            derivations: vec![],
             mapping_name: "m".into(),
             mapping_uuid: "u".into(),
             blank: false,

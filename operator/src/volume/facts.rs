@@ -127,6 +127,10 @@ fn pin(node_volume: &NodeVolume, seen: &NodeVolumeStatus, status: &mut Encrypted
     if status.header.is_none() {
         status.header = Some(header.clone());
     }
+    // The agent takes no others than these and its own, so that this follows a rotation, and gets no wider.
+    if !seen.derivations.is_empty() {
+        status.derivations.clone_from(&seen.derivations);
+    }
     if let Some(device) = &seen.device {
         if status.size_bytes.is_none() && device.size_bytes > 0 {
             status.size_bytes = Some(device.size_bytes);

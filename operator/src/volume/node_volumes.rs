@@ -47,6 +47,7 @@ pub fn build(
         size_bytes: status.size_bytes,
         wwid: named.or_else(|| status.wwid.clone()),
         header: status.header.clone(),
+        derivations: status.derivations.clone(),
         header_record,
         format_permit: (desired == Desired::Attached)
             .then(|| facts::permit_to_hand_out(status))

@@ -29,7 +29,7 @@ use super::{
     disk::{Aligned, Disk},
     error::{because, failed},
     header::{self, digest},
-    integrity,
+    integrity, known_derivations,
     luks::{self, Made, Memory, VolumeKey},
     pinned_header, with_room_of,
 };
@@ -49,7 +49,7 @@ pub fn make(disk: &Disk, order: &BackupOrder) -> Result<HeaderBackup, StepError>
         return Err(failed(what(), "it is not of luks2"));
     }
     random(&order.passphrase)?;
-    let luks = pinned_header(disk, &order.expected)?;
+    let luks = pinned_header(disk, &order.expected, &order.derivations)?;
     if luks.header.unlock_memory_kib > order.unlock_memory_kib {
         return Err(failed(what(), "opening it takes more memory than before"));
     }
@@ -70,6 +70,7 @@ pub fn make(disk: &Disk, order: &BackupOrder) -> Result<HeaderBackup, StepError>
 pub fn restore(disk: &Disk, order: &RestoreOrder) -> Result<(), StepError> {
     let RestoreOrder {
         expected,
+        derivations,
         backup,
         passphrase,
     } = order;
@@ -90,6 +91,16 @@ pub fn restore(disk: &Disk, order: &RestoreOrder) -> Result<(), StepError> {
                 return Err(because(
                     Reason::HeaderMismatch,
                     format!("the header of {} is whole, and {difference}", disk.name()),
+                ));
+            }
+            known_derivations(disk, &luks.header, derivations)?;
+            if derivations.is_empty() && luks.header.unlock_memory_kib > 0 {
+                return Err(because(
+                    Reason::HeaderMismatch,
+                    format!(
+                        "the header of {} is whole, and nobody knows whether it took Argon2 before",
+                        disk.name()
+                    ),
                 ));
             }
             match luks::unlock(disk, &luks, passphrase) {
@@ -115,7 +126,7 @@ pub fn restore(disk: &Disk, order: &RestoreOrder) -> Result<(), StepError> {
     }
     luks::write_luks2(disk, &made, true)?;
 
-    let now = pinned_header(disk, expected)?;
+    let now = pinned_header(disk, expected, derivations)?;
     let back = luks::unlock(disk, &now, passphrase)?;
     if now.bytes != made.luks.bytes || back.bytes() != key.bytes() {
         return Err(failed(

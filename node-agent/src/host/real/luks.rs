@@ -31,7 +31,7 @@ use super::{
     header::{self, Luks, luks1},
     sys,
 };
-use crate::host::{FormatOrder, Header, HeaderFound, Passphrase, StepError};
+use crate::host::{FormatOrder, Header, HeaderFound, OWN_DERIVATIONS, Passphrase, StepError};
 
 /// Iterations for a passphrase that is a random secret of 256 bits: the least that LUKS takes.
 const ITERATIONS: u32 = 1000;
@@ -144,6 +144,17 @@ pub fn judge(disk: &Disk, order: &FormatOrder) -> Result<Verdict, StepError> {
                 ),
             ));
         }
+        // Memory and time for another way were given to nobody.
+        Ok(luks) if !is_own(&luks.header) => {
+            return Err(because(
+                Reason::HeaderMismatch,
+                format!(
+                    "the header on {} has the volume's UUID, and derives its keys by {}, which this agent does not",
+                    disk.name(),
+                    luks.header.derivations.join(", ")
+                ),
+            ));
+        }
         Ok(luks) => match unlock(disk, &luks, &order.passphrase) {
             // Written before, and only the report got lost.
             Ok(_) => return Ok(Verdict::Keep(luks.header)),
@@ -165,6 +176,12 @@ pub fn judge(disk: &Disk, order: &FormatOrder) -> Result<Verdict, StepError> {
         }
     }
     Ok(Verdict::Write { over })
+}
+
+/// Whether all keys of a header are derived as this agent does it.
+fn is_own(header: &Header) -> bool {
+    let mut ways = header.derivations.iter().map(String::as_str);
+    ways.all(|way| OWN_DERIVATIONS.contains(&way))
 }
 
 /// Facts of a header as it would be written, without a word of what only the device can say.
@@ -518,15 +535,15 @@ mod tests {
 
             // Pinned: no less room, no other kind, no superblock that went.
             let mut pinned = header.facts.clone();
-            pinned_header(&disk, &pinned).unwrap();
+            pinned_header(&disk, &pinned, &[]).unwrap();
             pinned.integrity.as_mut().unwrap().data_bytes -= 4096;
-            pinned_header(&disk, &pinned).unwrap();
+            pinned_header(&disk, &pinned, &[]).unwrap();
             pinned.integrity.as_mut().unwrap().data_bytes += 8192;
-            assert!(pinned_header(&disk, &pinned).is_err());
+            assert!(pinned_header(&disk, &pinned, &[]).is_err());
             pinned.integrity = None;
-            assert!(pinned_header(&disk, &pinned).is_err());
+            assert!(pinned_header(&disk, &pinned, &[]).is_err());
             rewrite(&disk, 16 << 20, &[0; 4096]);
-            let error = pinned_header(&disk, &header.facts).unwrap_err();
+            let error = pinned_header(&disk, &header.facts, &[]).unwrap_err();
             assert!(
                 error.message.contains("no superblock of dm-integrity"),
                 "{error}"

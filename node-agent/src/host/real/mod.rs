@@ -390,7 +390,11 @@ fn volume_key(disk: &Disk, order: &OpenOrder) -> Result<Option<VolumeKey>, StepE
 }
 
 /// The header of a disk, where it is the one that was pinned and acceptable.
-fn pinned_header(disk: &Disk, expected: &HeaderFacts) -> Result<header::Luks, StepError> {
+fn pinned_header(
+    disk: &Disk,
+    expected: &HeaderFacts,
+    derivations: &[String],
+) -> Result<header::Luks, StepError> {
     let mismatch = |what| Err(because(Reason::HeaderMismatch, what));
     match header::read_luks(disk)? {
         Err(found) => mismatch(format!(
@@ -399,8 +403,22 @@ fn pinned_header(disk: &Disk, expected: &HeaderFacts) -> Result<header::Luks, St
         )),
         Ok(luks) => match difference(expected, &luks.header) {
             Some(difference) => mismatch(format!("the header of {}: {difference}", disk.name())),
-            None => Ok(luks),
+            None => known_derivations(disk, &luks.header, derivations).map(|()| luks),
         },
+    }
+}
+
+/// No key slot and no digest derives its key in a way that was not there when the header was judged.
+fn known_derivations(disk: &Disk, found: &Header, pinned: &[String]) -> Result<(), StepError> {
+    match found.strange_derivation(pinned) {
+        None => Ok(()),
+        Some(way) => Err(because(
+            Reason::HeaderMismatch,
+            format!(
+                "the header of {} derives a key by {way:?}, which it did not before",
+                disk.name()
+            ),
+        )),
     }
 }
 
@@ -410,7 +428,7 @@ fn open_header(
     order: &OpenOrder,
     passphrase: &Passphrase,
 ) -> Result<VolumeKey, StepError> {
-    let luks = pinned_header(disk, &order.expected)?;
+    let luks = pinned_header(disk, &order.expected, &order.derivations)?;
     if luks.header.unlock_memory_kib > order.unlock_memory_kib {
         return Err(because(
             Reason::HeaderMismatch,

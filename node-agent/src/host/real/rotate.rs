@@ -29,7 +29,7 @@ const MAX_SLOTS: usize = 32;
 /// See [`crate::host::Host::add_key_slot`].
 pub fn add(disk: &Disk, order: &AddSlotOrder) -> Result<Vec<KeySlotRef>, StepError> {
     let what = || format!("adding a key slot to the header of {}", disk.name());
-    let found = pinned_header(disk, &order.expected)?;
+    let found = pinned_header(disk, &order.expected, &order.derivations)?;
     let memory = Memory::of(disk, &found)?;
     let mut device = load(&memory).map_err(|e| failed(what(), e))?;
     let former =
@@ -74,7 +74,7 @@ pub fn add(disk: &Disk, order: &AddSlotOrder) -> Result<Vec<KeySlotRef>, StepErr
     write_copies(disk, &copies, found.copy_size())?;
 
     // Proven on the disk as it is now, to the very key that encrypts the sectors.
-    let now = pinned_header(disk, &order.expected)?;
+    let now = pinned_header(disk, &order.expected, &order.derivations)?;
     if added.iter().any(|slot| !now.slots.contains(slot)) {
         return Err(failed(what(), "the new key slot is not in the header"));
     }
@@ -90,7 +90,7 @@ pub fn add(disk: &Disk, order: &AddSlotOrder) -> Result<Vec<KeySlotRef>, StepErr
 /// See [`crate::host::Host::drop_key_slots`].
 pub fn drop_slots(disk: &Disk, order: &DropSlotsOrder) -> Result<(), StepError> {
     let what = || format!("dropping key slots of the header of {}", disk.name());
-    let found = pinned_header(disk, &order.expected)?;
+    let found = pinned_header(disk, &order.expected, &order.derivations)?;
     let memory = Memory::of(disk, &found)?;
     let mut device = load(&memory).map_err(|e| failed(what(), e))?;
     let kept = opened_by(&mut device, &found, &order.passphrase).map_err(|e| failed(what(), e))?;
@@ -137,7 +137,7 @@ pub fn drop_slots(disk: &Disk, order: &DropSlotsOrder) -> Result<(), StepError> 
     let copies = read(&memory, &(0..2 * found.copy_size() as u64), &what())?;
     write_copies(disk, &copies, found.copy_size())?;
 
-    let now = pinned_header(disk, &order.expected)?;
+    let now = pinned_header(disk, &order.expected, &order.derivations)?;
     luks::unlock(disk, &now, &order.passphrase)?;
     let mut clean = now.slots == left;
     for area in &wiped {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cryptvol_crds::v1alpha1::{HeaderFacts, IntegrityFacts, KeySlotRef, Provider};
 
-use crate::host::{Access, FormatOrder};
+use crate::host::{Access, FormatOrder, OWN_DERIVATIONS};
 
 /// A target.
 #[derive(Clone, Debug, Default)]
@@ -74,6 +74,8 @@ pub struct SimHeader {
     pub slots: Vec<String>,
     /// Memory that opening it takes, in KiB.
     pub unlock_memory_kib: u32,
+    /// How its keys are derived.
+    pub derivations: Vec<String>,
     /// What is wrong with it.
     pub objections: Vec<String>,
 }
@@ -161,6 +163,7 @@ impl SimHeader {
             },
             slots: vec![passphrase.to_owned()],
             unlock_memory_kib: 0,
+            derivations: OWN_DERIVATIONS.map(str::to_owned).to_vec(),
             objections: vec![],
         }
     }

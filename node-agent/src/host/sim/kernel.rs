@@ -255,6 +255,7 @@ impl World {
                 facts: h.facts.clone(),
                 key_slots: u32::try_from(h.slots.len()).unwrap(),
                 unlock_memory_kib: h.unlock_memory_kib,
+                derivations: h.derivations.clone(),
                 objections: h.objections.clone(),
             })),
         })
@@ -454,7 +455,9 @@ impl World {
         }
         match self.found(disk)? {
             HeaderFound::Luks(h)
-                if as_pinned(&h.facts, &order.expected) && h.objections.is_empty() => {}
+                if as_pinned(&h.facts, &order.expected)
+                    && h.objections.is_empty()
+                    && h.strange_derivation(&order.derivations).is_none() => {}
             _ => return error(Reason::HeaderMismatch, "the header is another one"),
         }
         match &self.disks[disk].content {

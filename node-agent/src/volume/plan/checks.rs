@@ -6,7 +6,9 @@ use cryptvol_crds::{
 };
 
 use super::{At, Next, Step, stop};
-use crate::host::{CryptTable, Device, DeviceId, Header, HeaderFound, LinkFound, Mapping, Source};
+use crate::host::{
+    CryptTable, Device, DeviceId, Header, HeaderFound, LinkFound, Mapping, OWN_DERIVATIONS, Source,
+};
 
 /// State of a mapping that carries this volume's name and UUID.
 pub(super) enum Health {
@@ -142,6 +144,18 @@ impl<'a> At<'a> {
         for pin in self.pins() {
             if let Some(what) = difference(facts, pin) {
                 return mismatch(format!("the header's {what} is not what was pinned"));
+            }
+        }
+        let own: &[String] = match self.memory.opened {
+            true => &self.memory.derivations,
+            false => &[],
+        };
+        for pinned in [self.wanted.derivations.as_slice(), own] {
+            if let Some(way) = header.strange_derivation(pinned) {
+                return mismatch(format!(
+                    "the header derives a key by {way:?}, which it did not when it was pinned; beside the ways that were pinned only {:?} is taken",
+                    OWN_DERIVATIONS[0]
+                ));
             }
         }
         let mut facts = facts.clone();

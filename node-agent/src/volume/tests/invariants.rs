@@ -128,6 +128,7 @@ fn invariant_03_the_link_never_leads_to_the_raw_device_or_another_mapping() {
 #[test]
 fn invariant_04_secrets_do_not_show_in_debug() {
     let order = crate::host::OpenOrder {
+        derivations: vec![],
         mapping_name: "m".into(),
         mapping_uuid: "u".into(),
         blank: false,

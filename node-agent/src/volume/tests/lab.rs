@@ -480,6 +480,7 @@ impl Lab {
             let import = spec.luks_uuid.is_none() && status.header.is_some();
             if status.first_opened.is_some() || import {
                 spec.header = spec.header.take().or(status.header.clone());
+                spec.derivations.clone_from(&status.derivations);
                 spec.luks_uuid = status.header.as_ref().map(|h| h.luks_uuid.clone());
                 if let Some(device) = &status.device {
                     let grown = status.stage == Stage::Attached && status.error.is_none();

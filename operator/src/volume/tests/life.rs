@@ -156,6 +156,7 @@ fn an_existing_disk_is_imported_by_its_header() {
     c.report(|s| {
         s.stage = Stage::Header;
         s.header = Some(header.clone());
+        s.derivations = vec!["pbkdf2 sha512 2000000".into()];
         s.device = Some(DeviceStatus {
             path: "/dev/sda".into(),
             wwid: None,
@@ -165,6 +166,25 @@ fn an_existing_disk_is_imported_by_its_header() {
     c.settle();
     assert_eq!(c.nv().spec.luks_uuid.as_deref(), Some("theirs"));
     assert_eq!(c.nv().spec.header.as_ref(), Some(&header));
+    assert_eq!(c.nv().spec.derivations, ["pbkdf2 sha512 2000000"]);
+    // A header that is another one pins nothing; after a rotation the same one says what its slots are by now.
+    let derives = |c: &mut Cluster, header: &HeaderFacts, ways: &[&str]| {
+        c.report(|s| {
+            s.header = Some(header.clone());
+            s.derivations = ways.iter().map(|w| (*w).to_owned()).collect();
+        });
+        c.settle();
+        c.nv().spec.derivations.clone()
+    };
+    let other = HeaderFacts {
+        digest: "other".into(),
+        ..header.clone()
+    };
+    let before = ["pbkdf2 sha512 2000000"];
+    assert_eq!(derives(&mut c, &other, &["pbkdf2 sha1 1000"]), before);
+    assert_eq!(derives(&mut c, &header, &[]), before);
+    let rotated = ["pbkdf2 sha256 1000"];
+    assert_eq!(derives(&mut c, &header, &rotated), rotated);
     assert_eq!(c.status().format_permit, None);
 }
 

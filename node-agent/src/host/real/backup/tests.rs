@@ -21,6 +21,7 @@ fn volume(sector_size: i32) -> Volume {
     let luks = header::read_luks(&disk).unwrap().unwrap();
     let key = luks::unlock(&disk, &luks, &format.passphrase).unwrap();
     let order = BackupOrder {
+        derivations: vec![],
         expected: facts.clone(),
         unlock_memory_kib: 0,
         passphrase: format.passphrase.clone(),
@@ -28,6 +29,7 @@ fn volume(sector_size: i32) -> Volume {
     let backup = make(&disk, &order).unwrap();
     assert_eq!(make(&disk, &order).unwrap(), backup, "the same each time");
     let restore = RestoreOrder {
+        derivations: vec![],
         expected: facts,
         backup: backup.clone(),
         passphrase: format.passphrase,
@@ -48,7 +50,7 @@ impl Volume {
     }
 
     fn assert_restored(&self) {
-        let luks = pinned_header(&self.disk, &self.restore.expected).unwrap();
+        let luks = pinned_header(&self.disk, &self.restore.expected, &[]).unwrap();
         let key = luks::unlock(&self.disk, &luks, &self.restore.passphrase).unwrap();
         assert_eq!(key.bytes(), self.key);
         assert_eq!(self.bytes()[16 << 20..(16 << 20) + 4096], [7; 4096]);
@@ -69,6 +71,7 @@ fn a_zeroed_header_of_authenticated_sectors_is_written_anew() {
     let backup = make(
         &disk,
         &BackupOrder {
+            derivations: vec![],
             expected: facts.clone(),
             unlock_memory_kib: 0,
             passphrase: format.passphrase.clone(),
@@ -77,12 +80,13 @@ fn a_zeroed_header_of_authenticated_sectors_is_written_anew() {
     .unwrap();
     rewrite(&disk, 0, &vec![0; 1 << 20]);
     let order = RestoreOrder {
+        derivations: vec![],
         expected: facts.clone(),
         backup,
         passphrase: format.passphrase.clone(),
     };
     restore(&disk, &order).unwrap();
-    let luks = pinned_header(&disk, &facts).unwrap();
+    let luks = pinned_header(&disk, &facts, &[]).unwrap();
     let again = luks::unlock(&disk, &luks, &format.passphrase).unwrap();
     assert_eq!((again.bytes(), again.bytes().len()), (key.bytes(), 96));
     // With what stands behind the header gone, too, there is nothing to which it could be restored.
@@ -183,6 +187,7 @@ fn a_passphrase_that_can_be_guessed_seals_nothing() {
     format.passphrase = Passphrase("correct horse battery staple".into());
     let facts = luks::format(&disk, &format).unwrap().facts;
     let order = BackupOrder {
+        derivations: vec![],
         expected: facts,
         unlock_memory_kib: 0,
         passphrase: format.passphrase,

@@ -41,6 +41,12 @@ pub fn protects(cipher: &str) -> bool {
     AREA_CIPHERS.contains(&name) && AREA_MODES.contains(&mode)
 }
 
+/// A derivation by PBKDF2, where its hash is one of those that are known.
+pub fn pbkdf2(hash: &str, iterations: u32) -> Option<String> {
+    let known = HASHES.contains(&hash);
+    known.then(|| format!("pbkdf2 {hash} {iterations}"))
+}
+
 /// No cipher at all, as in `cipher_null-ecb` or `null`.
 pub fn is_null(cipher: &str) -> bool {
     cipher.is_empty() || cipher.contains("null") || cipher.contains("none")

@@ -1,6 +1,11 @@
 //! The metadata of a LUKS2 header: what it says, and what of it is not acceptable whatever was pinned.
 
-use std::{collections::BTreeMap, fmt, marker::PhantomData, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    marker::PhantomData,
+    ops::Range,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use cryptvol_crds::v1alpha1::{HeaderFacts, Integrity, IntegrityFacts, Provider};
@@ -69,6 +74,8 @@ pub struct Read {
     pub used: Vec<Range<u64>>,
     /// Most memory that one of its slots takes, in KiB.
     pub unlock_memory_kib: u32,
+    /// How its key slots and its digest derive their keys, each once.
+    pub derivations: Vec<String>,
     /// End of the key slot region.
     pub areas_end: u64,
     /// What is not acceptable.
@@ -246,6 +253,7 @@ pub fn read(json: &str, copy_size: usize, device_size: u64) -> Result<Read, Stri
         .filter_map(|s| s.kdf.as_ref().map(|k| k.memory))
         .max()
         .unwrap_or_default();
+    let derivations = derivations(&metadata);
     let used = metadata.keyslots.0.into_values().filter_map(|s| s.area);
     let used = used.map(|a| a.offset..a.offset.saturating_add(a.size));
     let used = used.collect();
@@ -268,6 +276,7 @@ pub fn read(json: &str, copy_size: usize, device_size: u64) -> Result<Read, Stri
         slots,
         used,
         unlock_memory_kib,
+        derivations,
         areas_end,
         objections,
     })
@@ -412,6 +421,25 @@ fn total_cost(metadata: &Metadata, object: &mut impl FnMut(String)) {
     if pbkdf2 > MAX_PBKDF2_TOTAL || argon2 > MAX_ARGON2_TOTAL {
         object("its key slots together cost more time than is allowed here".into());
     }
+}
+
+/// Of those ways alone that are known here: others are objected to.
+fn derivations(metadata: &Metadata) -> Vec<String> {
+    let slots = metadata.keyslots.0.values().filter_map(|s| s.kdf.as_ref());
+    let slots = slots.filter_map(|kdf| match kdf.kind.as_str() {
+        "pbkdf2" => bounds::pbkdf2(&kdf.hash, kdf.iterations),
+        kind @ ("argon2i" | "argon2id") => Some(format!(
+            "{kind} time {} memory {} threads {}",
+            kdf.time, kdf.memory, kdf.cpus
+        )),
+        _ => None,
+    });
+    let digests = metadata.digests.0.values();
+    let digests = digests.filter_map(|d| bounds::pbkdf2(&d.hash, d.iterations));
+    let all: BTreeSet<_> = slots
+        .chain(digests.map(|d| format!("digest {d}")))
+        .collect();
+    all.into_iter().collect()
 }
 
 fn slot_objections(slot: &Slot, region: Range<u64>) -> Vec<String> {

@@ -1,6 +1,8 @@
 //! A LUKS1 header: 592 bytes without a checksum, and key slots behind them. The format is that of the "LUKS On-Disk Format
 //! Specification" version 1.2.3.
 
+use std::collections::BTreeSet;
+
 use cryptvol_crds::v1alpha1::{HeaderFacts, Provider};
 
 use super::{
@@ -74,6 +76,8 @@ fn try_read(head: &[u8], device_size: u64) -> Result<Luks, String> {
         object(format!("its data begins at {data}"));
     }
     let (mut slots, mut places, mut cost) = (Vec::new(), Vec::new(), 0_u64);
+    let own = bounds::pbkdf2(hash, digest_cost).map(|way| format!("digest {way}"));
+    let mut derivations: BTreeSet<_> = own.into_iter().collect();
     for id in 0..SLOTS {
         let slot = Slot::read(header, id, key_bytes)?;
         if slot.stripes != STRIPES {
@@ -101,6 +105,7 @@ fn try_read(head: &[u8], device_size: u64) -> Result<Luks, String> {
             ));
         }
         // Whoever tries a slot computes the digest of what came out of it.
+        derivations.extend(bounds::pbkdf2(hash, slot.iterations));
         cost += u64::from(slot.iterations) + u64::from(digest_cost);
         slots.push(KeySlot {
             id: id as u32,
@@ -142,6 +147,7 @@ fn try_read(head: &[u8], device_size: u64) -> Result<Luks, String> {
             },
             key_slots: slots.len() as u32,
             unlock_memory_kib: 0,
+            derivations: derivations.into_iter().collect(),
             objections,
         },
         slots,

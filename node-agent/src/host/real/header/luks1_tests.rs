@@ -48,6 +48,14 @@ fn cryptsetup(path: &std::path::Path, args: &[&str], input: &str) -> String {
 fn what_we_write_cryptsetup_opens() {
     let (path, disk) = device(SIZE);
     let header = luks::format(&disk, &order_luks1()).unwrap();
+    assert!(
+        header
+            .derivations
+            .iter()
+            .all(|way| crate::host::OWN_DERIVATIONS.contains(&way.as_str())),
+        "{:?}",
+        header.derivations
+    );
     assert_eq!(header.objections, Vec::<String>::new());
     assert_eq!(header.key_slots, 1);
     assert_eq!(header.facts.provider, Provider::Luks);
@@ -99,6 +107,14 @@ fn what_cryptsetup_writes_we_open() {
     let wrong = crate::host::Passphrase("0".repeat(64));
     let error = luks::unlock(&disk, &luks, &wrong).err().unwrap();
     assert_eq!(error.reason(), Reason::KeyDoesNotOpen);
+}
+
+#[test]
+fn the_good_header_of_the_corpus_is_good() {
+    match parse(&corpus::good(), SIZE) {
+        Parsed::Luks(luks) => assert_eq!(luks.header.objections, Vec::<String>::new()),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

@@ -222,6 +222,7 @@ fn choose(head: &[u8], size: usize, device_size: u64) -> Parsed {
         slots,
         used,
         unlock_memory_kib,
+        derivations,
         areas_end,
         objections: more,
     } = match json::read(copy.json, size, device_size) {
@@ -248,6 +249,7 @@ fn choose(head: &[u8], size: usize, device_size: u64) -> Parsed {
             facts,
             key_slots,
             unlock_memory_kib,
+            derivations,
             objections,
         },
         slots,

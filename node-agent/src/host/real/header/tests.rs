@@ -92,33 +92,15 @@ fn tokens_of_others_are_no_objection() {
     assert_eq!(header(&head), header(&good()));
 }
 
-/// A header with copies of 4 MiB, the largest of the format, and this text in it.
-fn giant(text: &str) -> Vec<u8> {
-    const COPY: usize = 0x40_0000;
-    let mut head = vec![0; 2 * COPY];
-    for (at, source) in [(0, 0), (COPY, USUAL_COPY)] {
-        let copy = &mut head[at..at + COPY];
-        copy[..BINARY].copy_from_slice(&good()[source..source + BINARY]);
-        copy[8..16].copy_from_slice(&(COPY as u64).to_be_bytes());
-        copy[256..264].copy_from_slice(&(at as u64).to_be_bytes());
-        copy[BINARY..BINARY + text.len()].copy_from_slice(text.as_bytes());
-        corpus::seal(copy);
-    }
-    head
-}
-
 #[test]
 fn giant_metadata_is_refused_at_once() {
-    let json = metadata(&good()).to_string();
-    let begin = json.strip_suffix('}').unwrap();
     for (filler, why) in [
         ("0,".repeat(1 << 20), "more values"),
         ("[".repeat(2 << 20), "deeper"),
         (format!("\"{}\",", "x".repeat(3 << 20)), "metadata: "),
     ] {
-        let text = format!("{begin},\"filler\":[{filler}0]}}");
-        let text = text.replacen("\"12288\"", "\"4190208\"", 1);
-        let said = match parse(&giant(&text), SIZE) {
+        let text = corpus::giant_metadata(&good(), &filler);
+        let said = match parse(&corpus::giant(&good(), &text), SIZE) {
             Parsed::Foreign(said) => said,
             Parsed::Luks(luks) => format!("metadata: {:?}", luks.header.objections),
             other => panic!("{other:?}"),
@@ -153,6 +135,67 @@ fn what_was_checked_is_what_is_opened() {
         refused.reason(),
         cryptvol_crds::conditions::Reason::KeyDoesNotOpen
     );
+}
+
+/// Within the bounds that every header has, and so no objection; but not what was judged, and not what this agent writes.
+#[test]
+fn a_key_that_is_derived_otherwise_than_was_judged_is_not_derived() {
+    use crate::host::OWN_DERIVATIONS;
+    use cryptvol_crds::conditions::Reason;
+    let (path, disk) = device(SIZE);
+    let judged = luks::format(&disk, &order()).unwrap();
+    let mut own = OWN_DERIVATIONS.map(str::to_owned);
+    own.sort();
+    assert_eq!(judged.derivations, own);
+    let good = disk.read_vec(0, 2 * USUAL_COPY).unwrap().to_vec();
+    type Change = fn(&mut Value);
+    let changes: [(&str, Change); 5] = [
+        ("pbkdf2 sha256 9000000", |j| match corpus::DEARER.forge {
+            corpus::Recipe::Metadata(change) => change(j),
+            _ => panic!(),
+        }),
+        ("pbkdf2 sha512 1000", |j| {
+            j["keyslots"]["0"]["kdf"]["hash"] = json!("sha512")
+        }),
+        ("digest pbkdf2 sha256 9000000", |j| {
+            j["digests"]["0"]["iterations"] = json!(9_000_000)
+        }),
+        ("argon2id time 16 memory 1048576 threads 4", |j| {
+            j["keyslots"]["0"]["kdf"] = json!({"type": "argon2id", "time": 16, "memory": 1 << 20, "cpus": 4, "salt": "AAAAAAAAAAAAAAAAAAAAAA=="});
+        }),
+        ("argon2i time 4 memory 32 threads 1", |j| {
+            let mut slot = j["keyslots"]["0"].clone();
+            slot["area"]["offset"] = json!("290816");
+            slot["kdf"] = json!({"type": "argon2i", "time": 4, "memory": 32, "cpus": 1, "salt": "AAAAAAAAAAAAAAAAAAAAAA=="});
+            j["keyslots"]["1"] = slot;
+            j["digests"]["0"]["keyslots"] = json!(["0", "1"]);
+        }),
+    ];
+    for (way, change) in changes {
+        let mut head = good.clone();
+        let mut json = metadata(&head);
+        change(&mut json);
+        put_both(&mut head, &json.to_string());
+        rewrite(&disk, 0, &head);
+        let before = std::fs::read(path.path()).unwrap();
+        let found = header(&head);
+        assert_eq!(found.objections, Vec::<String>::new(), "{way}");
+        assert_eq!(found.strange_derivation(&judged.derivations), Some(way));
+        assert_eq!(found.strange_derivation(&[]), None, "nothing was pinned");
+        assert_eq!(found.strange_derivation(&found.derivations), None);
+        let refused = |e: crate::host::StepError| {
+            assert_eq!(e.reason(), Reason::HeaderMismatch, "{way}: {e}");
+            assert!(e.message.contains(way), "{way}: {e}");
+        };
+        let pinned = super::super::pinned_header(&disk, &judged.facts, &judged.derivations);
+        refused(pinned.map(drop).unwrap_err());
+        // A format that finds the volume's own UUID opens nothing that costs more than its own header.
+        refused(luks::format(&disk, &order()).map(drop).unwrap_err());
+        assert!(
+            before == std::fs::read(path.path()).unwrap(),
+            "{way}: written"
+        );
+    }
 }
 
 #[test]

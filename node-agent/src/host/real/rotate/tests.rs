@@ -10,6 +10,7 @@ fn next() -> Passphrase {
 
 fn add_order(disk: &Disk) -> AddSlotOrder {
     AddSlotOrder {
+        derivations: vec![],
         expected: header::read_luks(disk).unwrap().unwrap().header.facts,
         passphrase: order().passphrase,
         next: next(),
@@ -18,6 +19,7 @@ fn add_order(disk: &Disk) -> AddSlotOrder {
 
 fn drop_order(disk: &Disk, former: Vec<KeySlotRef>) -> DropSlotsOrder {
     DropSlotsOrder {
+        derivations: vec![],
         expected: header::read_luks(disk).unwrap().unwrap().header.facts,
         passphrase: next(),
         former,
@@ -82,12 +84,14 @@ fn invariant_08_a_key_slot_more_and_the_former_one_gone() {
     // Twice more: numbers and areas are used again, and the tools of others agree.
     let third = Passphrase("9".repeat(64));
     let order = AddSlotOrder {
+        derivations: vec![],
         expected: add_order(&disk).expected,
         passphrase: next(),
         next: third.clone(),
     };
     let former = add(&disk, &order).unwrap();
     let order = DropSlotsOrder {
+        derivations: vec![],
         passphrase: third.clone(),
         ..drop_order(&disk, former)
     };
@@ -179,6 +183,7 @@ fn what_would_leave_no_key_is_refused_and_nothing_is_written() {
     // The key that stays opens nothing, or only what goes.
     for passphrase in [wrong.clone(), order().passphrase] {
         let order = DropSlotsOrder {
+            derivations: vec![],
             passphrase,
             ..drop_order(&disk, former.clone())
         };
@@ -186,6 +191,7 @@ fn what_would_leave_no_key_is_refused_and_nothing_is_written() {
     }
     // The present key opens nothing; the new key is the present one.
     let mut order = AddSlotOrder {
+        derivations: vec![],
         passphrase: wrong,
         ..add_order(&disk)
     };

@@ -203,6 +203,7 @@ impl Host for World {
             facts,
             key_slots: 1,
             unlock_memory_kib: 0,
+            derivations: crate::host::OWN_DERIVATIONS.map(str::to_owned).to_vec(),
             objections: vec![],
         })
     }
