@@ -1,6 +1,7 @@
 //! Domains whose users are in an LDAP directory: OpenLDAP's own server, the service as it ships, and the official client.
 
 mod ground;
+mod pool;
 mod refusals;
 
 use std::fs;
