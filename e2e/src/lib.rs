@@ -1,5 +1,6 @@
 //! The ground that tests, demo and `up` stand on: a real Kubernetes, nodes with kernels of their own, an iSCSI array.
 
+pub mod agent_metrics;
 pub mod array;
 pub mod audit_log;
 pub mod bench;
@@ -51,6 +52,7 @@ pub mod slapd;
 pub mod system;
 pub mod tcp_front;
 pub mod tls_front;
+pub mod uml_registers;
 pub mod volumes;
 pub mod workdir;
 pub mod writing_guest;

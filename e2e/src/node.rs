@@ -17,6 +17,7 @@ use crate::control_plane::{DNS_IP, POD_CIDR};
 use crate::exec::{self, Output, Request, ask};
 use crate::process::{Daemon, wait_for};
 use crate::sandbox::{self, BRIDGE_IP, plain_path};
+use crate::uml_registers;
 
 const INIT: &str = include_str!("../assets/node-init.sh");
 /// A bare node is up in 3 s, a kubelet node in 40, on an idle machine.
@@ -260,22 +261,25 @@ impl Node {
         let dir = plain_path(&self.dir)?;
         let index = self.spec.index;
         let mut command = Command::new("linux.uml");
-        command.env("HOME", &self.dir).args([
-            format!("mem={}M", self.spec.memory_mib),
-            "rootfstype=hostfs".into(),
-            "rootflags=/".into(),
-            "ro".into(),
-            "panic=-1".into(),
-            format!("init={dir}/init.sh"),
-            format!("CV_DIR={dir}"),
-            format!("uml_dir={dir}/uml"),
-            "con=null".into(),
-            "con0=null,fd:1".into(),
-            format!(
-                "vec0:transport=tap,ifname={},depth=128,gro=1,mac=02:cb:00:00:00:{index:02x}",
-                tap(index)
-            ),
-        ]);
+        command
+            .env("HOME", &self.dir)
+            .env("LD_PRELOAD", uml_registers::library()?)
+            .args([
+                format!("mem={}M", self.spec.memory_mib),
+                "rootfstype=hostfs".into(),
+                "rootflags=/".into(),
+                "ro".into(),
+                "panic=-1".into(),
+                format!("init={dir}/init.sh"),
+                format!("CV_DIR={dir}"),
+                format!("uml_dir={dir}/uml"),
+                "con=null".into(),
+                "con0=null,fd:1".into(),
+                format!(
+                    "vec0:transport=tap,ifname={},depth=128,gro=1,mac=02:cb:00:00:00:{index:02x}",
+                    tap(index)
+                ),
+            ]);
         let mut kernel = Daemon::spawn(&self.dir, &console_name(self.boot), command)
             .context("start linux.uml (Debian package user-mode-linux)")?;
         if !self.owned {

@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::conditions::{self, Reason};
+use cryptvol_e2e::agent_metrics;
 use cryptvol_e2e::array::Lun;
-use cryptvol_e2e::site::{AGENT_ADMIN_PORT, Site, SiteSpec};
+use cryptvol_e2e::site::{Site, SiteSpec};
 use cryptvol_e2e::volumes::Volume;
 use cryptvol_e2e::workdir::WorkDir;
 use headers::Forgery;
@@ -203,8 +204,7 @@ async fn is_refused(site: &Site, pair: &Pair, case: &Case, before: &str) -> Resu
 
 /// How often a key was asked for: without one no key is derived.
 async fn keys_asked_for(site: &Site) -> Result<f64> {
-    let ask = format!("curl -sf http://127.0.0.1:{AGENT_ADMIN_PORT}/metrics");
-    let text = site.node(0).sh(&ask).await?.ok()?;
+    let text = agent_metrics::text(site.node(0)).await?;
     let counts = text
         .lines()
         .filter(|l| l.starts_with("cryptvol_node_step_seconds_count") && l.contains("release-key"))

@@ -6,11 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::conditions::Reason;
 use cryptvol_e2e::{
+    agent_metrics,
     array::Lun,
     keystone::Tenant,
     node::Node,
     process::wait_for,
-    site::{AGENT_ADMIN_PORT, AGENT_LOG, Site, SiteSpec},
+    site::{AGENT_LOG, Site, SiteSpec},
     volumes::{PATIENCE, Volume},
     workdir::WorkDir,
 };
@@ -136,12 +137,9 @@ async fn what_an_array_changes_is_a_read_error_and_shows_at_the_next_proof() -> 
         .wait_proof(&site.plane, "False", Reason::IntegrityViolated)
         .await?;
     ensure!(message.contains("was not written there"), "{message}");
-    let metrics = format!("curl -sf http://127.0.0.1:{AGENT_ADMIN_PORT}/metrics");
-    let metrics = node.sh(&metrics).await?.ok()?;
-    let broken = metrics
-        .lines()
-        .find_map(|l| l.strip_prefix("cryptvol_node_proofs_total{result=\"broken\"} "));
-    ensure!(broken.is_some_and(|n| n.trim() != "0"), "{metrics}");
+    let metrics = agent_metrics::text(node).await?;
+    let broken = agent_metrics::count(&metrics, "proofs_total{result=\"broken\"}")?;
+    ensure!(broken > 0, "{metrics}");
     lun.write_at(first, &whole)?;
     volume
         .wait_proof(&site.plane, "True", Reason::AsDesired)

@@ -9,10 +9,11 @@ use anyhow::{Result, ensure};
 use cryptvol_crds::NodeVolume;
 use cryptvol_crds::conditions::{PORTALS_DISCOVERED, Reason};
 use cryptvol_crds::names;
+use cryptvol_e2e::agent_metrics;
 use cryptvol_e2e::array::Lun;
 use cryptvol_e2e::paths_ground::PathsGround;
 use cryptvol_e2e::process::wait_for;
-use cryptvol_e2e::site::{AGENT_ADMIN_PORT, Site, SiteSpec};
+use cryptvol_e2e::site::{Site, SiteSpec};
 use cryptvol_e2e::tcp_front::TcpFront;
 use cryptvol_e2e::volumes::{self, PATIENCE, Volume};
 use cryptvol_e2e::workdir::WorkDir;
@@ -48,7 +49,6 @@ impl PathsGround for Ground {
 impl Ground {
     /// Waits until the agent's metrics have these lines.
     async fn wait_metrics(&self, lines: &[&str]) -> Result<()> {
-        let ask = format!("curl -sf http://127.0.0.1:{AGENT_ADMIN_PORT}/metrics");
         let all = |text: &str| {
             let has = |wanted: &&str| {
                 let wanted = format!("cryptvol_node_{wanted}");
@@ -59,7 +59,7 @@ impl Ground {
         wait_for(
             &format!("metrics {lines:?}"),
             PATIENCE,
-            || async { Ok(all(&self.sh(&ask).await?).then_some(())) },
+            || async { Ok(all(&agent_metrics::text(self.site.node(0)).await?).then_some(())) },
             String::new,
         )
         .await

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use cryptvol_crds::{NodeVolume, conditions::Reason, names, orphans::Orphans};
 use cryptvol_e2e::{
+    agent_metrics,
     array::{self, Lun},
     process::{self, wait_for},
-    site::{AGENT_ADMIN_PORT, AGENT_LOG, Site, SiteSpec},
+    site::{AGENT_LOG, Site, SiteSpec},
     volumes::{PATIENCE, Volume},
     workdir::WorkDir,
 };
@@ -36,12 +37,9 @@ impl Ground {
 
     /// How many proofs held, and how many did not, since the agent began.
     async fn proofs(&self) -> Result<(u64, u64)> {
-        let ask = format!("curl -sf http://127.0.0.1:{AGENT_ADMIN_PORT}/metrics");
-        let text = self.site.node(0).sh(&ask).await?.ok()?;
+        let text = agent_metrics::text(self.site.node(0)).await?;
         let count = |result: &str| {
-            let name = format!("cryptvol_node_proofs_total{{result=\"{result}\"}} ");
-            let value = text.lines().find_map(|l| l.strip_prefix(&name));
-            value.map_or(Ok(0), |v| v.trim().parse::<u64>().context("a number"))
+            agent_metrics::count(&text, &format!("proofs_total{{result=\"{result}\"}}"))
         };
         Ok((count("holds")?, count("broken")?))
     }
@@ -92,12 +90,11 @@ impl Ground {
 
     /// Waits until the agent's metric counts so many by kind and the Node says the same. Gives back the Events on it, a line each.
     async fn orphans(&self, wanted: &str) -> Result<String> {
-        let metrics = format!("curl -sf http://127.0.0.1:{AGENT_ADMIN_PORT}/metrics");
         let node = self.site.node(0).name();
         let nodes: Api<Node> = Api::all(self.site.plane.client()?);
         let annotated: usize = wanted.matches("=1").count();
         let counted = || async {
-            let text = self.site.node(0).sh(&metrics).await?.ok()?;
+            let text = agent_metrics::text(self.site.node(0)).await?;
             let all = wanted.split(' ').filter_map(|w| w.split_once('='));
             let all = all.map(|(kind, n)| format!("cryptvol_node_orphans{{kind=\"{kind}\"}} {n}"));
             let counted = all.clone().all(|line| text.lines().any(|l| l == line));

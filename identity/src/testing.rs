@@ -166,6 +166,16 @@ pub(crate) fn config(dir: &TempDir) -> AppConfig {
     }
 }
 
+/// Why a request ended with 5xx goes to the output of the test that made it; the answer does not say it.
+fn show_failures() {
+    let writer = tracing_subscriber::fmt::TestWriter::new();
+    let show = tracing_subscriber::fmt()
+        .with_writer(writer)
+        .with_max_level(tracing::Level::ERROR);
+    // Every test says it; the first one did it for all.
+    let _ = show.try_init();
+}
+
 impl Bench {
     pub(crate) async fn new() -> Self {
         Self::with(|_| {}).await
@@ -173,6 +183,7 @@ impl Bench {
 
     /// With other settings.
     pub(crate) async fn with(change: impl FnOnce(&mut AppConfig)) -> Self {
+        show_failures();
         let dir = tempfile::tempdir().unwrap();
         let mut config = config(&dir);
         change(&mut config);

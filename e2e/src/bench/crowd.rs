@@ -8,9 +8,10 @@ use cryptvol_crds::{EncryptedVolume, conditions};
 use serde_json::json;
 
 use super::row::{Row, Rule, Stage};
+use crate::agent_metrics;
 use crate::array;
 use crate::process::wait_for;
-use crate::site::{AGENT_ADMIN_PORT, AGENT_LOG, Site, SiteSpec};
+use crate::site::{AGENT_LOG, Site, SiteSpec};
 use crate::volumes::Volume;
 use crate::workdir::WorkDir;
 
@@ -301,9 +302,7 @@ async fn watch(site: &Site, count: u16, limit: Duration, looks: Looks) -> Result
 
 /// Where the time went, from the histogram that the agent exports: seconds of all volumes together, waiting included.
 async fn stages(site: &Site) -> Result<Vec<Stage>> {
-    let url = format!("http://{}:{AGENT_ADMIN_PORT}/metrics", site.node(0).ip());
-    let text = reqwest::get(&url).await?.error_for_status()?.text().await?;
-    Ok(sums(&text))
+    Ok(sums(&agent_metrics::text(site.node(0)).await?))
 }
 
 fn sums(metrics: &str) -> Vec<Stage> {

@@ -28,6 +28,8 @@ const KNOWN: usize = 4;
 const USERS: usize = 2000;
 /// After so many attempts the memory is what it is to stay.
 const FIRST: usize = 20_000;
+/// How often it says how far it is.
+const PARTS: usize = 20;
 /// Memory at the end, as a share of that.
 const GROWTH: f64 = 1.1;
 
@@ -57,7 +59,15 @@ pub(super) fn run(total: usize, postgres: bool) -> Result<Vec<Row>> {
     failed(&address, 0..FIRST)?;
     let before = mib(service.resident_kib()?);
     let begun = Instant::now();
-    let times = failed(&address, FIRST..total)?;
+    let mut times = Times::default();
+    let part = (total - FIRST).div_ceil(PARTS);
+    for start in (FIRST..total).step_by(part) {
+        let end = total.min(start + part);
+        times.extend(failed(&address, start..end)?);
+        let rate = (end - FIRST) as f64 / begun.elapsed().as_secs_f64();
+        let memory = mib(service.resident_kib()?);
+        eprintln!("{end} of {total} failed logins, {rate:.0} /s, {memory:.1} MiB");
+    }
     let took = begun.elapsed();
     let after = mib(service.resident_kib()?);
     admin
@@ -92,6 +102,13 @@ pub(super) fn run(total: usize, postgres: bool) -> Result<Vec<Row>> {
 struct Times {
     unknown: Vec<Duration>,
     wrong: Vec<Duration>,
+}
+
+impl Times {
+    fn extend(&mut self, more: Self) {
+        self.unknown.extend(more.unknown);
+        self.wrong.extend(more.wrong);
+    }
 }
 
 fn user(number: usize) -> String {
@@ -136,9 +153,7 @@ async fn all(address: Address, numbers: Range<usize>) -> Result<Times> {
         .collect();
     let mut times = Times::default();
     for task in tasks {
-        let some = task.await??;
-        times.unknown.extend(some.unknown);
-        times.wrong.extend(some.wrong);
+        times.extend(task.await??);
     }
     Ok(times)
 }

@@ -2,10 +2,11 @@
 
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::conditions::Reason;
+use cryptvol_e2e::agent_metrics;
 use cryptvol_e2e::node::Node;
 use cryptvol_e2e::process::wait_for;
 use cryptvol_e2e::shared_site::SharedSite;
-use cryptvol_e2e::site::{AGENT_ADMIN_PORT, AGENT_LOG, Site};
+use cryptvol_e2e::site::{AGENT_LOG, Site};
 use cryptvol_e2e::volumes::{PATIENCE, Volume};
 use serde_json::json;
 
@@ -167,13 +168,7 @@ pub async fn all_go(site: &Site, volumes: &[&Volume]) -> Result<()> {
 
 /// A counter of the agent: 0 where it has none of that name, with the labels, yet.
 pub async fn counted(node: &Node, name: &str) -> Result<u64> {
-    let ask = format!("curl -sf http://127.0.0.1:{AGENT_ADMIN_PORT}/metrics");
-    let text = node.sh(&ask).await?.ok()?;
-    let name = format!("cryptvol_node_{name} ");
-    let value = text.lines().find_map(|l| l.strip_prefix(&name));
-    value.map_or(Ok(0), |v| {
-        v.trim().parse().with_context(|| format!("{name}{v}"))
-    })
+    agent_metrics::count(&agent_metrics::text(node).await?, name)
 }
 
 /// Waits until a counter of the agent is so much more.

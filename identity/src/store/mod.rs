@@ -627,11 +627,15 @@ fn is_busy(error: &sqlx::Error) -> bool {
         .is_some_and(|code| code & 0xff == 5)
 }
 
+/// How long a request waits for a connection before it is told to come again later: less than clients wait for an answer. The tests
+/// that run in this process share the machine with everything else that is tested; none of them is about this time.
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 60 } else { 5 });
+
 /// A connection that was idle for long is tried before it is used; asking each time would double the work of a short question.
 fn postgres_pool(connections: u32) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
-        .acquire_timeout(Duration::from_secs(5))
+        .acquire_timeout(PATIENCE)
         .test_before_acquire(false)
         .before_acquire(|connection, idle| {
             Box::pin(async move {
