@@ -127,6 +127,9 @@ pub struct Observed {
     pub multipath: bool,
     /// Mapping with the volume's name.
     pub mapping: Option<Mapping>,
+    /// What the mapping of ours lies over, where that is neither the disk nor the map and the kernel has it: as major:minor, with what it is.
+    #[serde(default)]
+    pub elsewhere: Option<String>,
     /// What is at the path of the file that stands for the disk.
     #[serde(default)]
     pub file: FileState,
@@ -171,6 +174,17 @@ impl Observed {
             true => disk.filter(below).or(map),
             false => disk,
         }
+    }
+
+    /// What the mapping lies over, as major:minor, that is no way to the volume's disk as far as the kernel shows one.
+    pub fn strange_deps(&self) -> impl Iterator<Item = &str> {
+        let own = |dev: &&str| {
+            let mut disks = self.paths.iter().filter_map(|p| p.disk.as_ref());
+            let map = self.map.as_ref().map(|m| &m.device);
+            disks.any(|d| d.id.dev == *dev) || map.is_some_and(|m| m.id.dev == *dev)
+        };
+        let deps = self.mapping.iter().flat_map(|m| &m.deps);
+        deps.map(String::as_str).filter(move |dev| !own(dev))
     }
 
     /// The map, where it is the raw device.
@@ -377,9 +391,14 @@ pub struct Mapping {
 }
 
 impl Mapping {
+    /// Whether it has a key that came through the kernel keyring.
+    pub fn has_key(&self) -> bool {
+        self.table.as_ref().is_some_and(|t| t.key_in_keyring)
+    }
+
     /// Whether it is suspended and its key was wiped.
     pub fn is_closed(&self) -> bool {
-        self.suspended && !self.table.as_ref().is_some_and(|t| t.key_in_keyring)
+        self.suspended && !self.has_key()
     }
 }
 

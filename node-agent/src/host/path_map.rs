@@ -14,6 +14,9 @@ use super::{
 pub struct PathMap {
     /// The map as a raw device. Its WWID is the one that its paths show.
     pub device: Device,
+    /// What kind of table somebody gave it in place of ours; where there is one, the rest says nothing of paths.
+    #[serde(default)]
+    pub replaced_by: Option<String>,
     /// Its paths; none where it has no table yet.
     pub members: Vec<Member>,
     /// Whether I/O waits while there is no path, and does not fail.

@@ -360,7 +360,8 @@ fn show(status: &mut NodeVolumeStatus, wanted: &Wanted, observed: &Observed, los
     status.portal = portal.map(ToString::to_string);
     let portals = wanted.portals(&discovered(status));
     status.paths = paths(&portals, observed, lost);
-    status.io_fails = without_path(observed).is_some_and(|m| !m.queues);
+    status.io_fails =
+        without_path(observed).is_some_and(|m| !m.queues && m.replaced_by.is_none());
     status.device = observed.device().map(|d| device_status(&d.id));
     let ours = observed
         .mapping
@@ -434,6 +435,9 @@ fn paths(portals: &[Portal], observed: &Observed, lost: &[StepError]) -> Vec<Pat
             (None, _) => Some("no session".to_owned()),
             (Some(s), _) if !s.is_up() => Some(format!("its session is {}", s.state)),
             (_, None) => Some("its session shows no disk".to_owned()),
+            (_, Some(_)) if map.replaced_by.is_some() => {
+                Some("the map above it has another table".to_owned())
+            }
             (_, Some(d)) if d.id.wwid != map.device.id.wwid => Some(format!(
                 "its disk has WWID {}",
                 d.id.wwid.as_deref().unwrap_or("none")

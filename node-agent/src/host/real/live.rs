@@ -80,9 +80,7 @@ pub fn suspend(name: &str, uuid: &str) -> Result<(), StepError> {
             .map_err(|e| failed(what("wiping the key of"), e))?;
     }
     match dm::describe(&dm, name)? {
-        Some(now) if now.suspended && now.table.as_ref().is_none_or(|t| !t.key_in_keyring) => {
-            Ok(())
-        }
+        Some(now) if now.is_closed() => Ok(()),
         now => Err(failed(what("checking"), format!("it is {now:?}"))),
     }
 }

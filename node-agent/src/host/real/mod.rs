@@ -8,6 +8,7 @@ mod belongings;
 pub mod detached;
 pub mod disk;
 pub mod dm;
+mod elsewhere;
 pub mod erase;
 mod error;
 pub mod exclusion;
@@ -99,9 +100,10 @@ impl Host for RealHost {
             Source::File(file) => self.files.observe(file)?,
             _ => FileState::Absent,
         };
-        Ok(Observed {
+        let mut observed = Observed {
             file,
             paths,
+            elsewhere: None,
             map: match &query.map {
                 Some(name) => multipath::observe(&self.sysfs, name)?,
                 None => None,
@@ -112,7 +114,9 @@ impl Host for RealHost {
             names: self
                 .names
                 .observe(query.shadow.as_deref(), &query.mapping_name)?,
-        })
+        };
+        observed.elsewhere = elsewhere::find(&self.sysfs, &observed).map_err(read)?;
+        Ok(observed)
     }
 
     fn belongings(&mut self, known: &[String]) -> Result<Belongings, StepError> {

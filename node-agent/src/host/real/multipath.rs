@@ -54,16 +54,21 @@ fn read(dm: &DM, sysfs: &Sysfs, found: &Mapping) -> Result<Option<PathMap>, Step
             holders: Vec::new(),
             access: None,
         },
+        replaced_by: None,
         members: Vec::new(),
         queues: false,
         suspended: found.suspended,
         current: 0,
     };
-    if found.table.is_none() {
+    let Some(table) = &found.table else {
         return Ok(Some(map));
-    }
-    if found.table.as_ref().map(|t| t.target_type.as_str()) != Some(TARGET) {
-        return Err(failed(what(), "somebody gave it another table"));
+    };
+    map.device.holders = sysfs
+        .holders(&map.device.id)
+        .map_err(|e| failed(what(), e))?;
+    if table.target_type != TARGET {
+        map.replaced_by = Some(table.target_type.clone());
+        return Ok(Some(map));
     }
     let uuid = DmUuid::new(&found.uuid).map_err(|e| failed(what(), e))?;
     let id = DevId::Uuid(uuid);
@@ -88,10 +93,22 @@ fn read(dm: &DM, sysfs: &Sysfs, found: &Mapping) -> Result<Option<PathMap>, Step
     if let Some(block) = block {
         map.device.id.wwid = paths_wwid(&block).map_err(|e| failed(what(), e))?;
     }
-    map.device.holders = sysfs
-        .holders(&map.device.id)
-        .map_err(|e| failed(what(), e))?;
     Ok(Some(map))
+}
+
+/// As [`read`], of a map that is to be changed. One that somebody gave another table is not: below a guest that would only hide it.
+fn own(dm: &DM, sysfs: &Sysfs, found: &Mapping) -> Result<Option<PathMap>, StepError> {
+    let map = read(dm, sysfs, found)?;
+    match map.as_ref().and_then(|m| m.replaced_by.as_ref()) {
+        None => Ok(map),
+        Some(table) => Err(because(
+            Reason::MappingReplaced,
+            format!(
+                "the table of the map {} is {table}, not {TARGET}",
+                found.name
+            ),
+        )),
+    }
 }
 
 /// See [`crate::host::Host::gather`].
@@ -109,7 +126,7 @@ pub fn gather(sysfs: &Sysfs, order: &MapOrder) -> Result<(), StepError> {
     }
     let own = found.as_ref().map(|f| f.path.clone());
     let kept = match &found {
-        Some(found) => read(&dm, sysfs, found)?.map_or_else(Vec::new, in_use),
+        Some(found) => own(&dm, sysfs, found)?.map_or_else(Vec::new, in_use),
         None => vec![],
     };
     let check = |path: &DeviceId| look_at(sysfs, path, &order.paths[0], own.as_deref(), &kept);
@@ -174,7 +191,7 @@ fn fill(dm: &DM, sysfs: &Sysfs, id: &DevId<'_>, order: &MapOrder) -> Result<(), 
     let now = || -> Result<PathMap, StepError> {
         let found = dm::describe(dm, &order.name)?;
         let found = found.ok_or_else(|| failed(what("reading"), "it is gone"))?;
-        read(dm, sysfs, &found)?.ok_or_else(|| failed(what("reading"), "it is gone"))
+        own(dm, sysfs, &found)?.ok_or_else(|| failed(what("reading"), "it is gone"))
     };
     let message = |text: &str| {
         dm.target_msg(id, None, text)

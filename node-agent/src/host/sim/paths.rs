@@ -6,7 +6,7 @@ use cryptvol_crds::conditions::Reason;
 
 use super::{Handler, SimDevice, World};
 use crate::host::{
-    Device, DeviceId, MapName, MapOrder, Member, PathMap, RawKind, StepError, Target,
+    Device, DeviceId, MapName, MapOrder, Member, Observed, PathMap, RawKind, StepError, Target,
 };
 
 /// A map of dm-multipath.
@@ -20,6 +20,8 @@ pub struct SimMap {
     pub path: String,
     /// Major and minor number.
     pub dev: String,
+    /// What kind of table somebody gave it in place of ours.
+    pub replaced_by: Option<String>,
     /// Its paths; none where it has no table.
     pub members: Vec<Member>,
     /// I/O waits while there is no path.
@@ -53,6 +55,36 @@ impl World {
         let target = self.targets.get_mut(iqn).unwrap();
         target.portals_away.retain(|p| p != portal);
         self.set_way(portal, "LOGGED_IN", "transport-offline", "running");
+    }
+
+    /// Somebody loads another table under the name and UUID of each map.
+    pub fn replace_maps(&mut self, by: &str) {
+        for map in &mut self.kernel.maps {
+            (map.members, map.queues, map.current) = (vec![], false, 0);
+            map.replaced_by = Some(by.to_owned());
+        }
+    }
+
+    /// Somebody loads a table under a mapping's name and UUID that leads to another device.
+    pub fn lead_elsewhere(&mut self, mapping: &str, dev: &str) {
+        let mut all = self.kernel.mappings.iter_mut().map(|m| &mut m.mapping);
+        if let Some(mapping) = all.find(|m| m.name == mapping) {
+            mapping.deps = vec![dev.to_owned()];
+            if let Some(table) = &mut mapping.table {
+                dev.clone_into(&mut table.dev);
+            }
+        }
+    }
+
+    /// What a mapping leads to beside its volume's disk, where the kernel has it.
+    pub(super) fn elsewhere(&self, observed: &Observed) -> Option<String> {
+        let has = |dev: &str| {
+            let mut devices = self.kernel.devices.iter();
+            devices.find(|d| d.dev == dev).map(|d| d.path.clone())
+        };
+        observed
+            .strange_deps()
+            .find_map(|dev| Some(format!("{dev} ({})", has(dev)?)))
     }
 
     fn set_way(&mut self, portal: &str, session: &str, from: &str, to: &str) {
@@ -91,6 +123,7 @@ impl World {
                 holders: self.holders(&found.dev),
                 access: None,
             },
+            replaced_by: found.replaced_by.clone(),
             members: found.members.clone(),
             queues: found.queues,
             suspended: found.suspended,
@@ -153,6 +186,12 @@ impl World {
 
     pub(super) fn gather_paths(&mut self, order: &MapOrder) -> Result<(), StepError> {
         let found = self.kernel.maps.iter().position(|m| m.name == order.name);
+        if found.is_some_and(|i| self.kernel.maps[i].replaced_by.is_some()) {
+            return Err(StepError::new(
+                Reason::MappingReplaced,
+                "the map has another table",
+            ));
+        }
         let own = found.map(|i| self.kernel.maps[i].path.clone());
         let in_use = found.is_some_and(|i| !self.holders(&self.kernel.maps[i].dev).is_empty());
         let mut paths = Vec::new();
@@ -272,6 +311,7 @@ impl World {
             uuid: order.uuid.clone(),
             path: format!("/dev/dm-{minor}"),
             dev: format!("253:{minor}"),
+            replaced_by: None,
             members: vec![],
             queues: false,
             suspended: false,

@@ -18,9 +18,9 @@ pub(super) enum Health {
     Suspended,
     /// Over the right device, which does not answer at present.
     Waits(String),
-    /// Over the right device, and somebody put something in its place that does not encrypt.
+    /// Somebody put something in its place that does not encrypt, or led it elsewhere than to its volume's disk.
     Replaced(String),
-    /// Cannot be used any more: over another device or none, without a table, or with a wrong table.
+    /// Cannot be used any more: over a device that is gone or given up, or without a table.
     Broken(String),
 }
 
@@ -178,17 +178,16 @@ impl<'a> At<'a> {
 
     /// State of our mapping, as far as it can be told without the header's facts.
     pub(super) fn health(&self, mapping: &Mapping) -> Health {
-        let Some(Device { id, state, .. }) = self.observed.device() else {
-            return Health::Broken("its disk is gone from the kernel".to_owned());
-        };
         let Some(table) = &mapping.table else {
             return Health::Broken("it has no table".to_owned());
         };
-        let target = CryptTable::target_of(self.wanted.encryption.provider);
-        if table.target_type != target {
-            let found = &table.target_type;
-            return Health::Replaced(format!("its table is {found}, not {target}"));
+        // Before any question about the disk: what a guest writes need not come there.
+        if let Some(what) = self.replaced(mapping, table) {
+            return Health::Replaced(what);
         }
+        let Some(Device { id, state, .. }) = self.observed.device() else {
+            return Health::Broken("its disk is gone from the kernel".to_owned());
+        };
         if mapping.deps != [id.dev.clone()] || table.dev != id.dev {
             return Health::Broken(format!(
                 "it lies over {}, the disk is {} now",
@@ -220,6 +219,27 @@ impl<'a> At<'a> {
             true => Health::Suspended,
             false => Health::Good,
         }
+    }
+
+    /// What somebody put in place of what was made: the mapping's own table, the disk that it leads to, or the map below it.
+    fn replaced(&self, mapping: &Mapping, table: &CryptTable) -> Option<String> {
+        let (found, target) = (
+            &table.target_type,
+            CryptTable::target_of(self.wanted.encryption.provider),
+        );
+        if found != target {
+            return Some(format!("its table is {found}, not {target}"));
+        }
+        if let Some(other) = &self.observed.elsewhere {
+            return Some(format!("its table leads to another disk, {other}"));
+        }
+        let map = self.observed.map.as_ref();
+        let map = map.filter(|m| mapping.deps.contains(&m.device.id.dev))?;
+        let found = map.replaced_by.as_ref()?;
+        Some(format!(
+            "the table of the map {} below it is {found}, not multipath",
+            map.device.id.path
+        ))
     }
 
     /// Whether something that can be a link of ours is at the link's path.

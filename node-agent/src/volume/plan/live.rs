@@ -116,15 +116,20 @@ impl At<'_> {
         })
     }
 
+    /// A mapping that is to be suspended: until its key is gone, and then nothing more.
+    pub(super) fn shut(&self, mapping: &Mapping) -> Result<Next, Next> {
+        match mapping.is_closed() {
+            false => Err(Next::Do(Step::Suspend {
+                uuid: mapping.uuid.clone(),
+            })),
+            true => Ok(Next::Done(Done::Suspended)),
+        }
+    }
+
     /// A mapping of ours that is suspended: as it is wanted, or to go on. The header is read anew before it does.
     pub(super) fn suspended(&self, mapping: &Mapping) -> Result<Next, Next> {
         if self.wanted.suspended {
-            return match mapping.is_closed() {
-                false => Err(Next::Do(Step::Suspend {
-                    uuid: mapping.uuid.clone(),
-                })),
-                true => Ok(Next::Done(Done::Suspended)),
-            };
+            return self.shut(mapping);
         }
         self.was_broken()?;
         let Some(Device { id, .. }) = self.observed.device() else {

@@ -8,12 +8,13 @@ use cryptvol_crds::{
 
 use super::{At, Next, Step, stop};
 use crate::host::{
-    Device, DeviceId, Layout, Lun, MapName, MapOrder, Mapping, Path, Portal, Source,
+    Device, DeviceId, Layout, Lun, MapName, MapOrder, Mapping, Path, PathMap, Portal, Source,
 };
 
 impl At<'_> {
     /// The map above all paths that can be had now; each was identified in this run before it got in.
     pub(super) fn reach_paths(&self, lun: &Lun, name: &MapName) -> Result<&DeviceId, Next> {
+        self.remove_replaced_map()?;
         self.discover()?;
         self.log_in_everywhere(lun)?;
         if !self.observed.paths.iter().any(|p| p.named && is_up(p)) {
@@ -78,7 +79,8 @@ impl At<'_> {
         ) else {
             return Ok(());
         };
-        if mapping.deps != [map.device.id.dev.clone()] {
+        // What somebody put in its place is not made ours again below a guest: it would only hide what was written there.
+        if mapping.deps != [map.device.id.dev.clone()] || map.replaced_by.is_some() {
             return Ok(());
         }
         if self.wanted.give_up && map.queues && !self.observed.is_reachable() {
@@ -377,6 +379,31 @@ impl At<'_> {
         match disks.find(dead) {
             Some(disk) => Err(Next::Do(Step::DeleteDevice(disk.id.clone()))),
             None => Ok(()),
+        }
+    }
+
+    /// Removes a map that somebody gave another table, where nothing is above it: it is made anew then.
+    fn remove_replaced_map(&self) -> Result<(), Next> {
+        let replaced = |m: &&PathMap| m.replaced_by.is_some();
+        let Some(PathMap { device, .. }) = self.observed.map.as_ref().filter(replaced) else {
+            return Ok(());
+        };
+        let (id, holders) = (&device.id, &device.holders);
+        let stopped = |reason, what| Err(stop(Stage::Device, reason, what));
+        match (holders.is_empty(), self.is_new(id)) {
+            (true, true) => Err(Next::Do(Step::DeleteDevice(id.clone()))),
+            (true, false) => stopped(
+                Reason::StepFailed,
+                format!("the map {} has another table again", id.path),
+            ),
+            (false, _) => stopped(
+                Reason::DeviceBusy,
+                format!(
+                    "the map {} has another table and is in use by {}",
+                    id.path,
+                    holders.join(", ")
+                ),
+            ),
         }
     }
 

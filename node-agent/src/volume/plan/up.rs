@@ -289,11 +289,10 @@ impl At<'_> {
         if !self.wanted.suspended || !self.observed.is_reachable() {
             self.heal(mapping)?;
         }
+        let in_use = mapping.open_count > 0;
         match self.health(mapping) {
             // Before any other question: whatever is wrong, the key is to go.
-            Health::Good if self.wanted.suspended => Err(Next::Do(Step::Suspend {
-                uuid: mapping.uuid.clone(),
-            })),
+            Health::Good if self.wanted.suspended => self.shut(mapping),
             Health::Good => self
                 .adopt(mapping)
                 .map_err(|next| self.fail_closed(mapping, next)),
@@ -304,24 +303,18 @@ impl At<'_> {
             Health::Suspended => self
                 .suspended(mapping)
                 .map_err(|next| self.fail_closed(mapping, next)),
-            Health::Replaced(why) if mapping.open_count > 0 => {
+            Health::Replaced(_) if self.wanted.suspended && in_use => self.shut(mapping),
+            Health::Replaced(why) if in_use => {
                 Err(self.fail_closed(mapping, replaced(mapping, &why)))
             }
             Health::Replaced(why) => Err(self.make_anew(mapping, &why)),
             Health::Waits(why) => Err(stop(Stage::Session, Reason::PortalUnreachable, why)),
             Health::Broken(_)
-                if self.wanted.suspended && mapping.open_count > 0 && mapping.is_closed() =>
-            {
-                Ok(Next::Done(Done::Suspended))
-            }
-            Health::Broken(_)
                 if self.wanted.suspended
-                    && mapping.open_count > 0
-                    && self.errors_at_once(mapping) =>
+                    && in_use
+                    && (mapping.is_closed() || self.errors_at_once(mapping)) =>
             {
-                Err(Next::Do(Step::Suspend {
-                    uuid: mapping.uuid.clone(),
-                }))
+                self.shut(mapping)
             }
             Health::Broken(why) => Err(self.make_anew(mapping, &why)),
         }

@@ -19,5 +19,6 @@ mod names;
 mod paths;
 mod peers;
 mod proof;
+mod replaced;
 mod rotation;
 mod schedules;

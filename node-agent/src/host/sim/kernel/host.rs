@@ -29,7 +29,8 @@ impl Host for World {
             Some(SimLink::File) => LinkFound::NoLink,
             Some(SimLink::Ours(to) | SimLink::Foreign(to)) => LinkFound::To(to.clone()),
         };
-        Ok(Observed {
+        let mut observed = Observed {
+            elsewhere: None,
             file,
             paths,
             mapping,
@@ -37,7 +38,9 @@ impl Host for World {
             names: self.names_found(query),
             map: query.map.as_ref().and_then(|name| self.map_found(name)),
             multipath: query.map.as_ref().is_some_and(|m| m.wanted),
-        })
+        };
+        observed.elsewhere = self.elsewhere(&observed);
+        Ok(observed)
     }
 
     fn belongings(&mut self, known: &[String]) -> Result<Belongings, StepError> {
