@@ -271,6 +271,7 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
                     at.run.backup = Some(Err(e));
                 }
                 Err(e) if step == Step::Discover => at.run.discovery = Some(Err(e)),
+                Err(e) if step.is_beside_mapping(wanted, &observed) => at.run.name = Some(e),
                 Err(e) if step.concerns_one_path(&observed) => at.run.lost.push(e),
                 Err(e) if only_tidies(&step, wanted, memory) => {
                     warn!(step = step.name(), error = %e, "the erased volume's header stays, without key slots");

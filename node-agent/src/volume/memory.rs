@@ -165,6 +165,8 @@ pub struct Run {
     pub header_settled: bool,
     /// Key slots were wiped, or there are none.
     pub erased: Option<Erased>,
+    /// The name that an attached volume shadows could not be kept from others or given to its mapping.
+    pub name: Option<StepError>,
     /// What the comparison of mapping and disk showed: that they differ, or where they do not.
     pub sample: Option<Result<(), StepError>>,
     /// Backup of the header, or why there is none.

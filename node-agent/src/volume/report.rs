@@ -4,7 +4,7 @@
 use cryptvol_crds::{
     conditions::{self, Reason},
     v1alpha1::{
-        DeviceStatus, EraseReceipt, HeaderBackup, HeaderFacts, LastError, MappingStatus,
+        Desired, DeviceStatus, EraseReceipt, HeaderBackup, HeaderFacts, LastError, MappingStatus,
         NodeRotation, NodeRotationStatus, NodeVolumeStatus, PathStatus, PermitReceipt, ProofStatus,
         RotationPhase, Stage,
     },
@@ -98,7 +98,10 @@ pub fn after(
         show(&mut new, wanted, observed, &outcome.lost);
         new.io_waits_until = io_waits_until(old, wanted, outcome, observed, now);
     }
-    if matches!(outcome.end, Ok(Done::Suspended)) {
+    let mapping = outcome.observed.as_ref().and_then(|o| o.mapping.as_ref());
+    let mapping = mapping.filter(|m| wanted.made_for_this_volume(&m.uuid));
+    let shut = is_shut(wanted, outcome, mapping);
+    if shut {
         // The key is out whatever disk is there, and nobody asked whose it is: only what is on record is told of, for what is told of a
         // volume without an error is taken into the record.
         new.device.take_if(|d| d.wwid != wanted.wwid);
@@ -109,9 +112,7 @@ pub fn after(
         let uuid = wanted.luks_uuid.as_deref().unwrap_or_default();
         new.erased = Some(erase_receipt(erased, uuid, node_name, now));
     }
-    let mapping = outcome.observed.as_ref().and_then(|o| o.mapping.as_ref());
-    new.suspended = matches!(outcome.end, Ok(Done::Suspended))
-        || mapping.is_some_and(|m| m.suspended && wanted.made_for_this_volume(&m.uuid));
+    new.suspended = shut || mapping.is_some_and(|m| m.suspended);
     // Of a source whose size the kernel knows by itself a look is made by observing.
     let looked = outcome.scanned || wanted.query.source.shared().is_none();
     if matches!(outcome.end, Ok(Done::Attached { .. })) && looked {
@@ -154,6 +155,13 @@ pub fn after(
         Err(stop) => set_error(&mut new, stop, now),
     }
     new
+}
+
+/// The volume is to have no key in the kernel and has none, whatever else is to be said of it.
+fn is_shut(wanted: &Wanted, outcome: &Outcome, mapping: Option<&Mapping>) -> bool {
+    let wished = wanted.suspended && wanted.desired == Desired::Attached;
+    matches!(outcome.end, Ok(Done::Suspended))
+        || (wished && mapping.is_some_and(Mapping::is_closed))
 }
 
 fn erase_receipt(
@@ -228,17 +236,12 @@ fn proof(
         return None;
     }
     let mapping = observed.mapping.as_ref();
-    mapping.filter(|m| wanted.made_for_this_volume(&m.uuid))?;
+    let mapping = mapping.filter(|m| wanted.made_for_this_volume(&m.uuid))?;
     let since = |holds| match old.filter(|o| o.holds == holds) {
         Some(same) => same.since.clone(),
         None => Time(now),
     };
     match &outcome.end {
-        Ok(Done::Attached { .. }) if outcome.proven => Some(ProofStatus {
-            holds: true,
-            since: since(true),
-            error: None,
-        }),
         Err(stop) if is_break(stop) && (stop.reason != Reason::NotOurs || old.is_some()) => {
             let before = old.and_then(|o| o.error.as_ref());
             Some(ProofStatus {
@@ -248,7 +251,15 @@ fn proof(
             })
         }
         // A person wanted it suspended: whatever was found, it is looked at anew after that.
-        Ok(Done::Suspended) => None,
+        _ if is_shut(wanted, outcome, Some(mapping)) => None,
+        // Also where something beside it is not as it should be.
+        _ if outcome.proven && observed.link == LinkFound::To(mapping.path.clone()) => {
+            Some(ProofStatus {
+                holds: true,
+                since: since(true),
+                error: None,
+            })
+        }
         _ => old.cloned(),
     }
 }
@@ -360,8 +371,7 @@ fn show(status: &mut NodeVolumeStatus, wanted: &Wanted, observed: &Observed, los
     status.portal = portal.map(ToString::to_string);
     let portals = wanted.portals(&discovered(status));
     status.paths = paths(&portals, observed, lost);
-    status.io_fails =
-        without_path(observed).is_some_and(|m| !m.queues && m.replaced_by.is_none());
+    status.io_fails = without_path(observed).is_some_and(|m| !m.queues && m.replaced_by.is_none());
     status.device = observed.device().map(|d| device_status(&d.id));
     let ours = observed
         .mapping

@@ -95,9 +95,17 @@ mod tests {
     #[test]
     fn another_disk_is_named_and_one_that_is_gone_is_none() {
         for (name, files, said) in [
-            ("sdc", &[("device/wwid", "naa.6001")][..], "8:32 (sdc, naa.6001)"),
+            (
+                "sdc",
+                &[("device/wwid", "naa.6001")][..],
+                "8:32 (sdc, naa.6001)",
+            ),
             ("ram0", &[("size", "8")], "8:32 (ram0)"),
-            ("loop3", &[("loop/backing_file", "/x.img")], "8:32 (loop3, /x.img)"),
+            (
+                "loop3",
+                &[("loop/backing_file", "/x.img")],
+                "8:32 (loop3, /x.img)",
+            ),
             ("dm-4", &[("dm/uuid", "LVM-a")], "8:32 (dm-4, LVM-a)"),
         ] {
             let (_tmp, sysfs) = tree("8:32", name, files);

@@ -97,7 +97,7 @@ fn read(dm: &DM, sysfs: &Sysfs, found: &Mapping) -> Result<Option<PathMap>, Step
 }
 
 /// As [`read`], of a map that is to be changed. One that somebody gave another table is not: below a guest that would only hide it.
-fn own(dm: &DM, sysfs: &Sysfs, found: &Mapping) -> Result<Option<PathMap>, StepError> {
+fn unreplaced(dm: &DM, sysfs: &Sysfs, found: &Mapping) -> Result<Option<PathMap>, StepError> {
     let map = read(dm, sysfs, found)?;
     match map.as_ref().and_then(|m| m.replaced_by.as_ref()) {
         None => Ok(map),
@@ -126,7 +126,7 @@ pub fn gather(sysfs: &Sysfs, order: &MapOrder) -> Result<(), StepError> {
     }
     let own = found.as_ref().map(|f| f.path.clone());
     let kept = match &found {
-        Some(found) => own(&dm, sysfs, found)?.map_or_else(Vec::new, in_use),
+        Some(found) => unreplaced(&dm, sysfs, found)?.map_or_else(Vec::new, in_use),
         None => vec![],
     };
     let check = |path: &DeviceId| look_at(sysfs, path, &order.paths[0], own.as_deref(), &kept);
@@ -191,7 +191,7 @@ fn fill(dm: &DM, sysfs: &Sysfs, id: &DevId<'_>, order: &MapOrder) -> Result<(), 
     let now = || -> Result<PathMap, StepError> {
         let found = dm::describe(dm, &order.name)?;
         let found = found.ok_or_else(|| failed(what("reading"), "it is gone"))?;
-        own(dm, sysfs, &found)?.ok_or_else(|| failed(what("reading"), "it is gone"))
+        unreplaced(dm, sysfs, &found)?.ok_or_else(|| failed(what("reading"), "it is gone"))
     };
     let message = |text: &str| {
         dm.target_msg(id, None, text)

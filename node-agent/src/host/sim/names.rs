@@ -17,6 +17,8 @@ pub struct SimNames {
     /// Links that somebody put in the place of udev's by hand, with what they lead to. udev puts its own back at the next event of a device
     /// that has the name; of a name that no device has it knows nothing.
     pub by_hand: BTreeMap<String, String>,
+    /// It does nothing of what it is told.
+    pub stuck: bool,
 }
 
 /// By-path name that udev gives to a LUN of the laboratory.
@@ -100,6 +102,12 @@ impl World {
         let kept = self.names.kept.get(&order.name);
         if kept.is_some_and(|kept_for| *kept_for != order.mapping_name) {
             return Err(StepError::new(Reason::NotOurs, "another volume's name"));
+        }
+        if self.names.stuck {
+            return Err(StepError::new(
+                Reason::DeadlineExceeded,
+                "udev does not follow",
+            ));
         }
         let had = self.named_by_udev(&order.name).is_some();
         self.names.given.retain(|_, name| *name != order.name);

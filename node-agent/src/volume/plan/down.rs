@@ -13,12 +13,13 @@ impl At<'_> {
             .map_or_else(|next| next, |()| Next::Done(Done::Detached))
     }
 
-    /// Link and mapping. The link goes first: nobody shall open anew what is about to go.
+    /// Link and mapping. The link goes first: nobody shall open anew what is about to go. Then the name, for which udev may be long: one that still
+    /// led to the mapping could lead to the next one that gets its number.
     pub(super) fn take_mapping_down(&self) -> Result<(), Next> {
-        self.withdraw_name()?;
         if self.has_link() {
             return Err(Next::Do(Step::Unlink));
         }
+        self.withdraw_name()?;
         let Some(mapping) = &self.observed.mapping else {
             return Ok(());
         };

@@ -394,6 +394,12 @@ impl Step {
         }
     }
 
+    /// Whether the step is about the name of a volume that has its mapping: its failure is told of, and ends nothing that concerns the mapping.
+    pub fn is_beside_mapping(&self, wanted: &Wanted, observed: &Observed) -> bool {
+        let up = wanted.desired == Desired::Attached && observed.mapping.is_some();
+        up && matches!(self, Self::Name { .. })
+    }
+
     /// Whether the step, of those that concern a target, is about one disk of it.
     pub fn concerns_one_disk(&self) -> bool {
         matches!(self, Self::Scan { .. } | Self::DeleteDevice(_))

@@ -5,7 +5,7 @@ use cryptvol_crds::{conditions::Reason, v1alpha1::Stage};
 
 use super::{At, Next, Step, stop};
 use crate::{
-    host::{Mapping, NameTo},
+    host::{Mapping, NameTo, StepError},
     volume::shadow,
 };
 
@@ -112,10 +112,41 @@ impl At<'_> {
         }
     }
 
-    fn name_to(&self, name: &str, to: NameTo) -> Next {
-        Next::Do(Step::Name {
-            name: name.to_owned(),
-            to,
-        })
+    /// What is to be done of a volume that has its mapping, with its name beside that. Nothing that shuts the mapping waits for udev; and a name that
+    /// cannot be kept keeps the mapping from being proven no more than from being shut, but nothing new leads to it.
+    pub(super) fn beside_mapping(&self, next: Next) -> Next {
+        if matches!(next, Next::Do(Step::Suspend { .. })) {
+            return next;
+        }
+        let kept = match &self.run.name {
+            Some(e) => Err(not_kept(e)),
+            None => self.keep_name(Known::ByPath),
+        };
+        match (kept, next) {
+            (Err(keep @ Next::Do(_)), _) => keep,
+            (Err(stop), Next::Done(_) | Next::Do(Step::Link(_) | Step::Name { .. })) => stop,
+            (_, next) => next,
+        }
     }
+
+    /// Whether the name cannot be kept, as far as this run knows.
+    pub(super) fn lacks_name(&self) -> bool {
+        let refused = || matches!(self.keep_name(Known::ByPath), Err(Next::Stop(_)));
+        self.run.name.is_some() || refused()
+    }
+
+    fn name_to(&self, name: &str, to: NameTo) -> Next {
+        match &self.run.name {
+            // Once is enough in a run: udev gets its time for each.
+            Some(e) => not_kept(e),
+            None => Next::Do(Step::Name {
+                name: name.to_owned(),
+                to,
+            }),
+        }
+    }
+}
+
+fn not_kept(error: &StepError) -> Next {
+    stop(Stage::Device, error.reason(), &error.message)
 }

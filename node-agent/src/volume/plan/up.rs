@@ -26,7 +26,11 @@ enum Permit<'a> {
 
 impl At<'_> {
     pub(super) fn up(&self) -> Next {
-        self.try_up().unwrap_or_else(|next| next)
+        let next = self.try_up().unwrap_or_else(|next| next);
+        match &self.observed.mapping {
+            Some(_) => self.beside_mapping(next),
+            None => next,
+        }
     }
 
     fn try_up(&self) -> Result<Next, Next> {
@@ -45,10 +49,10 @@ impl At<'_> {
                 "allowDiscards cannot be had with integrity: a discarded sector has no tag and could not be read",
             ));
         }
-        self.keep_name(Known::ByPath)?;
         if let Some(mapping) = &self.observed.mapping {
             return self.with_mapping(mapping);
         }
+        self.keep_name(Known::ByPath)?;
         if let Some(next) = self.stays_closed() {
             return Ok(next);
         }
@@ -344,11 +348,11 @@ impl At<'_> {
         if self.run.closed {
             return broken(Reason::StepFailed, " although it was just made anew");
         }
-        if let Err(next) = self.withdraw_name() {
-            return next;
-        }
         if self.has_link() {
             return Next::Do(Step::Unlink);
+        }
+        if let Err(next) = self.withdraw_name() {
+            return next;
         }
         Next::Do(Step::Close {
             uuid: mapping.uuid.clone(),
@@ -394,9 +398,12 @@ impl At<'_> {
                 facts: facts.clone(),
             }));
         }
-        self.give_name(mapping)?;
-        if self.observed.link != LinkFound::To(mapping.path.clone()) {
-            return Err(Next::Do(Step::Link(mapping.clone())));
+        // What can be proven does not wait for udev.
+        if !self.lacks_name() {
+            self.give_name(mapping)?;
+            if self.observed.link != LinkFound::To(mapping.path.clone()) {
+                return Err(Next::Do(Step::Link(mapping.clone())));
+            }
         }
         self.prove(mapping, id)?;
         self.lengthen(id, facts)?;

@@ -104,8 +104,14 @@ impl Case {
         );
         let world = lab.world.borrow();
         let kernel = &world.kernel;
-        assert!(kernel.mappings.is_empty() && kernel.maps.is_empty(), "{what}");
-        assert!(kernel.sessions.is_empty() && world.links.is_empty(), "{what}");
+        assert!(
+            kernel.mappings.is_empty() && kernel.maps.is_empty(),
+            "{what}"
+        );
+        assert!(
+            kernel.sessions.is_empty() && world.links.is_empty(),
+            "{what}"
+        );
         let left: Vec<_> = kernel.devices.iter().map(|d| d.dev.as_str()).collect();
         assert_eq!(left, [OTHER], "{what}");
     }
@@ -192,7 +198,12 @@ fn it_can_be_detached_and_what_it_led_to_stays() {
             lab.want(1, Desired::Detached);
             lab.settle(1);
             // Its link goes at once, the rest when its guest lets go.
-            assert_eq!(lab.reason(1).as_deref(), Some("DeviceBusy"), "{}", case.what);
+            assert_eq!(
+                lab.reason(1).as_deref(),
+                Some("DeviceBusy"),
+                "{}",
+                case.what
+            );
             assert!(lab.world.borrow().links.is_empty(), "{}", case.what);
             assert_eq!(mapping(&lab).unwrap().is_closed(), fail_closed);
             lab.world.borrow_mut().guests_leave(&mapping_name());
