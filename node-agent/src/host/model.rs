@@ -127,9 +127,9 @@ pub struct Observed {
     pub multipath: bool,
     /// Mapping with the volume's name.
     pub mapping: Option<Mapping>,
-    /// What the mapping of ours lies over, where that is neither the disk nor the map and the kernel has it: as major:minor, with what it is.
+    /// What the mapping of ours lies over, where that is neither the disk nor the map and the kernel has it.
     #[serde(default)]
-    pub elsewhere: Option<String>,
+    pub elsewhere: Option<Elsewhere>,
     /// What is at the path of the file that stands for the disk.
     #[serde(default)]
     pub file: FileState,
@@ -138,6 +138,15 @@ pub struct Observed {
     /// Names that the volume shadows.
     #[serde(default)]
     pub names: NamesFound,
+}
+
+/// A device that is not known as a way to the volume's disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Elsewhere {
+    /// Major and minor number, with what it is.
+    pub what: String,
+    /// What tells it from all others, where it has that.
+    pub wwid: Option<String>,
 }
 
 impl Observed {

@@ -8,14 +8,14 @@ use super::{
     local::local_wwid,
     sysfs::{Sysfs, attribute, link},
 };
-use crate::host::Observed;
+use crate::host::{Elsewhere, Observed};
 
-/// What it leads to, as major:minor and with what it is. A device that the kernel has no more is no other disk: a disk that was removed
+/// What it leads to. A device that the kernel has no more is no other disk: a disk that was removed
 /// below its mapping keeps its number.
 ///
 /// # Errors
 /// When sysfs cannot be read.
-pub fn find(sysfs: &Sysfs, observed: &Observed) -> io::Result<Option<String>> {
+pub fn find(sysfs: &Sysfs, observed: &Observed) -> io::Result<Option<Elsewhere>> {
     let ours = |uuid: &str| uuid.starts_with(DM_UUID_PREFIX);
     let Some(mapping) = observed.mapping.as_ref().filter(|m| ours(&m.uuid)) else {
         return Ok(None);
@@ -25,7 +25,10 @@ pub fn find(sysfs: &Sysfs, observed: &Observed) -> io::Result<Option<String>> {
             continue;
         };
         if let Some(what) = describe(&block, &mapping.uuid)? {
-            return Ok(Some(format!("{dev} ({what})")));
+            return Ok(Some(Elsewhere {
+                what: format!("{dev} ({what})"),
+                wwid: local_wwid(&block)?,
+            }));
         }
     }
     Ok(None)
@@ -110,7 +113,10 @@ mod tests {
         ] {
             let (_tmp, sysfs) = tree("8:32", name, files);
             let found = |observed| find(&sysfs, &observed).unwrap();
-            assert_eq!(found(over(UUID, "8:32")).as_deref(), Some(said));
+            let other = found(over(UUID, "8:32")).unwrap();
+            assert_eq!(other.what, said);
+            let known = ["naa.6001", "LVM-a"].into_iter().find(|w| said.contains(w));
+            assert_eq!(other.wwid.as_deref(), known);
             assert_eq!(found(over(UUID, "8:0")), None, "gone");
             assert_eq!(found(over("CRYPT-x", "8:32")), None, "not ours");
         }

@@ -6,7 +6,8 @@ use cryptvol_crds::conditions::Reason;
 
 use super::{Handler, SimDevice, World};
 use crate::host::{
-    Device, DeviceId, MapName, MapOrder, Member, Observed, PathMap, RawKind, StepError, Target,
+    Device, DeviceId, Elsewhere, MapName, MapOrder, Member, Observed, PathMap, RawKind, StepError,
+    Target,
 };
 
 /// A map of dm-multipath.
@@ -77,14 +78,18 @@ impl World {
     }
 
     /// What a mapping leads to beside its volume's disk, where the kernel has it.
-    pub(super) fn elsewhere(&self, observed: &Observed) -> Option<String> {
+    pub(super) fn elsewhere(&self, observed: &Observed) -> Option<Elsewhere> {
         let has = |dev: &str| {
             let mut devices = self.kernel.devices.iter();
-            devices.find(|d| d.dev == dev).map(|d| d.path.clone())
+            devices.find(|d| d.dev == dev)
         };
-        observed
-            .strange_deps()
-            .find_map(|dev| Some(format!("{dev} ({})", has(dev)?)))
+        observed.strange_deps().find_map(|dev| {
+            let device = has(dev)?;
+            Some(Elsewhere {
+                what: format!("{dev} ({})", device.path),
+                wwid: device.wwid.clone(),
+            })
+        })
     }
 
     fn set_way(&mut self, portal: &str, session: &str, from: &str, to: &str) {

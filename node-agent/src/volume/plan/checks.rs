@@ -230,8 +230,11 @@ impl<'a> At<'a> {
         if found != target {
             return Some(format!("its table is {found}, not {target}"));
         }
-        if let Some(other) = &self.observed.elsewhere {
-            return Some(format!("its table leads to another disk, {other}"));
+        // The volume's own disk on a way that is not one of its own, or not any more: a session that is being taken away shows none first.
+        let own = |wwid: &String| self.pinned_wwid() == Some(wwid);
+        let other = self.observed.elsewhere.as_ref();
+        if let Some(other) = other.filter(|o| !o.wwid.as_ref().is_some_and(own)) {
+            return Some(format!("its table leads to another disk, {}", other.what));
         }
         let map = self.observed.map.as_ref();
         let map = map.filter(|m| mapping.deps.contains(&m.device.id.dev))?;

@@ -264,3 +264,26 @@ fn a_map_with_another_table_that_nobody_uses_is_made_anew() {
     assert_eq!(world.kernel.maps[0].replaced_by, None);
     assert_eq!(world.kernel.maps[0].members.len(), 2);
 }
+
+/// Its own disk through a session that is being taken away, which shows none of its disks any more: nothing of a guest's got to another disk.
+#[test]
+fn its_own_disk_on_a_way_that_is_none_of_its_own_is_no_break() {
+    let case = &CASES[0];
+    let lab = case.attached(true);
+    {
+        let mut world = lab.world.borrow_mut();
+        let all = &mut world.kernel.devices;
+        let own = all.iter().find(|d| d.dev != OTHER);
+        let own = own.unwrap().wwid.clone();
+        let other = all.iter_mut().find(|d| d.dev == OTHER).unwrap();
+        assert!(own.is_some() && other.wwid != own);
+        other.wwid = own;
+    }
+    (case.happens)(&mut lab.world.borrow_mut());
+    let before = lab.status(1).proof;
+    lab.settle(1);
+    assert_eq!(lab.reason(1).as_deref(), Some("DeviceBusy"));
+    assert_eq!(lab.status(1).proof, before);
+    let m = mapping(&lab).unwrap();
+    assert!(!m.suspended && m.has_key());
+}
