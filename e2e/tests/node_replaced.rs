@@ -1,12 +1,12 @@
 //! Somebody loads another table under the name and UUID of what the agent made, on a real kernel, below a guest: a crypt table that leads to another
 //! disk, and a table in place of the map above several paths. The next proof says so; `failClosed` wipes the key; a detach takes the volume away
-//! and leaves the other disk as it was. And a disk on which plaintext lies.
+//! and leaves the other disk as it was. And an array that shows another disk behind one of its portals, and a disk on which plaintext lies.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use cryptvol_crds::conditions::Reason;
-use cryptvol_e2e::array::{self, Lun};
+use cryptvol_e2e::array::{self, Array, Lun};
 use cryptvol_e2e::node::Spawned;
 use cryptvol_e2e::paths_ground::PathsGround;
 use cryptvol_e2e::site::{AGENT_ADMIN_PORT, AGENT_LOG, Site, SiteSpec};
@@ -74,6 +74,11 @@ impl Ground {
         let says = self.sh(&ask).await?;
         let key = says.contains(":logon:") || says.contains(THEIR_KEY);
         Ok(says.contains("Suspended") && !key)
+    }
+
+    async fn paths_of_the_map(&self) -> Result<usize> {
+        let ask = "ls -d /sys/block/$(dmsetup info -c --noheadings -o blkdevname,uuid | grep PATHS- | cut -d: -f1)/slaves/*";
+        self.sh(ask).await.map(|text| text.lines().count())
     }
 
     async fn broken_proofs(&self) -> Result<u64> {
@@ -216,6 +221,69 @@ async fn another_table_in_place_of_the_map_is_a_break_that_shuts_and_can_be_deta
     ground.volume.wait_ready(plane).await?;
     ground.wait_paths([true, true]).await?;
     ensure!(ground.volume.read(ground.site.node(0), 14).await? == "written before");
+    work.passed()
+}
+
+/// Two controllers that show one disk under one name; then the second shows another one at its place. Nothing tells the kernel which disk its commands
+/// go to: the agent's next look does.
+#[tokio::test]
+async fn a_path_in_use_that_becomes_another_disk_is_taken_out_and_nothing_more_goes_there()
+-> Result<()> {
+    let work = WorkDir::new("replaced-path")?;
+    let mut site = Site::start(&work, SiteSpec::new(1)).await?;
+    let (_, lun, volume) = site.volume("path").await?;
+    let mut second = Array::start(&work.dir("second")?).await?;
+    second.create_target(&lun.target)?;
+    second.add_lun(lun.clone())?;
+    let portals = [site.array.portal(), second.portal()];
+    let volume = volume
+        .with("failClosed", json!(true))
+        .with_iscsi("portals", json!(portals))
+        .with_iscsi("multipath", json!(true));
+    let ground = Ground::begin(site, volume).await?;
+    let (plane, node) = (&ground.site.plane, ground.site.node(0));
+    ground.volume.write(node, "written before").await?;
+    ground.wait_paths([true, true]).await?;
+    ensure!(ground.paths_of_the_map().await? == 2);
+    let before = ground.broken_proofs().await?;
+    let holder = ground.holds_it_open("holder").await?;
+
+    let other = second.spare(lun.size()?)?;
+    other.write_at(0, b"of somebody else")?;
+    let sum = other.sha256()?;
+    second.swap_lun(&lun.target, 1, &other)?;
+    ground.wait_paths([true, false]).await?;
+    ensure!(ground.paths_of_the_map().await? == 1);
+    let said = ground.volume.on_node(plane, node.name()).await?;
+    let paths = said.and_then(|nv| nv.status).map(|s| s.paths);
+    let said = format!("{:?}", paths.context("no status")?[1]);
+    ensure!(said.contains(&other.wwid()), "{said}");
+
+    // All that is written from now on goes to the right disk, and a look that finds the other one again changes nothing of that.
+    let guest = ground.guest().start("writer").await?;
+    for _ in 0..3 {
+        ground.guest().goes_on().await?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
+    ensure!(ground.paths_of_the_map().await? == 1);
+    ensure!(other.sha256()? == sum, "the other disk was written");
+    ensure!(ground.broken_proofs().await? == before, "it is no break");
+    ground.proven(None).await?;
+
+    // What it showed before it shows again.
+    second.swap_lun(&lun.target, 1, &lun)?;
+    ground.wait_paths([true, true]).await?;
+    ensure!(ground.paths_of_the_map().await? == 2);
+    ground.guest().goes_on().await?;
+    ground.ends(guest).await?;
+    let written = ground.guest().written().await?;
+    ensure!(ground.guest().read().await? >= written);
+    ground.detaches(holder).await?;
+    ensure!(other.sha256()? == sum, "the other disk was written");
+    ensure!(
+        !lun.contains(b"plaintext-of-the-guest")?,
+        "plaintext on the array"
+    );
     work.passed()
 }
 
