@@ -213,7 +213,7 @@ reasons! {
     KeyReleaseRefused => "See the operator's audit log for this volume (kubectl logs, audit lines).",
     /// The operator cannot be reached for key release.
     KeyReleaseUnavailable => "Check that the operator runs and that the node reaches its Service; cryptvol goes on by itself.",
-    /// The mapping is still open.
+    /// The mapping, or the raw disk, is still open.
     DeviceBusy => "Stop what uses the device (the message names it); cryptvol goes on by itself.",
     /// Something that is not ours stands where we would work.
     NotOurs => "Remove or rename what the message names: cryptvol does not touch what it did not make.",

@@ -6,5 +6,6 @@ mod disks;
 mod ground;
 mod keys;
 mod layers;
+mod openers;
 mod outage;
 mod stuck;

@@ -17,6 +17,7 @@ use zeroize::Zeroize;
 use super::{
     error::{because, failed, no_module},
     luks::VolumeKey,
+    openers,
     sys::{self, DmCommand, LogonKey},
     sysfs,
 };
@@ -478,7 +479,8 @@ fn users(dm: &DM, uuid: &str) -> String {
     };
     let node = format!("dm-{}", info.device().minor);
     let holders = stacked(format!("/sys/block/{node}/holders").as_ref());
-    let openers = openers(&format!("/dev/{node}"));
+    let device = info.device();
+    let openers = openers::of_number(format!("{}:{}", device.major, device.minor));
     let mut text = format!("/dev/{node} is open {} times", info.open_count());
     for (who, list) in [("stacked on it", holders), ("opened by", openers)] {
         if !list.is_empty() {
@@ -499,30 +501,6 @@ fn stacked(holders: &std::path::Path) -> Vec<String> {
     };
     let all = sysfs::names(holders);
     all.map(|all| all.map(named).collect()).unwrap_or_default()
-}
-
-/// Processes that have a device open, as `name (pid)`; at most a handful. Sees only processes of this PID namespace.
-fn openers(path: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let pids = sysfs::names("/proc".as_ref()).into_iter().flatten();
-    for pid in pids.filter(|n| n.bytes().all(|b| b.is_ascii_digit())) {
-        let dir = std::path::Path::new("/proc").join(&pid);
-        let has = std::fs::read_dir(dir.join("fd"))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(|fd| {
-                std::fs::read_link(fd.path()).is_ok_and(|to| to == std::path::Path::new(path))
-            });
-        if has {
-            let name = sysfs::attribute(&dir.join("comm")).ok().flatten();
-            found.push(format!("{} ({pid})", name.unwrap_or_default()));
-        }
-        if found.len() == 5 {
-            break;
-        }
-    }
-    found
 }
 
 pub(super) fn taken(found: &Mapping) -> StepError {

@@ -30,7 +30,7 @@ use super::{
     error::{because, failed, no_module},
     header,
     local::users,
-    loop_sys,
+    loop_sys, openers,
     sysfs::{self, Sysfs, attribute, bytes, link},
 };
 use crate::{
@@ -343,6 +343,9 @@ pub fn detach(sysfs: &Sysfs, id: &DeviceId) -> Result<(), StepError> {
         return Err(failed(&id.path, "is no loop device"));
     };
     sysfs.unused(id, &doing)?;
+    let Some(block) = sysfs.block_dir(id).map_err(what)? else {
+        return Ok(());
+    };
     let exclusive = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_EXCL | libc::O_CLOEXEC)
@@ -352,7 +355,11 @@ pub fn detach(sysfs: &Sysfs, id: &DeviceId) -> Result<(), StepError> {
         Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
             return Err(because(
                 Reason::DeviceBusy,
-                format!("{} is mounted or opened exclusively", id.path),
+                format!(
+                    "{} is mounted or opened exclusively{}",
+                    id.path,
+                    openers::whoever(&block, id)
+                ),
             ));
         }
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENXIO | libc::ENOENT)) => return Ok(()),
@@ -361,13 +368,12 @@ pub fn detach(sysfs: &Sysfs, id: &DeviceId) -> Result<(), StepError> {
     if loop_sys::backing(&device).map_err(what)? != Some((*file_system, *inode)) {
         return Ok(()); // it has another file by now
     }
+    // Whoever has it open keeps the file there; the kernel would take it away at a moment of theirs.
+    openers::none(&block, id)?;
     device.sync_all().map_err(what)?;
     loop_sys::clear(&device).map_err(what)?;
     // The last who closes it takes the file away.
     drop(device);
-    let Some(block) = sysfs.block_dir(id).map_err(what)? else {
-        return Ok(());
-    };
     let begun = Instant::now();
     while block.join("loop/backing_file").exists() {
         if begun.elapsed() > LINGER {

@@ -68,14 +68,13 @@ impl Sysfs {
 /// What uses a device, as far as it can be seen without opening it; what is stacked on it by its kernel name.
 pub(super) fn users(block: &Path, dev: &str) -> io::Result<Vec<String>> {
     let mut all = holders(block)?;
-    let disk = block.file_name().and_then(|n| n.to_str()).unwrap_or("/");
-    let mut numbers = vec![dev.to_owned()];
-    for part in names(block)?.filter(|n| n.starts_with(disk)) {
-        if let Some(number) = attribute(&block.join(&part).join("dev"))? {
-            numbers.push(number);
-            all.push(format!("its partition {part}"));
-        }
-    }
+    let parts = partitions(block)?;
+    all.extend(
+        parts
+            .iter()
+            .map(|(part, _)| format!("its partition {part}")),
+    );
+    let numbers = numbers(block, dev)?;
     if attribute(&block.join("ro"))?.as_deref() == Some("1") {
         all.push("the kernel, which has it read-only".to_owned());
     }
@@ -90,6 +89,23 @@ pub(super) fn users(block: &Path, dev: &str) -> io::Result<Vec<String>> {
         all.push("another volume, whose decrypted device it is".to_owned());
     }
     Ok(all)
+}
+
+/// Partitions of a device, by kernel name, with their numbers.
+fn partitions(block: &Path) -> io::Result<Vec<(String, String)>> {
+    let disk = block.file_name().and_then(|n| n.to_str()).unwrap_or("/");
+    let mut found = Vec::new();
+    for part in names(block)?.filter(|n| n.starts_with(disk)) {
+        let number = attribute(&block.join(&part).join("dev"))?;
+        found.extend(number.map(|number| (part, number)));
+    }
+    Ok(found)
+}
+
+/// Numbers of a device and of its partitions.
+pub(super) fn numbers(block: &Path, dev: &str) -> io::Result<Vec<String>> {
+    let parts = partitions(block)?.into_iter().map(|(_, number)| number);
+    Ok([dev.to_owned()].into_iter().chain(parts).collect())
 }
 
 /// What tells a device from all others: the UUID of a device-mapper device, the WWID of a disk, that and its number for a
@@ -136,7 +152,7 @@ fn number(rdev: u64) -> String {
 }
 
 /// The swap that is on one of the devices. Nothing where the kernel has no list of it.
-fn swap(numbers: &[String]) -> io::Result<Option<String>> {
+pub(super) fn swap(numbers: &[String]) -> io::Result<Option<String>> {
     let list = match proc::list("/proc/swaps".as_ref()) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         list => list?,

@@ -24,6 +24,7 @@ pub mod luks;
 mod multipath;
 pub mod multipathd;
 pub mod names;
+mod openers;
 pub(crate) mod path_groups;
 pub mod plain;
 pub(crate) mod proc;

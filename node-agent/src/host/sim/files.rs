@@ -83,6 +83,7 @@ impl World {
             size,
             state: "running".to_owned(),
             in_use: false,
+            opened_by: None,
             file: Some(file.path.clone()),
         });
         Ok(())

@@ -85,6 +85,8 @@ pub struct SimDevice {
     pub state: String,
     /// Mounted or opened exclusively by somebody.
     pub in_use: bool,
+    /// Who has it open plainly, which nothing shows but a look for it.
+    pub opened_by: Option<String>,
     /// Path of the file below it, of a loop device.
     pub file: Option<String>,
 }

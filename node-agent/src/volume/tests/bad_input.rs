@@ -437,6 +437,7 @@ fn the_lun_number_was_given_to_another_disk_while_the_kernel_keeps_the_old_one()
         size: 1 << 30,
         state: "running".into(),
         in_use: false,
+        opened_by: None,
         file: None,
     });
     let stranger = lab.add_disk(Disk::blank(&wwid(66)));

@@ -275,6 +275,7 @@ impl Lab {
                 size: 1 << 30,
                 state: "running".to_owned(),
                 in_use: false,
+                opened_by: None,
                 file: None,
             });
         }
@@ -434,6 +435,7 @@ impl Lab {
             size: 1 << 30,
             state: "running".into(),
             in_use: false,
+            opened_by: None,
             file: None,
         });
     }

@@ -16,6 +16,7 @@ mod invariants;
 pub(crate) mod lab;
 mod local;
 mod names;
+mod others;
 mod paths;
 mod peers;
 mod proof;

@@ -67,6 +67,7 @@ impl Case {
             size: 1 << 30,
             state: "running".into(),
             in_use: false,
+            opened_by: None,
             file: None,
         });
         lab.change(1, |s| s.fail_closed = fail_closed);

@@ -20,7 +20,7 @@ use nix::libc;
 
 use super::{
     error::{because, failed},
-    sys,
+    openers, sys,
     sysfs::{SessionEntry, Sysfs, attribute, set_attribute},
 };
 use crate::host::{Chap, DeviceId, Discovered, Portal, StepError, Target};
@@ -338,7 +338,7 @@ fn add_lun(sysfs: &Sysfs, session: &SessionEntry, lun: u32) -> io::Result<()> {
     set_attribute(&scan, &format!("0 {} {lun}", session.target))
 }
 
-/// Flushes a disk and removes it from the kernel.
+/// Flushes a disk and removes it from the kernel, where nobody has it: the kernel itself would take it from whoever has it open.
 ///
 /// # Errors
 /// `DeviceBusy`, `StepFailed`.
@@ -353,23 +353,30 @@ pub fn delete_device(sysfs: &Sysfs, id: &DeviceId) -> Result<(), StepError> {
         .read(true)
         .custom_flags(libc::O_EXCL | libc::O_CLOEXEC | libc::O_NONBLOCK)
         .open(&id.path);
-    match exclusive {
+    // Held to the end: nobody mounts it meanwhile, or puts something above it.
+    let _held = match exclusive {
         Ok(device) => {
             sys::flush_buffers(&device)
                 .and_then(|()| device.sync_all())
                 .or_else(|e| if is_dead(&e) { Ok(()) } else { Err(e) })
                 .map_err(|e| failed(format!("flushing {}", id.path), e))?;
+            Some(device)
         }
         Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
             return Err(because(
                 Reason::DeviceBusy,
-                format!("{} is mounted or opened exclusively", id.path),
+                format!(
+                    "{} is mounted or opened exclusively{}",
+                    id.path,
+                    openers::whoever(&block, id)
+                ),
             ));
         }
         // Nothing of a dead disk can be flushed.
-        Err(e) if is_dead(&e) => {}
+        Err(e) if is_dead(&e) => None,
         Err(e) => return Err(failed(format!("opening {}", id.path), e)),
-    }
+    };
+    openers::none(&block, id)?;
     // Still the same one, after it was open.
     if sysfs.block_dir(id).map_err(|e| failed(what(), e))? != Some(block.clone()) {
         return Ok(());

@@ -176,6 +176,7 @@ impl Host for World {
                     size: d.size,
                     state: "running".to_owned(),
                     in_use: false,
+                    opened_by: None,
                     file: None,
                 };
                 if self.hides(&device) {
@@ -336,6 +337,12 @@ impl Host for World {
         };
         if self.kernel.devices[i].in_use || !self.holders(&device.dev).is_empty() {
             return error(Reason::DeviceBusy, "device is in use");
+        }
+        if let Some(who) = &self.kernel.devices[i].opened_by {
+            return error(
+                Reason::DeviceBusy,
+                &format!("{} is open by {who}", device.path),
+            );
         }
         self.kernel.devices.remove(i);
         Ok(())
