@@ -164,6 +164,43 @@ impl Ground {
         .map(drop)
     }
 
+    /// Loop devices of somebody's over a part of a volume's file are not taken for its disk, and stay. Where one can write into the file there
+    /// is no second one beside it.
+    async fn parts_of_others(&self, volume: &Volume, text: &str) -> Result<()> {
+        let (plane, node) = (&self.site.plane, self.site.node(0));
+        for (part, writes) in [
+            ("--read-only --offset 1048576", false),
+            ("--read-only", false),
+            ("--sizelimit 32M", true),
+            ("--offset 4096", true),
+        ] {
+            volume.clone().detached().apply(plane).await?;
+            volume.wait_detached(plane).await?;
+            let made = format!("losetup --find --show {part} {FILE}");
+            let made = self.node(&made).await?.trim().to_owned();
+            volume.apply(plane).await?;
+            if writes {
+                let said = volume.wait_reason(plane, Reason::DeviceInUse).await?;
+                ensure!(said.contains(&format!("losetup -d {made}")), "{said}");
+                ensure!(self.loops().await? == 1, "{part}: another one beside it");
+                self.node(&format!("losetup -d {made}")).await?;
+            }
+            volume.wait_ready(plane).await?;
+            let read = volume.read(node, text.len()).await?;
+            ensure!(read == text, "{part}: {read:?}");
+            if !writes {
+                ensure!(self.loops().await? == 2, "{part}: not beside it");
+                volume.clone().detached().apply(plane).await?;
+                volume.wait_detached(plane).await?;
+                ensure!(self.loops().await? == 1, "{part}: it was taken away");
+                self.node(&format!("losetup -d {made}")).await?;
+                volume.apply(plane).await?;
+                volume.wait_ready(plane).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until the Node tells so many that belong to no volume.
     async fn orphans(&self, count: usize) -> Result<Orphans> {
         let nodes: Api<Node> = Api::all(self.site.plane.client()?);
@@ -271,6 +308,7 @@ async fn local_disks_and_files_come_back_after_a_power_cut_and_no_other_at_their
     let filed = "written in a file";
     file.write(ground.site.node(0), filed).await?;
     ground.is_ciphertext("volumes/scratch.img", filed)?;
+    ground.parts_of_others(&file, filed).await?;
     let twin = Volume::iscsi("local", "twin", "unused", "unused", 0, "local")
         .with("source", json!({"file": {"path": FILE, "size": "64Mi"}}))
         .on("node-1");

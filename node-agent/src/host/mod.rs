@@ -135,10 +135,11 @@ pub trait Host {
     /// `FileNotUsable`, `StepFailed`.
     fn make_file(&mut self, file: &BackingFile) -> Result<(), StepError>;
 
-    /// Offers the file by a loop device. Success when one has it already.
+    /// Offers the file by a loop device. Success when one has all of it already. One of somebody's that shows a part of it, or cannot write it,
+    /// is left alone.
     ///
     /// # Errors
-    /// `FileNotUsable`, `StepFailed`.
+    /// `FileNotUsable`, `DeviceInUse` (somebody else can write into a part of the file), `StepFailed`.
     fn attach_file(&mut self, file: &BackingFile) -> Result<(), StepError>;
 
     /// Makes the file below a loop device as long as wanted, and lets the loop device know; that it has the file is checked. What it

@@ -30,7 +30,8 @@ use super::{
     error::{because, failed, no_module},
     header,
     local::users,
-    loop_sys, openers,
+    loop_sys::{self, Backing},
+    openers,
     sysfs::{self, Sysfs, attribute, bytes, link},
 };
 use crate::{
@@ -118,8 +119,8 @@ impl Files {
     }
 
     /// The loop device of a volume: the one below its live mapping, where there is one of ours, else the one that has the file at the
-    /// path now. Told by the inode: names in sysfs are those of whoever made it. A scratch file's name is its volume's alone, so its loop
-    /// device is found by that too, also when something was mounted over the directory since.
+    /// path now, all of it and to be written to. Told by the inode: names in sysfs are those of whoever made it. A scratch file's name is its
+    /// volume's alone, so its loop device is found by that too, also when something was mounted over the directory since.
     ///
     /// # Errors
     /// `FileNotUsable` for a path outside of the directory, `StepFailed`.
@@ -133,7 +134,7 @@ impl Files {
         let below = mapping.filter(|m| m.uuid.starts_with(DM_UUID_PREFIX));
         if let Some([dev]) = below.map(|m| m.deps.as_slice())
             && let Some(block) = link(&sysfs.path("dev/block").join(dev)).map_err(read)?
-            && let Some(device) = looped(&block, None).map_err(read)?
+            && let Some((device, _)) = looped(&block).map_err(read)?
         {
             return Ok(Some(device));
         }
@@ -146,9 +147,11 @@ impl Files {
             Err(e) => return Err(failed(format!("reading {}", file.path), e)),
         };
         for block in sysfs.loops(name).map_err(read)? {
-            let device = looped(&block, known_by).map_err(read)?;
-            if device.is_some() {
-                return Ok(device);
+            if let Some((device, below)) = looped(&block).map_err(read)?
+                && below.is_a_disk()
+                && known_by.is_none_or(|file| file == below.file)
+            {
+                return Ok(Some(device));
             }
         }
         Ok(None)
@@ -175,8 +178,9 @@ impl Files {
                 Ok(meta) if meta.is_file() => Some((meta.dev(), meta.ino())),
                 _ => continue,
             };
-            let device = looped(&block, known_by)?;
-            all.extend(device.map(|d| LoopDevice {
+            let device = looped(&block)?;
+            let device = device.filter(|(_, b)| known_by.is_none_or(|file| file == b.file));
+            all.extend(device.map(|(d, _)| LoopDevice {
                 path: d.id.path,
                 dev: d.id.dev,
                 file,
@@ -187,16 +191,28 @@ impl Files {
         Ok(all)
     }
 
-    /// Offers the file by a loop device. Success when one has it already.
+    /// Offers the file by a loop device. Success when one has it already, all of it and to be written to; one of another kind is left alone,
+    /// and where it can write into the file none is made beside it.
     ///
     /// # Errors
-    /// `FileNotUsable`, `StepFailed`.
+    /// `FileNotUsable`, `DeviceInUse`, `StepFailed`.
     pub fn attach(&self, sysfs: &Sysfs, file: &BackingFile) -> Result<(), StepError> {
         if self.device(sysfs, file, None)?.is_some() {
             return Ok(());
         }
         let backing = self.regular(file)?;
         let what = |e: io::Error| failed(format!("a loop device for {}", file.path), e);
+        let meta = backing.metadata().map_err(what)?;
+        if let Some(other) = writer(sysfs, (meta.dev(), meta.ino())).map_err(what)? {
+            return Err(because(
+                Reason::DeviceInUse,
+                format!(
+                    "{} is written to through {other}, which shows a part of it and was made by somebody else: losetup -d {other}, where nobody \
+                     needs it",
+                    file.path
+                ),
+            ));
+        }
         let control = OpenOptions::new()
             .read(true)
             .write(true)
@@ -234,7 +250,8 @@ impl Files {
         let backing = self.regular(file)?;
         let meta = backing.metadata().map_err(what)?;
         let block = look(&device.path).map_err(what)?;
-        if loop_sys::backing(&block).map_err(what)? != Some((meta.dev(), meta.ino())) {
+        let below = loop_sys::backing(&block).map_err(what)?;
+        if !below.is_some_and(|b| b.is_disk_of((meta.dev(), meta.ino()))) {
             return Err(because(
                 Reason::FileNotUsable,
                 format!("{} is not the file below {}", file.path, device.path),
@@ -365,8 +382,9 @@ pub fn detach(sysfs: &Sysfs, id: &DeviceId) -> Result<(), StepError> {
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENXIO | libc::ENOENT)) => return Ok(()),
         Err(e) => return Err(what(e)),
     };
-    if loop_sys::backing(&device).map_err(what)? != Some((*file_system, *inode)) {
-        return Ok(()); // it has another file by now
+    let below = loop_sys::backing(&device).map_err(what)?;
+    if !below.is_some_and(|b| b.is_disk_of((*file_system, *inode))) {
+        return Ok(()); // it has another file, or a part of one, by now
     }
     // Whoever has it open keeps the file there; the kernel would take it away at a moment of theirs.
     openers::none(&block, id)?;
@@ -387,7 +405,7 @@ pub fn detach(sysfs: &Sysfs, id: &DeviceId) -> Result<(), StepError> {
     Ok(())
 }
 
-/// Whether a loop device still has the file that it is known by.
+/// Whether a loop device still has the file that it is known by, and all of it.
 ///
 /// # Errors
 /// Those of the device.
@@ -395,7 +413,8 @@ pub fn has_file(id: &DeviceId) -> io::Result<bool> {
     let RawKind::Loop { file_system, inode } = &id.kind else {
         return Ok(false);
     };
-    Ok(loop_sys::backing(look(&id.path)?)? == Some((*file_system, *inode)))
+    let below = loop_sys::backing(look(&id.path)?)?;
+    Ok(below.is_some_and(|b| b.is_disk_of((*file_system, *inode))))
 }
 
 fn look(path: &str) -> io::Result<File> {
@@ -405,8 +424,21 @@ fn look(path: &str) -> io::Result<File> {
         .open(path)
 }
 
-/// A loop device in sysfs, with its file; with `file` only where it has that one.
-fn looped(block: &Path, file: Option<(u64, u64)>) -> io::Result<Option<Device>> {
+/// A loop device through which a file, or a part of it, can be written.
+fn writer(sysfs: &Sysfs, file: (u64, u64)) -> io::Result<Option<String>> {
+    for block in sysfs.loops("")? {
+        if let Some((device, below)) = looped(&block)?
+            && below.file == file
+            && below.writable
+        {
+            return Ok(Some(device.id.path));
+        }
+    }
+    Ok(None)
+}
+
+/// A loop device in sysfs, with what is below it.
+fn looped(block: &Path) -> io::Result<Option<(Device, Backing)>> {
     let Some(name) = block.file_name().and_then(|n| n.to_str()) else {
         return Ok(None);
     };
@@ -417,19 +449,17 @@ fn looped(block: &Path, file: Option<(u64, u64)>) -> io::Result<Option<Device>> 
     let Ok(open) = look(&path) else {
         return Ok(None); // taken away meanwhile
     };
-    let Some((file_system, inode)) = loop_sys::backing(&open)? else {
+    let Some(below) = loop_sys::backing(&open)? else {
         return Ok(None);
     };
+    let (file_system, inode) = below.file;
     let (Some(dev), Some(size)) = (
         attribute(&block.join("dev"))?,
         attribute(&block.join("size"))?,
     ) else {
         return Ok(None);
     };
-    if file.is_some_and(|wanted| wanted != (file_system, inode)) {
-        return Ok(None);
-    }
-    Ok(Some(Device {
+    let device = Device {
         holders: users(block, &dev)?,
         access: None,
         id: DeviceId {
@@ -440,7 +470,8 @@ fn looped(block: &Path, file: Option<(u64, u64)>) -> io::Result<Option<Device>> 
             size_bytes: bytes(&size)?,
         },
         state: "running".to_owned(),
-    }))
+    };
+    Ok(Some((device, below)))
 }
 
 /// The path of a loop device's file as the kernel shows it, and its name, where a file in the directory could have that.

@@ -9,6 +9,40 @@ use std::{
 /// `LO_FLAGS_DIRECT_IO`: past the page cache of the file, where its file system can do that.
 const DIRECT_IO: u32 = 16;
 
+/// `LO_FLAGS_READ_ONLY`.
+const READ_ONLY: u32 = 1;
+
+/// What is below a loop device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backing {
+    /// `st_dev` and inode of the file.
+    pub file: (u64, u64),
+    /// From its first byte to its last, and not a part of it: only that shows what a file that stands for a disk has.
+    pub whole: bool,
+    /// It can be written to through this device.
+    pub writable: bool,
+}
+
+impl Backing {
+    fn of(info: &LoopInfo) -> Self {
+        Self {
+            file: (info.device, info.inode),
+            whole: info.offset == 0 && info.size_limit == 0,
+            writable: info.flags & READ_ONLY == 0,
+        }
+    }
+
+    /// As the agent makes them.
+    pub fn is_a_disk(self) -> bool {
+        self.whole && self.writable
+    }
+
+    /// This very file, as the agent makes them.
+    pub fn is_disk_of(self, file: (u64, u64)) -> bool {
+        self.is_a_disk() && self.file == file
+    }
+}
+
 /// `struct loop_info64`.
 #[repr(C)]
 pub(super) struct LoopInfo {
@@ -96,15 +130,15 @@ pub fn configure(device: impl AsFd, file: impl AsFd, name: &str) -> io::Result<(
     Ok(())
 }
 
-/// `st_dev` and inode of the file below a loop device; nothing where there is none.
+/// The file below a loop device; nothing where there is none.
 ///
 /// # Errors
 /// That of the ioctl.
-pub fn backing(device: impl AsFd) -> io::Result<Option<(u64, u64)>> {
+pub fn backing(device: impl AsFd) -> io::Result<Option<Backing>> {
     let mut info = empty();
     // SAFETY: the argument has the layout and size that the kernel writes, and outlives the call.
     match unsafe { ioctls::status(device.as_fd().as_raw_fd(), &raw mut info) } {
-        Ok(_) => Ok(Some((info.device, info.inode))),
+        Ok(_) => Ok(Some(Backing::of(&info))),
         Err(nix::errno::Errno::ENXIO) => Ok(None),
         Err(e) => Err(e.into()),
     }
@@ -129,5 +163,31 @@ pub fn clear(device: impl AsFd) -> io::Result<()> {
     match unsafe { ioctls::clear(device.as_fd().as_raw_fd()) } {
         Ok(_) | Err(nix::errno::Errno::ENXIO) => Ok(()),
         Err(e) => Err(e.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_file_or_one_that_cannot_be_written_is_no_disk() {
+        let mut info = empty();
+        (info.device, info.inode) = (7, 8);
+        assert!(Backing::of(&info).is_disk_of((7, 8)));
+        assert!(!Backing::of(&info).is_disk_of((7, 9)));
+        info.flags = DIRECT_IO;
+        assert!(Backing::of(&info).is_a_disk());
+        for change in [
+            |i: &mut LoopInfo| i.offset = 512,
+            |i: &mut LoopInfo| i.size_limit = 4096,
+            |i: &mut LoopInfo| i.flags |= READ_ONLY,
+        ] {
+            let mut other = empty();
+            (other.device, other.inode) = (7, 8);
+            change(&mut other);
+            assert!(!Backing::of(&other).is_disk_of((7, 8)));
+            assert_eq!(Backing::of(&other).file, (7, 8));
+        }
     }
 }

@@ -100,9 +100,13 @@ fn errors_of(call: &str) -> &'static [Reason] {
             R::DeadlineExceeded,
             R::StepFailed,
         ],
-        "make-file" | "attach-file" | "remove-file" => {
-            &[R::FileNotUsable, R::DeadlineExceeded, R::StepFailed]
-        }
+        "make-file" | "remove-file" => &[R::FileNotUsable, R::DeadlineExceeded, R::StepFailed],
+        "attach-file" => &[
+            R::FileNotUsable,
+            R::DeviceInUse,
+            R::DeadlineExceeded,
+            R::StepFailed,
+        ],
         "lengthen-file" => &[
             R::FileNotUsable,
             R::FileSystemFull,
