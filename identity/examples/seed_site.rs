@@ -83,10 +83,11 @@ async fn add_projects(store: &Store, count: usize) -> Result<Vec<(String, String
                 .insert_domain(&Domain {
                     id: domain.clone(),
                     name: format!("domain-{:03}", number / DOMAIN),
-                    description: String::new(),
-                    undescribed: false,
+                    description: Default::default(),
                     enabled: true,
                     options: "{}".into(),
+                    extra: "{}".into(),
+                    tags: "[]".into(),
                 })
                 .await?;
         }
@@ -140,7 +141,7 @@ async fn add_users(
                     id: group.clone(),
                     domain_id: domain.clone(),
                     name: format!("group-{number:06}"),
-                    description: String::new(),
+                    description: Default::default(),
                     extra: "{}".into(),
                 })
                 .await?;

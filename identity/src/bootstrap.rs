@@ -180,9 +180,10 @@ impl Making {
             id: DEFAULT_DOMAIN.into(),
             name: DEFAULT_DOMAIN_NAME.into(),
             description: "The default domain".into(),
-            undescribed: false,
             enabled: true,
             options: "{}".into(),
+            extra: "{}".into(),
+            tags: "[]".into(),
         };
         self.changed = true;
         self.change.insert_domain(&domain).await
@@ -256,6 +257,7 @@ impl Making {
                         name: (*name).into(),
                         description: None,
                         options: json!({"immutable": true}).to_string(),
+                        extra: "{}".into(),
                     };
                     self.changed = true;
                     self.change.insert_role(&role).await?;
@@ -277,6 +279,7 @@ impl Making {
             id: id.into(),
             description: String::new(),
             parent_region_id: None,
+            extra: "{}".into(),
         };
         self.changed = true;
         self.change.insert_region(&region).await
@@ -300,6 +303,7 @@ impl Making {
                     name: Some(name.into()),
                     description: None,
                     enabled: true,
+                    extra: "{}".into(),
                 };
                 self.changed = true;
                 self.change.insert_service(&service).await?;
@@ -324,6 +328,7 @@ impl Making {
                         region_id: Some(region.into()),
                         url: url.into(),
                         enabled: true,
+                        extra: "{}".into(),
                     };
                     self.change.insert_endpoint(&endpoint).await?;
                 }

@@ -84,7 +84,7 @@ pub(super) async fn catalog(app: &App, project_id: Option<&str>) -> Result<Value
                     }))
                 })
                 .collect();
-            json!({"id": service.id, "type": service.kind, "name": service.name, "endpoints": own})
+            json!({"id": service.id, "type": service.kind, "name": service.name(), "endpoints": own})
         })
         .filter(|service| given.is_empty() || service["endpoints"] != json!([]))
         .collect();
@@ -192,6 +192,7 @@ async fn new_region(
         id,
         description: fields::text(&mut object, "description")?.unwrap_or_default(),
         parent_region_id: fields::text(&mut object, "parent_region_id")?,
+        extra: fields::merge_extra("{}", object),
     };
     let mut change = app.store.change_identity().await?;
     known_parent(&mut change, &region).await?;
@@ -249,6 +250,7 @@ async fn update_region(
         region.parent_region_id = fields::text(&mut object, "parent_region_id")?;
         known_parent(&mut change, &region).await?;
     }
+    region.extra = fields::merge_extra(&region.extra, object);
     change.update_region(&region).await?;
     app.store.commit(change).await?;
     caller.audit("update", KIND, &id);
@@ -325,6 +327,24 @@ async fn show_service(
     ))
 }
 
+/// Takes the name of a service; there may be none, but null is none that can be.
+fn service_name(object: &mut fields::Object) -> Result<Option<String>, IdentityError> {
+    if object.get("name").is_some_and(Value::is_null) {
+        return Err(IdentityError::BadRequest(
+            "The attribute name may not be null; leave it out.".into(),
+        ));
+    }
+    fields::new_name(object, NAME_MAX)
+}
+
+/// Takes the description of a service. Null stays in what is sent: it is kept among the attributes that the API does not define.
+fn described(object: &mut fields::Object) -> Result<Option<String>, IdentityError> {
+    match object.get("description") {
+        Some(Value::Null) => Ok(None),
+        _ => fields::text(object, "description"),
+    }
+}
+
 async fn create_service(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -338,9 +358,10 @@ async fn create_service(
         kind: fields::text(&mut object, "type")?
             .filter(|kind| !kind.is_empty())
             .ok_or_else(|| IdentityError::BadRequest("The attribute type is required.".into()))?,
-        name: fields::new_name(&mut object, NAME_MAX)?,
-        description: fields::text(&mut object, "description")?,
+        name: service_name(&mut object)?,
+        description: described(&mut object)?,
         enabled: fields::boolean(&mut object, "enabled")?.unwrap_or(true),
+        extra: fields::merge_extra("{}", object),
     };
     let mut change = app.store.change_identity().await?;
     change.insert_service(&service).await?;
@@ -374,15 +395,16 @@ async fn update_service(
                 IdentityError::BadRequest("The attribute type may not be empty.".into())
             })?;
     }
-    if let Some(name) = fields::new_name(&mut object, NAME_MAX)? {
+    if let Some(name) = service_name(&mut object)? {
         service.name = Some(name);
     }
     if object.contains_key("description") {
-        service.description = fields::text(&mut object, "description")?;
+        service.description = described(&mut object)?;
     }
     if let Some(enabled) = fields::boolean(&mut object, "enabled")? {
         service.enabled = enabled;
     }
+    service.extra = fields::merge_extra(&service.extra, object);
     change.update_service(&service).await?;
     app.store.commit(change).await?;
     caller.audit("update", KIND, &id);
@@ -481,6 +503,7 @@ async fn create_endpoint(
         region_id: fields::text(&mut object, "region_id")?.or(legacy_region),
         url: required(fields::text(&mut object, "url")?, "url")?,
         enabled: fields::boolean(&mut object, "enabled")?.unwrap_or(true),
+        extra: fields::merge_extra("{}", object),
     };
     let mut change = app.store.change_identity().await?;
     check(&mut change, &endpoint).await?;
@@ -516,6 +539,7 @@ async fn check(change: &mut Change, endpoint: &Endpoint) -> Result<(), IdentityE
             id: id.clone(),
             description: String::new(),
             parent_region_id: None,
+            extra: "{}".into(),
         };
         change.insert_region(&region).await?;
     }
@@ -555,6 +579,7 @@ async fn update_endpoint(
     if let Some(enabled) = fields::boolean(&mut object, "enabled")? {
         endpoint.enabled = enabled;
     }
+    endpoint.extra = fields::merge_extra(&endpoint.extra, object);
     check(&mut change, &endpoint).await?;
     change.update_endpoint(&endpoint).await?;
     app.store.commit(change).await?;

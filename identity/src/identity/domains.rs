@@ -9,7 +9,6 @@ use axum::{
     http::StatusCode,
     routing::get,
 };
-use serde_json::Value;
 
 use super::{
     error::{ApiResult, IdentityError},
@@ -27,6 +26,9 @@ use crate::{
 const NAME_MAX: usize = 64;
 const KIND: &str = "data/security/domain";
 const OPTIONS: &[&str] = &[fields::IMMUTABLE];
+const EXPLICIT_ID: &str = "explicit_domain_id";
+/// What only the project that acts as a domain has.
+const OF_PROJECTS: &[&str] = &["is_domain", "parent_id", "domain_id"];
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -79,16 +81,19 @@ pub(super) async fn create_from(
     object: &mut fields::Object,
 ) -> Result<Domain, IdentityError> {
     caller.may(app, "identity:create_domain", &Target::new())?;
-    // Absent is empty, and null is none.
-    let undescribed = object.get("description").is_some_and(Value::is_null);
-    let domain = Domain {
-        id: identity_id(),
+    let mut domain = Domain {
+        id: new_id(app, object).await?,
         name: fields::name(object, NAME_MAX)?,
-        description: fields::text(object, "description")?.unwrap_or_default(),
-        undescribed,
+        description: fields::description(object)?.unwrap_or_default(),
         enabled: fields::boolean(object, "enabled")?.unwrap_or(true),
         options: fields::merged_options(object, "{}", OPTIONS)?,
+        tags: "[]".into(),
+        extra: String::new(),
     };
+    if let Some(tags) = fields::texts(object, "tags")? {
+        domain.set_tags(super::tags::checked(tags)?);
+    }
+    domain.extra = extra("{}", object);
     let mut change = app.store.change_identity().await?;
     change
         .insert_domain(&domain)
@@ -97,6 +102,22 @@ pub(super) async fn create_from(
     app.store.commit(change).await?;
     caller.audit("create", KIND, &domain.id);
     Ok(domain)
+}
+
+/// The id that is asked for, as sites with several clouds do, else a new one. It may not be that of a project: domains are projects too.
+async fn new_id(app: &App, object: &mut fields::Object) -> Result<String, IdentityError> {
+    let Some(id) = fields::text(object, EXPLICIT_ID)? else {
+        return Ok(identity_id());
+    };
+    if id.len() != 32 || !id.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')) {
+        return Err(IdentityError::BadRequest(format!(
+            "The attribute {EXPLICIT_ID} must be a UUID without dashes: 32 digits, 0 to 9 and a to f."
+        )));
+    }
+    match app.store.project(&id).await? {
+        Some(_) => Err(IdentityError::Conflict("project", id)),
+        None => Ok(id),
+    }
 }
 
 async fn authorized(
@@ -158,13 +179,25 @@ fn apply(domain: &mut Domain, object: &mut fields::Object) -> Result<(), Identit
     if let Some(name) = fields::new_name(object, NAME_MAX)? {
         domain.name = name;
     }
-    if object.contains_key("description") {
-        domain.describe(fields::text(object, "description")?);
+    if let Some(description) = fields::description(object)? {
+        domain.description = description;
     }
     if let Some(enabled) = fields::boolean(object, "enabled")? {
         domain.enabled = enabled;
     }
+    if let Some(tags) = fields::texts(object, "tags")? {
+        domain.set_tags(super::tags::checked(tags)?);
+    }
+    domain.extra = extra(&domain.extra, object);
     Ok(())
+}
+
+/// What is left of a request with what was kept, without what the project that acts as the domain has besides.
+fn extra(stored: &str, object: &mut fields::Object) -> String {
+    for name in OF_PROJECTS {
+        object.remove(*name);
+    }
+    fields::merge_extra(stored, std::mem::take(object))
 }
 
 /// Changes a domain as a request says.

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::error::IdentityError;
+use crate::store::description::Description;
 
 /// A JSON object.
 pub type Object = Map<String, Value>;
@@ -169,6 +170,17 @@ fn check_name(name: String, max: usize) -> Result<String, IdentityError> {
         )));
     }
     Ok(name)
+}
+
+/// Takes the description of a domain, project or group; `None` where none is sent. Null is a description that is none.
+///
+/// # Errors
+/// 400 if it is something else.
+pub fn description(object: &mut Object) -> Result<Option<Description>, IdentityError> {
+    Ok(match object.contains_key("description") {
+        true => Some(text(object, "description")?.into()),
+        false => None,
+    })
 }
 
 /// Merges what is left of a request into stored extra attributes; null removes one.

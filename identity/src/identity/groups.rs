@@ -137,10 +137,9 @@ async fn create(
         id: identity_id(),
         domain_id,
         name: fields::name(&mut object, NAME_MAX)?,
-        description: fields::text(&mut object, "description")?.unwrap_or_default(),
+        description: fields::description(&mut object)?.unwrap_or_default(),
         extra: String::new(),
     };
-    object.retain(|_, value| !value.is_null());
     group.extra = fields::merge_extra("{}", object);
     let mut change = app.store.change_identity().await?;
     change
@@ -193,7 +192,7 @@ async fn update(
     if let Some(name) = fields::new_name(&mut object, NAME_MAX)? {
         group.name = name;
     }
-    if let Some(description) = fields::text(&mut object, "description")? {
+    if let Some(description) = fields::description(&mut object)? {
         group.description = description;
     }
     group.extra = fields::merge_extra(&group.extra, object);

@@ -191,7 +191,7 @@ async fn domains_as_projects(app: &App) -> Result<Vec<Value>, IdentityError> {
 }
 
 /// A domain as the project that acts as it.
-fn as_project(domain: &Domain) -> Value {
+pub(super) fn as_project(domain: &Domain) -> Value {
     let mut object = domain.to_json();
     object["is_domain"] = true.into();
     object["domain_id"] = Value::Null;
@@ -238,13 +238,12 @@ async fn create(
     let place = place(&app, &caller, &mut change, &mut object, parent);
     let (domain_id, parent_id) = place.await?;
     let mut project = Project::new(identity_id(), domain_id, parent_id, name);
-    project.description = fields::text(&mut object, "description")?.unwrap_or_default();
+    project.description = fields::description(&mut object)?.unwrap_or_default();
     project.enabled = fields::boolean(&mut object, "enabled")?.unwrap_or(true);
     project.options = fields::merged_options(&mut object, "{}", OPTIONS)?;
     if let Some(tags) = fields::texts(&mut object, "tags")? {
         project.set_tags(&super::tags::checked(tags)?);
     }
-    object.retain(|_, value| !value.is_null());
     project.extra = fields::merge_extra("{}", object);
     change
         .insert_project(&project)
@@ -470,7 +469,7 @@ async fn update(
         let object = fields::body(&bytes, "project")?;
         let domain = super::domains::edit(&app, &caller, &id, object).await?;
         let mut shown = linked(&base, "projects", as_project(&domain));
-        shown["extra"] = json!({});
+        shown["extra"] = Value::Object(crate::store::json_object(&domain.extra));
         return Ok(member(StatusCode::OK, "project", shown));
     }
     authorized(&app, &caller, "identity:update_project", &id).await?;
@@ -500,7 +499,7 @@ async fn update(
     if let Some(name) = fields::new_name(&mut object, NAME_MAX)? {
         project.name = name;
     }
-    if let Some(description) = fields::text(&mut object, "description")? {
+    if let Some(description) = fields::description(&mut object)? {
         project.description = description;
     }
     if let Some(enabled) = fields::boolean(&mut object, "enabled")? {

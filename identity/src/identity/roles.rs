@@ -107,6 +107,7 @@ async fn create(
         name: fields::name(&mut object, NAME_MAX)?,
         description: fields::text(&mut object, "description")?,
         options: fields::merged_options(&mut object, "{}", OPTIONS)?,
+        extra: fields::merge_extra("{}", object),
     };
     let mut change = app.store.change_identity().await?;
     change
@@ -155,6 +156,7 @@ async fn update(
     if object.contains_key("description") {
         role.description = fields::text(&mut object, "description")?;
     }
+    role.extra = fields::merge_extra(&role.extra, object);
     change
         .update_role(&role)
         .await

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use super::{
     error::{ApiResult, IdentityError},
-    projects::{authorized, for_change},
-    support::{Caller, no_content},
+    projects::{self, as_project, for_change},
+    support::{Caller, no_content, target},
 };
 use crate::{app::App, http::Base};
 
@@ -54,15 +54,44 @@ fn shown(base: &Base, id: &str, tags: &[String]) -> Value {
     json!({"tags": tags, "links": {"self": format!("{}/projects/{id}/tags", base.identity())}})
 }
 
-/// Makes others of a project's tags. What they are now.
+/// The tags of a project, or of a domain by the project that acts as it: who may not touch a domain may not do so by its other name.
+async fn authorized(
+    app: &App,
+    caller: &Caller,
+    verb: &str,
+    rule: &str,
+    id: &str,
+) -> Result<Vec<String>, IdentityError> {
+    let Some(domain) = app.store.domain(id).await? else {
+        return Ok(projects::authorized(app, caller, rule, id).await?.tags());
+    };
+    let project = target("project", Some(&as_project(&domain))).text("project_id", id);
+    caller.may(app, rule, &project)?;
+    let own = target("domain", Some(&domain.to_json()));
+    caller.may(app, &format!("identity:{verb}_domain"), &own)?;
+    Ok(domain.tags())
+}
+
+/// Makes others of the tags. What they are now.
 async fn edit(
     app: &App,
     id: &str,
     edit: impl FnOnce(Vec<String>) -> Result<Vec<String>, IdentityError>,
 ) -> Result<Vec<String>, IdentityError> {
     let mut change = app.store.change_identity().await?;
-    let tags = edit(for_change(&mut change, id).await?.tags())?;
-    change.set_tags(id, &tags).await?;
+    let tags = match change.domain(id).await? {
+        Some(mut domain) => {
+            let tags = edit(domain.tags())?;
+            domain.set_tags(tags.clone());
+            change.update_domain(&domain).await?;
+            tags
+        }
+        None => {
+            let tags = edit(for_change(&mut change, id).await?.tags())?;
+            change.set_tags(id, &tags).await?;
+            tags
+        }
+    };
     app.store.commit(change).await?;
     Ok(tags)
 }
@@ -73,8 +102,8 @@ async fn list(
     base: Base,
     Path(id): Path<String>,
 ) -> ApiResult {
-    let project = authorized(&app, &caller, "identity:list_project_tags", &id).await?;
-    Ok(Json(shown(&base, &id, &project.tags())).into_response())
+    let tags = authorized(&app, &caller, "get", "identity:list_project_tags", &id).await?;
+    Ok(Json(shown(&base, &id, &tags)).into_response())
 }
 
 async fn replace(
@@ -84,7 +113,7 @@ async fn replace(
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> ApiResult {
-    authorized(&app, &caller, "identity:update_project_tags", &id).await?;
+    authorized(&app, &caller, "update", "identity:update_project_tags", &id).await?;
     let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     let tags = serde_json::from_value(value["tags"].clone()).map_err(|_| {
         IdentityError::BadRequest("The request body must hold a list of strings named tags.".into())
@@ -94,7 +123,7 @@ async fn replace(
 }
 
 async fn clear(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> ApiResult {
-    authorized(&app, &caller, "identity:delete_project_tags", &id).await?;
+    authorized(&app, &caller, "update", "identity:delete_project_tags", &id).await?;
     edit(&app, &id, |_| Ok(Vec::new())).await?;
     Ok(no_content())
 }
@@ -104,8 +133,8 @@ async fn has(
     caller: Caller,
     Path((id, tag)): Path<(String, String)>,
 ) -> ApiResult {
-    let project = authorized(&app, &caller, "identity:get_project_tag", &id).await?;
-    if project.tags().contains(&tag) {
+    let tags = authorized(&app, &caller, "get", "identity:get_project_tag", &id).await?;
+    if tags.contains(&tag) {
         Ok(no_content())
     } else {
         Err(IdentityError::NotFound("project tag", tag))
@@ -119,7 +148,7 @@ async fn add(
     uri: Uri,
     Path((id, tag)): Path<(String, String)>,
 ) -> ApiResult {
-    authorized(&app, &caller, "identity:create_project_tag", &id).await?;
+    authorized(&app, &caller, "update", "identity:create_project_tag", &id).await?;
     edit(&app, &id, |mut tags| {
         tags.push(tag);
         checked(tags)
@@ -136,7 +165,7 @@ async fn remove(
     caller: Caller,
     Path((id, tag)): Path<(String, String)>,
 ) -> ApiResult {
-    authorized(&app, &caller, "identity:delete_project_tag", &id).await?;
+    authorized(&app, &caller, "update", "identity:delete_project_tag", &id).await?;
     edit(&app, &id, |mut tags| {
         let before = tags.len();
         tags.retain(|other| *other != tag);

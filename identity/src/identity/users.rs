@@ -152,7 +152,6 @@ async fn create(
         options: fields::merged_options(&mut object, "{}", OPTIONS)?,
         extra: "{}".into(),
     };
-    object.retain(|_, value| !value.is_null());
     user.extra = fields::merge_extra("{}", object);
     if app
         .store

@@ -58,7 +58,7 @@ fn group_row(domain_id: &str, id: &str, group: &DirectoryGroup) -> Group {
         id: id.to_owned(),
         domain_id: domain_id.to_owned(),
         name: group.name.clone(),
-        description: group.description.clone(),
+        description: group.description.as_str().into(),
         extra: extra(&group.extra),
     }
 }

@@ -14,6 +14,8 @@ pub struct Region {
     pub description: String,
     /// The region above.
     pub parent_region_id: Option<String>,
+    /// JSON object of attributes that the API does not define but gives back.
+    pub extra: String,
 }
 
 /// A service of the catalog.
@@ -30,6 +32,8 @@ pub struct Service {
     pub description: Option<String>,
     /// Disabled services are not in the catalog.
     pub enabled: bool,
+    /// JSON object of attributes that the API does not define but gives back; a description of null too.
+    pub extra: String,
 }
 
 /// Where a service answers.
@@ -47,23 +51,33 @@ pub struct Endpoint {
     pub url: String,
     /// Disabled endpoints are not in the catalog.
     pub enabled: bool,
+    /// JSON object of attributes that the API does not define but gives back.
+    pub extra: String,
 }
 
 impl Region {
     /// The object of the identity API, without links.
     pub fn to_json(&self) -> Value {
-        json!({"id": self.id, "description": self.description, "parent_region_id": self.parent_region_id})
+        let mut object = json!({"id": self.id, "description": self.description, "parent_region_id": self.parent_region_id});
+        super::add_extra(&mut object, &self.extra);
+        object
     }
 }
 
 impl Service {
+    /// The display name, empty where there is none, as in Keystone.
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
+
     /// The object of the identity API, without links.
     pub fn to_json(&self) -> Value {
         let mut object =
-            json!({"id": self.id, "name": self.name, "type": self.kind, "enabled": self.enabled});
+            json!({"id": self.id, "name": self.name(), "type": self.kind, "enabled": self.enabled});
         if let (Some(description), Some(map)) = (&self.description, object.as_object_mut()) {
             map.insert("description".into(), description.as_str().into());
         }
+        super::add_extra(&mut object, &self.extra);
         object
     }
 }
@@ -71,10 +85,12 @@ impl Service {
 impl Endpoint {
     /// The object of the identity API, without links.
     pub fn to_json(&self) -> Value {
-        json!({
+        let mut object = json!({
             "id": self.id, "interface": self.interface, "region_id": self.region_id, "region": self.region_id,
             "service_id": self.service_id, "url": self.url, "enabled": self.enabled,
-        })
+        });
+        super::add_extra(&mut object, &self.extra);
+        object
     }
 }
 
@@ -165,10 +181,11 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Query`.
     pub async fn insert_region(&mut self, region: &Region) -> StoreResult<()> {
-        sql::query("INSERT INTO regions (id, description, parent_region_id) VALUES ($1, $2, $3)")
+        sql::query("INSERT INTO regions (id, description, parent_region_id, extra) VALUES ($1, $2, $3, $4)")
             .bind(&region.id)
             .bind(&region.description)
             .bind(&region.parent_region_id)
+            .bind(&region.extra)
             .execute(&mut *self.tx)
             .await?;
         Ok(())
@@ -179,12 +196,15 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn update_region(&mut self, region: &Current<Region>) -> StoreResult<()> {
-        sql::query("UPDATE regions SET description = $2, parent_region_id = $3 WHERE id = $1")
-            .bind(&region.id)
-            .bind(&region.description)
-            .bind(&region.parent_region_id)
-            .execute(&mut *self.tx)
-            .await?;
+        sql::query(
+            "UPDATE regions SET description = $2, parent_region_id = $3, extra = $4 WHERE id = $1",
+        )
+        .bind(&region.id)
+        .bind(&region.description)
+        .bind(&region.parent_region_id)
+        .bind(&region.extra)
+        .execute(&mut *self.tx)
+        .await?;
         Ok(())
     }
 
@@ -193,12 +213,13 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn update_service(&mut self, service: &Current<Service>) -> StoreResult<()> {
-        sql::query("UPDATE services SET type = $2, name = $3, description = $4, enabled = $5 WHERE id = $1")
+        sql::query("UPDATE services SET type = $2, name = $3, description = $4, enabled = $5, extra = $6 WHERE id = $1")
             .bind(&service.id)
             .bind(&service.kind)
             .bind(&service.name)
             .bind(&service.description)
             .bind(service.enabled)
+            .bind(&service.extra)
             .execute(&mut *self.tx)
             .await?;
         Ok(())
@@ -210,7 +231,7 @@ impl Change {
     /// `Dangling`, `Query`.
     pub async fn update_endpoint(&mut self, endpoint: &Current<Endpoint>) -> StoreResult<()> {
         sql::query(
-            "UPDATE endpoints SET service_id = $2, interface = $3, region_id = $4, url = $5, enabled = $6 WHERE id = $1",
+            "UPDATE endpoints SET service_id = $2, interface = $3, region_id = $4, url = $5, enabled = $6, extra = $7 WHERE id = $1",
         )
         .bind(&endpoint.id)
         .bind(&endpoint.service_id)
@@ -218,6 +239,7 @@ impl Change {
         .bind(&endpoint.region_id)
         .bind(&endpoint.url)
         .bind(endpoint.enabled)
+        .bind(&endpoint.extra)
         .execute(&mut *self.tx)
         .await?;
         Ok(())
@@ -240,12 +262,13 @@ impl Change {
     /// # Errors
     /// `Query`.
     pub async fn insert_service(&mut self, service: &Service) -> StoreResult<()> {
-        sql::query("INSERT INTO services (id, type, name, description, enabled) VALUES ($1, $2, $3, $4, $5)")
+        sql::query("INSERT INTO services (id, type, name, description, enabled, extra) VALUES ($1, $2, $3, $4, $5, $6)")
             .bind(&service.id)
             .bind(&service.kind)
             .bind(&service.name)
             .bind(&service.description)
             .bind(service.enabled)
+            .bind(&service.extra)
             .execute(&mut *self.tx)
             .await?;
         Ok(())
@@ -269,7 +292,7 @@ impl Change {
     /// `Dangling`, `Query`.
     pub async fn insert_endpoint(&mut self, endpoint: &Endpoint) -> StoreResult<()> {
         sql::query(
-            "INSERT INTO endpoints (id, service_id, interface, region_id, url, enabled) VALUES ($1, $2, $3, $4, $5, $6)",
+            "INSERT INTO endpoints (id, service_id, interface, region_id, url, enabled, extra) VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
         .bind(&endpoint.id)
         .bind(&endpoint.service_id)
@@ -277,6 +300,7 @@ impl Change {
         .bind(&endpoint.region_id)
         .bind(&endpoint.url)
         .bind(endpoint.enabled)
+        .bind(&endpoint.extra)
         .execute(&mut *self.tx)
         .await?;
         Ok(())

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::FromRow;
 
-use super::{Change, Current, Store, StoreResult, sql};
+use super::{Change, Current, Store, StoreResult, description::Description, sql};
 
 /// A domain.
 #[derive(Debug, Clone, FromRow)]
@@ -12,31 +12,38 @@ pub struct Domain {
     pub id: String,
     /// Unique.
     pub name: String,
-    /// Free text; empty where there is none.
-    pub description: String,
-    /// Whether an empty description was said to be none at all (null). A column of its own, which programs of before leave alone.
-    pub undescribed: bool,
+    /// Free text or none.
+    #[sqlx(flatten)]
+    pub description: Description,
     /// A disabled domain's users and projects cannot be used.
     pub enabled: bool,
     /// JSON object.
     pub options: String,
+    /// JSON object of attributes that the API does not define but gives back.
+    pub extra: String,
+    /// JSON list of strings, see [`Domain::tags`].
+    pub tags: String,
 }
 
 impl Domain {
-    /// Sets the description, or that there is none.
-    pub fn describe(&mut self, description: Option<String>) {
-        self.undescribed = description.is_none();
-        self.description = description.unwrap_or_default();
+    /// The tags.
+    pub fn tags(&self) -> Vec<String> {
+        serde_json::from_str(&self.tags).unwrap_or_default()
+    }
+
+    /// Sets the tags.
+    pub fn set_tags(&mut self, tags: Vec<String>) {
+        self.tags = Value::from(tags).to_string();
     }
 
     /// The object of the identity API, without links.
     pub fn to_json(&self) -> Value {
-        let none = self.undescribed && self.description.is_empty();
-        let description = (!none).then_some(&self.description);
-        json!({
-            "id": self.id, "name": self.name, "description": description, "enabled": self.enabled,
-            "tags": [], "options": super::json_object(&self.options),
-        })
+        let mut object = json!({
+            "id": self.id, "name": self.name, "description": self.description.shown(), "enabled": self.enabled,
+            "tags": self.tags(), "options": super::json_object(&self.options),
+        });
+        super::add_extra(&mut object, &self.extra);
+        object
     }
 }
 
@@ -80,13 +87,15 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Query`.
     pub async fn insert_domain(&mut self, domain: &Domain) -> StoreResult<()> {
-        sql::query("INSERT INTO domains (id, name, description, enabled, options, undescribed) VALUES ($1, $2, $3, $4, $5, $6)")
+        sql::query("INSERT INTO domains (id, name, description, enabled, options, undescribed, extra, tags) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
             .bind(&domain.id)
             .bind(&domain.name)
-            .bind(&domain.description)
+            .bind(domain.description.text())
             .bind(domain.enabled)
             .bind(&domain.options)
-            .bind(domain.undescribed)
+            .bind(domain.description.undescribed())
+            .bind(&domain.extra)
+            .bind(&domain.tags)
             .execute(&mut *self.tx)
             .await?;
         Ok(())
@@ -106,13 +115,15 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Query`.
     pub async fn update_domain(&mut self, domain: &Current<Domain>) -> StoreResult<()> {
-        sql::query("UPDATE domains SET name = $2, description = $3, enabled = $4, options = $5, undescribed = $6 WHERE id = $1")
+        sql::query("UPDATE domains SET name = $2, description = $3, enabled = $4, options = $5, undescribed = $6, extra = $7, tags = $8 WHERE id = $1")
             .bind(&domain.id)
             .bind(&domain.name)
-            .bind(&domain.description)
+            .bind(domain.description.text())
             .bind(domain.enabled)
             .bind(&domain.options)
-            .bind(domain.undescribed)
+            .bind(domain.description.undescribed())
+            .bind(&domain.extra)
+            .bind(&domain.tags)
             .execute(&mut *self.tx)
             .await?;
         Ok(())

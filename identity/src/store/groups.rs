@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::FromRow;
 
-use super::{Change, Current, Store, StoreResult, sql, users::User};
+use super::{Change, Current, Store, StoreResult, description::Description, sql, users::User};
 
 /// A group of users.
 #[derive(Debug, Clone, FromRow)]
@@ -14,8 +14,9 @@ pub struct Group {
     pub domain_id: String,
     /// Unique in its domain.
     pub name: String,
-    /// Free text.
-    pub description: String,
+    /// Free text or none.
+    #[sqlx(flatten)]
+    pub description: Description,
     /// JSON object of attributes that the API does not define but gives back.
     pub extra: String,
 }
@@ -24,7 +25,7 @@ impl Group {
     /// The object of the identity API, without links.
     pub fn to_json(&self) -> Value {
         let mut object = json!({
-            "id": self.id, "name": self.name, "domain_id": self.domain_id, "description": self.description,
+            "id": self.id, "name": self.name, "domain_id": self.domain_id, "description": self.description.shown(),
         });
         super::add_extra(&mut object, &self.extra);
         object
@@ -97,12 +98,13 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Dangling`, `Query`.
     pub async fn insert_group(&mut self, group: &Group) -> StoreResult<()> {
-        sql::query("INSERT INTO user_groups (id, domain_id, name, description, extra) VALUES ($1, $2, $3, $4, $5)")
+        sql::query("INSERT INTO user_groups (id, domain_id, name, description, extra, undescribed) VALUES ($1, $2, $3, $4, $5, $6)")
             .bind(&group.id)
             .bind(&group.domain_id)
             .bind(&group.name)
-            .bind(&group.description)
+            .bind(group.description.text())
             .bind(&group.extra)
+            .bind(group.description.undescribed())
             .execute(&mut *self.tx)
             .await?;
         Ok(())
@@ -122,11 +124,12 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Query`.
     pub async fn update_group(&mut self, group: &Current<Group>) -> StoreResult<()> {
-        sql::query("UPDATE user_groups SET name = $2, description = $3, extra = $4 WHERE id = $1")
+        sql::query("UPDATE user_groups SET name = $2, description = $3, extra = $4, undescribed = $5 WHERE id = $1")
             .bind(&group.id)
             .bind(&group.name)
-            .bind(&group.description)
+            .bind(group.description.text())
             .bind(&group.extra)
+            .bind(group.description.undescribed())
             .execute(&mut *self.tx)
             .await?;
         Ok(())

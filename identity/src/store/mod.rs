@@ -12,6 +12,7 @@ pub mod assignments;
 pub mod catalog;
 pub mod containers;
 mod current;
+pub mod description;
 mod dialect;
 pub mod directory;
 pub mod documents;

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 use sqlx::FromRow;
 
 use super::{
-    Change, Current, Store, StoreResult, json_object,
+    Change, Current, Store, StoreResult,
+    description::Description,
+    json_object,
     sql::{self, Records, Statement},
 };
 
@@ -19,8 +21,9 @@ pub struct Project {
     pub parent_id: String,
     /// Unique in its domain.
     pub name: String,
-    /// Free text.
-    pub description: String,
+    /// Free text or none.
+    #[sqlx(flatten)]
+    pub description: Description,
     /// Tokens for a disabled project are not valid.
     pub enabled: bool,
     /// JSON object.
@@ -43,7 +46,7 @@ impl Project {
             domain_id,
             parent_id,
             name,
-            description: String::new(),
+            description: Description::default(),
             enabled: true,
             options: "{}".into(),
             extra: "{}".into(),
@@ -69,7 +72,7 @@ impl Project {
     /// The object of the identity API, without links.
     pub fn to_json(&self) -> Value {
         let mut object = json!({
-            "id": self.id, "name": self.name, "domain_id": self.domain_id, "description": self.description,
+            "id": self.id, "name": self.name, "domain_id": self.domain_id, "description": self.description.shown(),
             "enabled": self.enabled, "parent_id": self.parent_id, "is_domain": false, "tags": self.tags(),
             "options": json_object(&self.options),
         });
@@ -181,17 +184,18 @@ impl Change {
     /// `Duplicate`, `Dangling`, `Query`.
     pub async fn insert_project(&mut self, project: &Project) -> StoreResult<()> {
         sql::query(
-            "INSERT INTO projects (id, domain_id, parent_id, name, description, enabled, options, extra)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            "INSERT INTO projects (id, domain_id, parent_id, name, description, enabled, options, extra, undescribed)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
         .bind(&project.id)
         .bind(&project.domain_id)
         .bind(&project.parent_id)
         .bind(&project.name)
-        .bind(&project.description)
+        .bind(project.description.text())
         .bind(project.enabled)
         .bind(&project.options)
         .bind(&project.extra)
+        .bind(project.description.undescribed())
         .execute(&mut *self.tx)
         .await?;
         self.set_tags(&project.id, &project.tags()).await
@@ -252,14 +256,15 @@ impl Change {
     /// `Duplicate`, `Query`.
     pub async fn update_project(&mut self, project: &Current<Project>) -> StoreResult<()> {
         sql::query(
-            "UPDATE projects SET name = $2, description = $3, enabled = $4, options = $5, extra = $6 WHERE id = $1",
+            "UPDATE projects SET name = $2, description = $3, enabled = $4, options = $5, extra = $6, undescribed = $7 WHERE id = $1",
         )
         .bind(&project.id)
         .bind(&project.name)
-        .bind(&project.description)
+        .bind(project.description.text())
         .bind(project.enabled)
         .bind(&project.options)
         .bind(&project.extra)
+        .bind(project.description.undescribed())
         .execute(&mut *self.tx)
         .await?;
         self.set_tags(&project.id, &project.tags()).await

@@ -18,15 +18,19 @@ pub struct Role {
     pub description: Option<String>,
     /// JSON object; `{"immutable": true}` protects the bootstrap roles.
     pub options: String,
+    /// JSON object of attributes that the API does not define but gives back.
+    pub extra: String,
 }
 
 impl Role {
     /// The object of the identity API, without links.
     pub fn to_json(&self) -> Value {
-        json!({
+        let mut object = json!({
             "id": self.id, "name": self.name, "domain_id": self.domain_id, "description": self.description,
             "options": json_object(&self.options),
-        })
+        });
+        super::add_extra(&mut object, &self.extra);
+        object
     }
 }
 
@@ -101,12 +105,13 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Dangling`, `Query`.
     pub async fn insert_role(&mut self, role: &Role) -> StoreResult<()> {
-        sql::query("INSERT INTO roles (id, domain_id, name, description, options) VALUES ($1, $2, $3, $4, $5)")
+        sql::query("INSERT INTO roles (id, domain_id, name, description, options, extra) VALUES ($1, $2, $3, $4, $5, $6)")
             .bind(&role.id)
             .bind(&role.domain_id)
             .bind(&role.name)
             .bind(&role.description)
             .bind(&role.options)
+            .bind(&role.extra)
             .execute(&mut *self.tx)
             .await?;
         Ok(())
@@ -142,13 +147,16 @@ impl Change {
     /// # Errors
     /// `Duplicate`, `Query`.
     pub async fn update_role(&mut self, role: &Current<Role>) -> StoreResult<()> {
-        sql::query("UPDATE roles SET name = $2, description = $3, options = $4 WHERE id = $1")
-            .bind(&role.id)
-            .bind(&role.name)
-            .bind(&role.description)
-            .bind(&role.options)
-            .execute(&mut *self.tx)
-            .await?;
+        sql::query(
+            "UPDATE roles SET name = $2, description = $3, options = $4, extra = $5 WHERE id = $1",
+        )
+        .bind(&role.id)
+        .bind(&role.name)
+        .bind(&role.description)
+        .bind(&role.options)
+        .bind(&role.extra)
+        .execute(&mut *self.tx)
+        .await?;
         Ok(())
     }
 

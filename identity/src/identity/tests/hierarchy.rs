@@ -226,39 +226,155 @@ async fn inferences_chain_and_never_close_a_circle() {
 
 /// Clients that were told no description send null, which is not an empty one.
 #[tokio::test]
-async fn a_domain_may_have_no_description() {
+async fn a_domain_project_or_group_may_have_no_description() {
     let bench = Bench::new().await;
-    for (sent, kept) in [
-        (json!({"name": "a"}), json!("")),
-        (json!({"name": "b", "description": null}), Value::Null),
-        (json!({"name": "c", "description": "c"}), json!("c")),
+    for (kind, kinds) in [
+        ("domain", "domains"),
+        ("project", "projects"),
+        ("group", "groups"),
     ] {
-        let made = admin(&bench, "POST", "domains", json!({"domain": sent}), 201).await;
-        let path = format!("domains/{}", id(&made["domain"]));
-        let shown = async || {
-            admin(&bench, "GET", &path, Value::Null, 200).await["domain"]["description"].clone()
-        };
-        assert_eq!(
-            (&made["domain"]["description"], &shown().await),
-            (&kept, &kept),
-            "{sent}"
-        );
-        // What is not named stays.
-        for (change, then) in [
-            (json!({"enabled": true}), kept),
-            (json!({"description": "d"}), json!("d")),
-            (json!({"description": null}), Value::Null),
-            (json!({"enabled": true}), Value::Null),
-            (json!({"description": ""}), json!("")),
+        for (sent, kept) in [
+            (json!({"name": "a"}), json!("")),
+            (json!({"name": "b", "description": null}), Value::Null),
+            (json!({"name": "c", "description": "c"}), json!("c")),
         ] {
-            let answer = admin(&bench, "PATCH", &path, json!({"domain": change}), 200).await;
+            let mut object = sent.clone();
+            if kind != "domain" {
+                object["domain_id"] = json!("default");
+            }
+            let made = admin(&bench, "POST", kinds, json!({ kind: object }), 201).await;
+            let path = format!("{kinds}/{}", id(&made[kind]));
+            let shown = async || {
+                admin(&bench, "GET", &path, Value::Null, 200).await[kind]["description"].clone()
+            };
             assert_eq!(
-                (&answer["domain"]["description"], &shown().await),
-                (&then, &then),
-                "{sent} {change}"
+                (&made[kind]["description"], &shown().await),
+                (&kept, &kept),
+                "{kind} {sent}"
             );
+            // What is not named stays.
+            for (change, then) in [
+                (json!({"colour": "red"}), kept),
+                (json!({"description": "d"}), json!("d")),
+                (json!({"description": null}), Value::Null),
+                (json!({"colour": null}), Value::Null),
+                (json!({"description": ""}), json!("")),
+            ] {
+                let answer = admin(&bench, "PATCH", &path, json!({ kind: change }), 200).await;
+                assert_eq!(
+                    (&answer[kind]["description"], &shown().await),
+                    (&then, &then),
+                    "{kind} {sent} {change}"
+                );
+            }
         }
     }
+}
+
+#[tokio::test]
+async fn what_no_table_has_is_kept_and_given_back() {
+    let bench = Bench::new().await;
+    let service = json!({"type": "odd", "name": "odd"});
+    let service = admin(&bench, "POST", "services", json!({"service": service}), 201).await;
+    let service = id(&service["service"]).to_owned();
+    for (kind, kinds, needed) in [
+        ("domain", "domains", json!({"name": "a"})),
+        (
+            "project",
+            "projects",
+            json!({"name": "a", "domain_id": "default"}),
+        ),
+        (
+            "user",
+            "users",
+            json!({"name": "a", "domain_id": "default"}),
+        ),
+        (
+            "group",
+            "groups",
+            json!({"name": "a", "domain_id": "default"}),
+        ),
+        ("role", "roles", json!({"name": "a"})),
+        ("region", "regions", json!({"id": "a"})),
+        ("service", "services", json!({"type": "a", "name": "a"})),
+        (
+            "endpoint",
+            "endpoints",
+            json!({"service_id": service, "interface": "public", "url": "http://a.example"}),
+        ),
+    ] {
+        let mut sent = needed;
+        (sent["colour"], sent["shade"]) = (json!("red"), Value::Null);
+        let made = admin(&bench, "POST", kinds, json!({ kind: sent }), 201).await;
+        assert_eq!(made[kind]["colour"], "red", "{kind}");
+        let path = format!("{kinds}/{}", id(&made[kind]));
+        let change = json!({ kind: {"colour": null, "hue": 5} });
+        admin(&bench, "PATCH", &path, change, 200).await;
+        let shown = admin(&bench, "GET", &path, Value::Null, 200).await[kind].clone();
+        let known = shown.as_object().unwrap();
+        for name in ["colour", "shade"] {
+            assert_eq!(known.get(name), Some(&Value::Null), "{kind} {name}");
+        }
+        assert_eq!(known["hue"], 5, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn the_id_of_a_domain_can_be_chosen_once() {
+    let bench = Bench::new().await;
+    let wanted = "0123456789abcdef0123456789abcdef";
+    let ask = |name: &str, id: &str| json!({"domain": {"name": name, "explicit_domain_id": id}});
+    for wrong in [
+        "short",
+        "0123456789ABCDEF0123456789ABCDEF",
+        "../../../../../../../../../../xx",
+    ] {
+        admin(&bench, "POST", "domains", ask("a", wrong), 400).await;
+    }
+    let made = admin(&bench, "POST", "domains", ask("a", wanted), 201).await;
+    assert_eq!(id(&made["domain"]), wanted);
+    assert_eq!(made["domain"].get("explicit_domain_id"), None);
+    admin(&bench, "POST", "domains", ask("b", wanted), 409).await;
+    let project = json!({"project": {"name": "p", "domain_id": wanted}});
+    let project = admin(&bench, "POST", "projects", project, 201).await;
+    admin(
+        &bench,
+        "POST",
+        "domains",
+        ask("b", &id(&project["project"])),
+        409,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_domain_has_tags_as_the_project_that_acts_as_it() {
+    let bench = Bench::new().await;
+    let sent = json!({"domain": {"name": "a", "tags": ["red", "green"]}});
+    let made = admin(&bench, "POST", "domains", sent, 201).await;
+    let domain = id(&made["domain"]).to_owned();
+    admin(
+        &bench,
+        "PUT",
+        &format!("projects/{domain}/tags/blue"),
+        Value::Null,
+        201,
+    )
+    .await;
+    admin(
+        &bench,
+        "DELETE",
+        &format!("projects/{domain}/tags/red"),
+        Value::Null,
+        204,
+    )
+    .await;
+    for (path, kind) in [("domains", "domain"), ("projects", "project")] {
+        let shown = admin(&bench, "GET", &format!("{path}/{domain}"), Value::Null, 200).await;
+        assert_eq!(shown[kind]["tags"], json!(["blue", "green"]), "{kind}");
+    }
+    let change = json!({"domain": {"tags": ["none, or two"]}});
+    admin(&bench, "PATCH", &format!("domains/{domain}"), change, 400).await;
 }
 
 #[tokio::test]

@@ -189,7 +189,7 @@ async fn a_long_list_of_groups_is_whole_filtered_and_paged() {
             id: identity_id(),
             domain_id: "default".into(),
             name,
-            description: String::new(),
+            description: Default::default(),
             extra: "{}".into(),
         };
         change.insert_group(&group).await.unwrap();

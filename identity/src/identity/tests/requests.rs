@@ -77,7 +77,7 @@ async fn conflicts_bad_input_and_unknown_attributes() {
         .clone();
     assert_eq!(
         (&made["team"], &made["tags"], &made["description"]),
-        (&json!("blue"), &json!(["a", "b"]), &json!(""))
+        (&json!("blue"), &json!(["a", "b"]), &Value::Null)
     );
     assert_eq!(
         made["links"]["self"],

@@ -17,10 +17,11 @@ async fn store() -> (TempDir, Store) {
     let domain = Domain {
         id: DOMAIN.into(),
         name: "Corp".into(),
-        description: String::new(),
-        undescribed: false,
+        description: Default::default(),
         enabled: true,
         options: "{}".into(),
+        extra: "{}".into(),
+        tags: "[]".into(),
     };
     change.insert_domain(&domain).await.unwrap();
     store.commit(change).await.unwrap();
