@@ -141,7 +141,7 @@ pub struct Outcome {
     pub rotation: Option<Result<Vec<KeySlotRef>, StepError>>,
     /// Backup of the header, or why there is none, where one was tried in this run.
     pub backup: Option<Result<HeaderBackup, StepError>>,
-    /// Whether the kernel read the disk's identity and size anew in this run.
+    /// Whether the kernel read the disk's identity and size anew in this run, on each path in use.
     pub scanned: bool,
     /// Whether mapping and disk were compared in this run and differ.
     pub proven: bool,
@@ -189,12 +189,12 @@ impl<N: Node, O: Office> Executor<'_, N, O> {
         let end = self.steps(wanted, memory, hand, &mut at).await;
         Outcome {
             derivations: at.run.derivations(),
+            scanned: at.run.looked(at.observed.as_ref()),
             end,
             observed: at.observed,
             erased: at.run.erased,
             rotation: at.run.rotation,
             backup: at.run.backup,
-            scanned: at.run.scanned,
             proven: at.run.sample == Some(Ok(())),
             lost: at.run.lost,
             cut_off: hand.cut_off.map(|since| since.elapsed()),

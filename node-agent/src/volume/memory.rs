@@ -11,7 +11,10 @@ use cryptvol_crds::conditions::Reason;
 use std::time::Instant;
 
 use super::wanted::{Wanted, portal};
-use crate::host::{DeviceId, Discovered, Erased, HeaderFound, Initialised, Portal, StepError};
+use crate::host::{
+    DeviceId, Discovered, Erased, HeaderFound, Initialised, Observed, Path, PathMap, Portal,
+    StepError,
+};
 
 /// What the NodeVolume's status says, as last acknowledged by the API server.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -188,6 +191,18 @@ impl Run {
 }
 
 impl Run {
+    /// Whether the kernel read the disk's identity and size anew, on each path that I/O goes through: a size that one path still has as it was
+    /// is the size of the map.
+    pub fn looked(&self, observed: Option<&Observed>) -> bool {
+        let missed = |map: &PathMap, path: &Path| {
+            let sid = path.session.as_ref().map(|s| s.sid);
+            let missed = sid.is_some_and(|s| self.tried.contains(&s) && !self.seen.contains(&s));
+            missed && path.is_used_by(map)
+        };
+        let in_use = observed.and_then(|o| Some((o, o.map_in_use()?)));
+        self.scanned && in_use.is_none_or(|(o, map)| !o.paths.iter().any(|p| missed(map, p)))
+    }
+
     /// How the header's keys are derived, as it was read in this run.
     pub fn derivations(&self) -> Option<Vec<String>> {
         match self.reading.as_ref().map(|r| &r.found) {

@@ -57,6 +57,7 @@ pub enum Fault {
 }
 
 /// Everything around one node's agent.
+#[derive(Clone)]
 pub struct Lab {
     pub world: RefCell<World>,
     pub volumes: RefCell<BTreeMap<String, NodeVolume>>,

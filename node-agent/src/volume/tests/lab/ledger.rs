@@ -6,7 +6,7 @@ use super::*;
 pub const MOST_CALLS: usize = 3 * 40;
 
 /// What the invariants compare with.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Ledger {
     /// All secrets that there are.
     pub secrets: Vec<String>,
@@ -26,12 +26,14 @@ pub struct Ledger {
     pub in_flight: BTreeMap<String, usize>,
     /// Calls of the turn, by volume.
     pub calls: BTreeMap<String, usize>,
+    /// How often the agent died.
+    pub deaths: usize,
     /// What is somebody else's.
     pub others: Others,
 }
 
 /// What is somebody else's on this node and on the disks, and stays as it is.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Others {
     /// Session ids.
     pub sessions: BTreeSet<u32>,
@@ -68,6 +70,7 @@ impl Ledger {
     pub fn bury(&mut self, fault: Option<Fault>) {
         self.in_flight.clear();
         self.calls.clear();
+        self.deaths += usize::from(fault.is_some());
         if fault == Some(Fault::PowerCut) {
             self.others.power_cut();
         }
