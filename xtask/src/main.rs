@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod chart;
 mod deny;
+mod disk;
 mod generate;
 mod lanes;
 mod libtest;

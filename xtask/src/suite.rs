@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::libtest::{self, Count};
 use crate::tier::Tier;
-use crate::{build, chart, deny, generate, real, run, setup};
+use crate::{build, chart, deny, disk, generate, real, run, setup};
 
 /// Where what the tests say is kept.
 pub const LOGS: &str = "target/test-logs";
@@ -27,6 +27,7 @@ pub fn run(tiers: &[Tier], filter: Option<&str>) -> Result<()> {
     let real: Vec<_> = tiers.iter().copied().filter(|t| *t != Tier::Pure).collect();
     setup::ensure(setup::For::Clusters)?;
     fs::create_dir_all(LOGS).with_context(|| format!("make {LOGS}"))?;
+    let disk = disk::Watch::start(LOGS)?;
     if !real.is_empty() {
         // Test programs look for the product there. A failure is told again, and counted, by the tier.
         let _ = build::products();
@@ -74,6 +75,7 @@ pub fn run(tiers: &[Tier], filter: Option<&str>) -> Result<()> {
         }
         good &= count.good();
     }
+    eprintln!("{}", disk.end());
     std::io::stderr().flush()?;
     for (tier, count) in &counts {
         println!(
